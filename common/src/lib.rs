@@ -1,0 +1,1 @@
+//! Values and pure functions shared by node and mount. No network, no disk, no clock.

@@ -1,0 +1,2 @@
+//! The mount program and its command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One node: fragments in, fragments out, nothing it has not checked.
