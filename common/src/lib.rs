@@ -1,1 +1,3 @@
 //! Values and pure functions shared by node and mount. No network, no disk, no clock.
+
+pub mod wire;
