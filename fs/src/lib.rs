@@ -4,6 +4,9 @@
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
 pub mod error;
+pub mod fuse;
 pub mod inode;
 pub mod metadata;
+pub mod open_file;
 pub mod transport;
+pub mod volume;
