@@ -79,7 +79,7 @@ pub enum FpccError {
     },
 }
 
-/// How a fragment differs from what the FPCC asks for.
+/// How a fragment, or a slice of one, differs from what the FPCC asks for.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Inconsistent {
     /// There is no fragment of that index.
@@ -97,6 +97,16 @@ pub enum Inconsistent {
         expected: u64,
         /// Its length.
         found: u64,
+    },
+    /// A byte range that is empty or does not lie within the fragment.
+    #[error("there are no bytes {start}..{end} in a fragment of {length} bytes")]
+    Range {
+        /// First byte asked for.
+        start: u64,
+        /// One past the last.
+        end: u64,
+        /// L.
+        length: u64,
     },
     /// Other bytes than those the object was stored with: a lying node, a broken disk.
     #[error("the fragment hashes to {found} instead of {expected}")]

@@ -6,3 +6,4 @@ pub mod fingerprint;
 pub mod fpcc;
 pub mod gf256;
 pub mod hash;
+pub mod slice;
