@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, Session, SessionACL, SessionUnmounter, TimeOrNow, WriteFlags,
+    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, SessionUnmounter,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -92,7 +93,12 @@ impl Serving {
 ///
 /// # Errors
 /// mount(2)'s or fusermount3's.
-pub fn mount(volume: Arc<Volume>, mountpoint: &Path, options: &FuseOptions, runtime: Handle) -> io::Result<Mounted> {
+pub fn mount(
+    volume: Arc<Volume>,
+    mountpoint: &Path,
+    options: &FuseOptions,
+    runtime: Handle,
+) -> io::Result<Mounted> {
     let mut config = Config::default();
     config.mount_options = mount_options(options);
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -489,7 +495,14 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn flush(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         if self.volume.is_clean(ino(node)) {
             return reply.ok();
         }
@@ -520,7 +533,14 @@ impl Filesystem for Fuse {
         reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
-    fn readdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
         });
@@ -530,7 +550,14 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             let attr = attr(inode);
             let full = reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION);
@@ -622,7 +649,15 @@ impl Filesystem for Fuse {
         reply_empty(reply, result);
     }
 
-    fn lseek(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let data = match whence {
             libc::SEEK_DATA => true,
             libc::SEEK_HOLE => false,
@@ -664,7 +699,12 @@ impl Filesystem for Fuse {
 
 impl Fuse {
     /// Hand out entries after a cookie until `add` says that no more fit; `.` has cookie 1 and `..` 2.
-    fn list(&self, directory: Ino, after: u64, mut add: impl FnMut(&Inode, u64, &[u8]) -> bool) -> Result<()> {
+    fn list(
+        &self,
+        directory: Ino,
+        after: u64,
+        mut add: impl FnMut(&Inode, u64, &[u8]) -> bool,
+    ) -> Result<()> {
         if after < 1 && add(&self.volume.attributes(directory)?, 1, b".") {
             return Ok(());
         }

@@ -295,12 +295,16 @@ impl State {
             for (offset, bytes) in self.dirty.pieces(range.clone()) {
                 plan.fill(offset..offset + bytes.len() as u64, |part| {
                     let from = (part.start - offset) as usize;
-                    Source::Memory(Bytes::copy_from_slice(&bytes[from..from + (part.end - part.start) as usize]))
+                    Source::Memory(Bytes::copy_from_slice(
+                        &bytes[from..from + (part.end - part.start) as usize],
+                    ))
                 });
             }
         }
         for seal in self.seals.iter().rev() {
-            plan.fill_extents(&seal.extents, |_, part| Source::Memory(seal.padded.slice(part.start as usize..part.end as usize)));
+            plan.fill_extents(&seal.extents, |_, part| {
+                Source::Memory(seal.padded.slice(part.start as usize..part.end as usize))
+            });
         }
         for gap in plan.gaps() {
             self.known.cover(ino, gap.clone(), store)?;
@@ -314,7 +318,13 @@ impl State {
     }
 
     /// Note a read; returns the objects to fetch ahead because the file is being read in order.
-    pub fn read_ahead(&mut self, ino: Ino, range: &Range<u64>, window: u64, store: &dyn MetadataStore) -> Vec<Arc<ObjectRecord>> {
+    pub fn read_ahead(
+        &mut self,
+        ino: Ino,
+        range: &Range<u64>,
+        window: u64,
+        store: &dyn MetadataStore,
+    ) -> Vec<Arc<ObjectRecord>> {
         let Some(ahead) = self.ahead.note(range, self.size, window) else { return Vec::new() };
         if self.known.cover(ino, ahead.start..ahead.start + 1, store).is_err() {
             return Vec::new();
@@ -453,7 +463,11 @@ impl Known {
                     _ => extents.push((extent, Arc::new(record))),
                 }
             }
-            let end = if last_page { u64::MAX } else { extents.last().map_or(u64::MAX, |(last, _)| last.range().end) };
+            let end = if last_page {
+                u64::MAX
+            } else {
+                extents.last().map_or(u64::MAX, |(last, _)| last.range().end)
+            };
             if end >= range.end {
                 *self = Known { window: Some(range.start..end), extents };
                 return Ok(());

@@ -200,8 +200,9 @@ fn encode(item: &Item) -> Bytes {
 fn read_item(path: &Path) -> Result<Item> {
     let bytes = fs::read(path).map_err(|error| host("read", path, &error))?;
     let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-    id.and_then(|id| decode(id, bytes.into()))
-        .ok_or_else(|| Error::Host(format!("{} is damaged; move it away to mount without it", path.display())))
+    id.and_then(|id| decode(id, bytes.into())).ok_or_else(|| {
+        Error::Host(format!("{} is damaged; move it away to mount without it", path.display()))
+    })
 }
 
 fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {

@@ -180,7 +180,11 @@ impl Volume {
             }
             Err(error) => {
                 tracing::error!(ino = file.ino.0, %error, "stored bytes could not be committed");
-                state.seals.iter_mut().take(count).for_each(|seal| seal.progress = Progress::Failed(error.clone()));
+                state
+                    .seals
+                    .iter_mut()
+                    .take(count)
+                    .for_each(|seal| seal.progress = Progress::Failed(error.clone()));
             }
         }
     }
@@ -430,6 +434,8 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result
 }
 
 /// Carry out blocking work off the event loop.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
 }

@@ -49,7 +49,13 @@ impl Volume {
     }
 
     /// Rename, as rename(2) and renameat2(2) have it.
-    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode, caller: Caller) -> Result<()> {
+    pub fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        caller: Caller,
+    ) -> Result<()> {
         self.writable()?;
         let replaced = self.metadata.rename(from, to, mode, caller.now)?;
         self.give_up(replaced)

@@ -284,10 +284,13 @@ fn survives(code: Code, fragments: &[FragmentReport]) -> usize {
     let mut counts: Vec<usize> = per_node.into_values().collect();
     counts.sort_unstable_by(|a, b| b.cmp(a));
     let mut left: usize = counts.iter().sum();
-    counts.iter().take_while(|count| {
-        left = left.saturating_sub(**count);
-        left >= code.m()
-    }).count()
+    counts
+        .iter()
+        .take_while(|count| {
+            left = left.saturating_sub(**count);
+            left >= code.m()
+        })
+        .count()
 }
 
 /// The most users' bytes that fit when every object puts one fragment on each of n of the nodes: the greatest t with
@@ -298,7 +301,9 @@ pub fn usable_bytes(code: Code, mut rooms: Vec<u64>) -> u64 {
     if rooms.len() < n {
         return 0;
     }
-    let fits = |t: u64| rooms.iter().map(|room| u128::from(*room.min(&t))).sum::<u128>() >= n as u128 * u128::from(t);
+    let fits = |t: u64| {
+        rooms.iter().map(|room| u128::from(*room.min(&t))).sum::<u128>() >= n as u128 * u128::from(t)
+    };
     let (mut low, mut high) = (0, rooms.last().copied().unwrap_or(0));
     while low < high {
         let middle = low + (high - low).div_ceil(2);

@@ -103,9 +103,8 @@ impl Volume {
             if let Err(error) = self.home_round().await {
                 tracing::warn!(%error, "fragments wait to go home");
             }
-            let returned = async {
-                while !matches!(events.recv().await, Ok(PoolEvent::Returned(_)) | Err(_)) {}
-            };
+            let returned =
+                async { while !matches!(events.recv().await, Ok(PoolEvent::Returned(_)) | Err(_)) {} };
             let _ = tokio::time::timeout(PATIENCE, returned).await;
         }
     }
