@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_size_is_refused() {
-        for text in ["", "GiB", "-1", "+1", "1.5GiB", "1 G iB", "64M iB", "1x", "16EiB", "99999999999999999999"] {
+        for text in
+            ["", "GiB", "-1", "+1", "1.5GiB", "1 G iB", "64M iB", "1x", "16EiB", "99999999999999999999"]
+        {
             assert!(text.parse::<ByteSize>().is_err(), "{text:?}");
         }
     }

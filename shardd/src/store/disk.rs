@@ -7,6 +7,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
 /// What a file system has.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -62,6 +65,13 @@ pub fn room(path: &Path) -> io::Result<Room> {
         stat.assume_init()
     };
     Ok(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+}
+
+/// Bytes nobody can guess.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).expect("Linux gives random bytes");
+    bytes
 }
 
 /// Whether the disk said that it is full.

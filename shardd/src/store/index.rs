@@ -67,21 +67,26 @@ pub struct Holding {
     more: Option<Box<Vec<Place>>>,
 }
 
-/// Where one fragment's record begins.
+/// Where one fragment's record begins, in 8 bytes: a segment is left long before 2^24 times 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
     segment: u32,
-    slot: u32,
-    index: u8,
+    slot_and_index: u32,
 }
 
 impl Place {
     fn new(index: u8, position: Position) -> Place {
-        Place { segment: position.segment, slot: (position.offset / ALIGNMENT) as u32, index }
+        let slot = (position.offset / ALIGNMENT) as u32;
+        debug_assert!(slot < 1 << 24);
+        Place { segment: position.segment, slot_and_index: slot << 8 | u32::from(index) }
+    }
+
+    fn index(&self) -> u8 {
+        self.slot_and_index as u8
     }
 
     fn position(&self) -> Position {
-        Position { segment: self.segment, offset: u64::from(self.slot) * ALIGNMENT }
+        Position { segment: self.segment, offset: u64::from(self.slot_and_index >> 8) * ALIGNMENT }
     }
 }
 
@@ -114,21 +119,17 @@ impl Holding {
 
     /// Lengths of the record of each of its fragments, under a key of `key_length` bytes.
     pub fn lengths(&self, key_length: usize) -> Lengths {
-        Lengths {
-            key: key_length,
-            fpcc: self.fpcc_length.into(),
-            fragment: self.fragment_length as usize,
-        }
+        Lengths { key: key_length, fpcc: self.fpcc_length.into(), fragment: self.fragment_length as usize }
     }
 
     /// Where fragment `index` is.
     pub fn position(&self, index: u8) -> Option<Position> {
-        self.places().find(|place| place.index == index).map(|place| place.position())
+        self.places().find(|place| place.index() == index).map(|place| place.position())
     }
 
     /// The indexes held, ascending.
     pub fn indexes(&self) -> Vec<u8> {
-        let mut indexes: Vec<u8> = self.places().map(|place| place.index).collect();
+        let mut indexes: Vec<u8> = self.places().map(|place| place.index()).collect();
         indexes.sort_unstable();
         indexes
     }
@@ -139,7 +140,7 @@ impl Holding {
 
     /// Put fragment `index` at `place`; where it was before, if anywhere.
     fn set(&mut self, place: Place) -> Option<Position> {
-        if let Some(known) = self.place_mut(place.index) {
+        if let Some(known) = self.place_mut(place.index()) {
             return Some(std::mem::replace(known, place).position());
         }
         self.more.get_or_insert_default().push(place);
@@ -149,18 +150,18 @@ impl Holding {
     fn place_mut(&mut self, index: u8) -> Option<&mut Place> {
         std::iter::once(&mut self.first)
             .chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
-            .find(|place| place.index == index)
+            .find(|place| place.index() == index)
     }
 
     /// Take out fragment `index`; `Err` if it is the only one, which goes with the holding.
     fn take(&mut self, index: u8) -> Result<Option<Position>, Position> {
-        if self.first.index == index {
+        if self.first.index() == index {
             let gone = self.first.position();
             self.first = self.pop_more().ok_or(gone)?;
             return Ok(Some(gone));
         }
         let Some(more) = &mut self.more else { return Ok(None) };
-        let at = more.iter().position(|place| place.index == index);
+        let at = more.iter().position(|place| place.index() == index);
         Ok(at.map(|at| more.swap_remove(at).position()))
     }
 
@@ -294,6 +295,20 @@ impl Index {
         (objects, next)
     }
 
+    /// Every fragment that is in `segment`. It looks at everything there is.
+    pub fn fragments_in(&self, segment: u32) -> Vec<(Space, FragmentName, Position)> {
+        let mut found = Vec::new();
+        for (space, names) in &self.spaces {
+            names.each(|key, version, holding| {
+                for place in holding.places().filter(|place| place.segment == segment) {
+                    let name = FragmentName { key: key(), version, index: place.index() };
+                    found.push((*space, name, place.position()));
+                }
+            });
+        }
+        found
+    }
+
     fn find_mut(&mut self, space: Space, key: &str, version: u64) -> Option<&mut Holding> {
         let names = self.spaces.get_mut(&space)?;
         match ObjectKey::parse(key, version) {
@@ -337,6 +352,15 @@ impl Names {
     fn statuses(&self, key: &str) -> Vec<ObjectStatus> {
         let hidden = self.versions(key).count().saturating_sub(LISTED_VERSIONS);
         self.versions(key).skip(hidden).map(|(version, holding)| holding.status(key, version)).collect()
+    }
+
+    fn each(&self, mut see: impl FnMut(&dyn Fn() -> String, u64, &Holding)) {
+        for (object, holding) in &self.objects {
+            see(&|| object.key(), ObjectId::VERSION, holding);
+        }
+        for (key, versions) in &self.named {
+            versions.iter().for_each(|(&version, holding)| see(&|| key.to_string(), version, holding));
+        }
     }
 
     /// Keys after `after`, in order, each once.
@@ -477,7 +501,11 @@ mod tests {
     fn any_key() -> impl Strategy<Value = String> {
         let object = (0..3u32, prop_oneof![0..3u64, any::<u64>()])
             .prop_map(|(epoch, counter)| ObjectId { epoch, counter }.key());
-        prop_oneof![object.clone(), "[0-9a-g-]{1,3}", (object, "[ -~ü]{1,2}", 0..25usize).prop_map(|(k, s, n)| k[..n].to_owned() + &s)]
+        prop_oneof![
+            object.clone(),
+            "[0-9a-g-]{1,3}",
+            (object, "[ -~ü]{1,2}", 0..25usize).prop_map(|(k, s, n)| k[..n].to_owned() + &s)
+        ]
     }
 
     proptest! {

@@ -10,12 +10,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::record::{Head, Position, Seal};
 use super::segment::Segment;
+use super::upkeep::Upkeep;
 
 /// The log of one node.
 pub struct Log {
     folder: PathBuf,
     seal: Seal,
     segment_bytes: u64,
+    upkeep: Arc<Upkeep>,
     end: Mutex<End>,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// Segments whose names no fsync of the folder covered yet.
@@ -51,6 +53,7 @@ impl Log {
         folder: PathBuf,
         seal: Seal,
         segment_bytes: u64,
+        upkeep: Arc<Upkeep>,
         segments: Vec<Arc<Segment>>,
         next_sequence: u64,
     ) -> Log {
@@ -59,6 +62,7 @@ impl Log {
             folder,
             seal,
             segment_bytes,
+            upkeep,
             end: Mutex::new(End { active: None, tail: 0, next_number, next_sequence }),
             segments: RwLock::new(segments.into_iter().map(|s| (s.number, s)).collect()),
             unnamed: Mutex::default(),
@@ -128,8 +132,10 @@ impl Log {
 
     fn reserve(&self, length: u64) -> io::Result<Reserved> {
         let mut end = self.end.lock();
-        if end.tail + length > self.segment_bytes {
+        if end.active.is_some() && end.tail + length > self.segment_bytes {
             end.leave();
+            // Sealing what was left also has the disk write it while the next one fills.
+            self.upkeep.flush_soon();
         }
         let segment = match &end.active {
             Some(segment) => segment.clone(),
@@ -139,6 +145,7 @@ impl Log {
         let position = Position { segment: segment.number, offset: end.tail };
         let sequence = end.next_sequence;
         end.tail += length;
+        segment.filled.store(end.tail, Ordering::SeqCst);
         end.next_sequence += 1;
         Ok(Reserved { segment, position, sequence })
     }
@@ -157,8 +164,8 @@ impl Log {
     fn give_back(&self, reserved: &Reserved, length: u64) {
         let Position { segment, offset } = reserved.position;
         let mut end = self.end.lock();
-        let is_last = end.active.as_ref().is_some_and(|active| active.number == segment)
-            && end.tail == offset + length;
+        let is_last =
+            end.active.as_ref().is_some_and(|active| active.number == segment) && end.tail == offset + length;
         reserved.segment.unwrite(offset, length);
         if is_last {
             end.tail = offset;

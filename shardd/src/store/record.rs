@@ -106,9 +106,8 @@ impl Lengths {
             fpcc: u32_at(header, 40) as usize,
             fragment: u32_at(header, 44) as usize,
         };
-        let possible = (1..=MAX_KEY).contains(&lengths.key)
-            && lengths.fpcc <= MAX_FPCC
-            && lengths.fragment <= MAX_BODY;
+        let possible =
+            (1..=MAX_KEY).contains(&lengths.key) && lengths.fpcc <= MAX_FPCC && lengths.fragment <= MAX_BODY;
         (header[..4] == *MAGIC && possible).then_some(lengths)
     }
 }
@@ -116,11 +115,7 @@ impl Lengths {
 impl<'a> Head<'a> {
     /// Lengths of the record.
     pub fn lengths(&self) -> Lengths {
-        Lengths {
-            key: self.key.len(),
-            fpcc: self.fpcc.len(),
-            fragment: self.fragment_length as usize,
-        }
+        Lengths { key: self.key.len(), fpcc: self.fpcc.len(), fragment: self.fragment_length as usize }
     }
 
     /// Everything before the fragment, live, as it stands at `position`.

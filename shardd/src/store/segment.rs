@@ -23,8 +23,7 @@ pub struct Segment {
     pub number: u32,
     file: File,
     folder: PathBuf,
-    /// It carries its final name: full, and everything in it flushed once.
-    sealed: AtomicBool,
+    name: Mutex<Name>,
     /// Nothing is appended to it any more.
     pub left: AtomicBool,
     /// Something was written since the last flush.
@@ -37,33 +36,48 @@ pub struct Segment {
     pub writers: AtomicU32,
     live_records: AtomicU64,
     live_bytes: AtomicU64,
+    /// Where its last record ends.
+    pub filled: AtomicU64,
     /// Live bytes when compaction last looked and left it alone.
-    pub looked_at: AtomicU64,
+    looked_at: AtomicU64,
     dead: Mutex<Ranges>,
+}
+
+/// What its file is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    /// Not everything in it was flushed once.
+    Open,
+    /// Nothing will be appended, and everything was flushed once.
+    Sealed,
+    /// The file is gone.
+    Removed,
 }
 
 impl Segment {
     /// Make a new, empty one.
     pub fn create(folder: &Path, number: u32) -> io::Result<Segment> {
-        let path = path(folder, number, false);
+        let path = path(folder, number, Name::Open);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Segment::of(folder, number, file, false))
+        Ok(Segment::of(folder, number, file, Name::Open))
     }
 
     /// Open one left by an earlier run; nothing is appended to it.
     pub fn open(folder: &Path, number: u32, sealed: bool) -> io::Result<Segment> {
-        let file = OpenOptions::new().read(true).write(true).open(path(folder, number, sealed))?;
-        let segment = Segment::of(folder, number, file, sealed);
+        let name = if sealed { Name::Sealed } else { Name::Open };
+        let file = OpenOptions::new().read(true).write(true).open(path(folder, number, name))?;
+        let segment = Segment::of(folder, number, file, name);
         segment.left.store(true, Ordering::SeqCst);
+        segment.filled.store(segment.length()?, Ordering::SeqCst);
         Ok(segment)
     }
 
-    fn of(folder: &Path, number: u32, file: File, sealed: bool) -> Segment {
+    fn of(folder: &Path, number: u32, file: File, name: Name) -> Segment {
         Segment {
             number,
             file,
             folder: folder.to_owned(),
-            sealed: AtomicBool::new(sealed),
+            name: Mutex::new(name),
             left: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -71,6 +85,7 @@ impl Segment {
             writers: AtomicU32::new(0),
             live_records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
             looked_at: AtomicU64::new(u64::MAX),
             dead: Mutex::default(),
         }
@@ -95,7 +110,7 @@ impl Segment {
 
     /// Whether it is full and was flushed.
     pub fn is_sealed(&self) -> bool {
-        self.sealed.load(Ordering::SeqCst)
+        *self.name.lock() == Name::Sealed
     }
 
     /// Write a record. The fragment first: a head is never on disk before what it announces.
@@ -146,6 +161,25 @@ impl Segment {
         self.left.load(Ordering::SeqCst)
             && self.writers.load(Ordering::SeqCst) == 0
             && self.live_records.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether so little of it is alive that compaction should look, and half of what was when it last did.
+    pub fn is_sparse(&self) -> bool {
+        let live = self.live_bytes();
+        self.left.load(Ordering::SeqCst)
+            && 2 * live < self.filled.load(Ordering::SeqCst)
+            && live < self.looked_at.load(Ordering::SeqCst) / 2
+    }
+
+    /// Note that compaction looks.
+    pub fn look(&self) {
+        self.looked_at.store(self.live_bytes(), Ordering::SeqCst);
+    }
+
+    /// Whether the file system gave it noticeably more than what is alive.
+    pub fn wastes_blocks(&self) -> io::Result<bool> {
+        let live = self.live_bytes();
+        Ok(self.allocated()? > live + live / 4 + (64 << 10))
     }
 
     /// Mark a record dead and give back what it and its dead neighbours fill.
@@ -203,20 +237,33 @@ impl Segment {
 
     /// Give it its final name. It must be left, without writers and flushed.
     pub fn seal(&self) -> io::Result<()> {
-        fs::rename(path(&self.folder, self.number, false), path(&self.folder, self.number, true))?;
-        self.sealed.store(true, Ordering::SeqCst);
+        let mut name = self.name.lock();
+        if *name == Name::Open {
+            let (from, to) = (self.path(Name::Open), self.path(Name::Sealed));
+            fs::rename(from, to)?;
+            *name = Name::Sealed;
+        }
         Ok(())
     }
 
     /// Remove the file; who reads it still can.
     pub fn remove(&self) -> io::Result<()> {
-        fs::remove_file(path(&self.folder, self.number, self.is_sealed()))
+        let mut name = self.name.lock();
+        if *name != Name::Removed {
+            fs::remove_file(self.path(*name))?;
+            *name = Name::Removed;
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: Name) -> PathBuf {
+        path(&self.folder, self.number, name)
     }
 }
 
-fn path(folder: &Path, number: u32, sealed: bool) -> PathBuf {
-    let state = if sealed { "seg" } else { "open" };
-    folder.join(format!("{number:08}.{state}"))
+fn path(folder: &Path, number: u32, name: Name) -> PathBuf {
+    let ending = if name == Name::Sealed { "seg" } else { "open" };
+    folder.join(format!("{number:08}.{ending}"))
 }
 
 /// Disks that fail on demand, by segment folder.
