@@ -8,5 +8,7 @@ pub mod cache;
 pub mod error;
 pub mod inode;
 pub mod metadata;
+pub mod placement;
 pub mod pool;
+pub mod stripe;
 pub mod transport;
