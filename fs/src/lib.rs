@@ -10,6 +10,7 @@ pub mod fuse;
 pub mod inode;
 pub mod metadata;
 pub mod open_file;
+pub mod placement;
 pub mod pool;
 pub mod stripe;
 pub mod transport;
