@@ -6,3 +6,4 @@
 pub mod error;
 pub mod inode;
 pub mod metadata;
+pub mod transport;
