@@ -5,6 +5,7 @@
 //! while it is idle, because its page cache is warm; meanwhile others read on connections of their own.
 
 mod attributes;
+mod checkpoint;
 mod data;
 mod namespace;
 mod objects;
@@ -16,11 +17,13 @@ mod wal;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::wire::{NodeId, ObjectId};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+use self::checkpoint::Checkpoints;
 use self::transaction::{Change, Numbers, Transaction, UsageChange, View};
 use self::wal::Wal;
 use super::*;
@@ -30,11 +33,17 @@ const READERS: usize = 4;
 
 /// The embedded store: one file (and its `-wal` and `-shm` while it is open), one process.
 pub struct SqliteStore {
-    writer: Mutex<Writer>,
-    readers: Vec<Mutex<Connection>>,
+    writer: Arc<Mutex<Writer>>,
     usage: Mutex<Usage>,
-    /// None in memory, where there is nothing to flush.
-    wal: Option<Wal>,
+    /// None in memory.
+    disk: Option<Disk>,
+}
+
+/// What only a store in a file has.
+struct Disk {
+    readers: Vec<Mutex<Connection>>,
+    checkpoints: Checkpoints,
+    wal: Wal,
 }
 
 struct Writer {
@@ -48,12 +57,14 @@ impl SqliteStore {
     ///
     /// Fast after a clean close; after a crash it reads all inodes and objects once to count them.
     pub fn open(path: &Path) -> Result<SqliteStore> {
-        let db = schema::open(path)?;
-        let mut store = SqliteStore::over(db)?;
-        // The writer's first transaction made the -wal file, so there is something to flush from here on.
-        store.wal = Some(Wal::open(path)?);
-        store.readers =
-            (0..READERS).map(|_| schema::open_reader(path).map(Mutex::new)).collect::<Result<_>>()?;
+        let mut store = SqliteStore::over(schema::open(path)?)?;
+        let reader = |_| schema::open_reader(path).map(Mutex::new);
+        store.disk = Some(Disk {
+            readers: (0..READERS).map(reader).collect::<Result<_>>()?,
+            checkpoints: Checkpoints::begin(schema::open_checkpoints(path)?, Arc::clone(&store.writer))?,
+            // The first transaction, of `over`, made the -wal file.
+            wal: Wal::open(path)?,
+        });
         Ok(store)
     }
 
@@ -65,12 +76,7 @@ impl SqliteStore {
     fn over(db: Connection) -> Result<SqliteStore> {
         let usage = volume::take_usage(&db)?;
         let writer = Writer { db, numbers: Numbers::default() };
-        Ok(SqliteStore {
-            writer: Mutex::new(writer),
-            readers: Vec::new(),
-            usage: Mutex::new(usage),
-            wal: None,
-        })
+        Ok(SqliteStore { writer: Arc::new(Mutex::new(writer)), usage: Mutex::new(usage), disk: None })
     }
 
     /// Run a verb that changes something: all of it happens, or with an error nothing.
@@ -79,13 +85,14 @@ impl SqliteStore {
         let Writer { db, numbers } = &mut *writer;
         numbers.refill(db)?;
         let transaction = Transaction::begin(db)?;
-        let mut change = Change { view: View(db), numbers, usage: UsageChange::default() };
+        let mut change = Change { view: View(db), numbers, rows: 0, usage: UsageChange::default() };
         let value = verb(&mut change)?;
-        let usage = change.usage;
+        let Change { rows, usage, .. } = change;
         transaction.commit()?;
         usage.apply(&mut self.usage.lock());
-        if let Some(wal) = &self.wal {
-            wal.committed();
+        if let Some(disk) = &self.disk {
+            disk.wal.committed();
+            disk.checkpoints.wrote(rows);
         }
         Ok(value)
     }
@@ -96,7 +103,8 @@ impl SqliteStore {
         if let Some(writer) = self.writer.try_lock() {
             return verb(View(&writer.db));
         }
-        let Some(reader) = self.readers.iter().find_map(Mutex::try_lock) else {
+        let readers = self.disk.iter().flat_map(|disk| &disk.readers);
+        let Some(reader) = readers.into_iter().find_map(Mutex::try_lock) else {
             return verb(View(&self.writer.lock().db));
         };
         let snapshot = Transaction::snapshot(&reader)?;
@@ -108,9 +116,11 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // Without them the next open counts; nothing else depends on it.
-        let writer = self.writer.get_mut();
-        let _ = volume::leave_usage(&writer.db, &writer.numbers, self.usage.get_mut());
+        // The writer closes last, because the last to close empties the -wal file and readers cannot.
+        self.disk = None;
+        let writer = self.writer.lock();
+        // Without the totals the next open counts; nothing else depends on them.
+        let _ = volume::leave_usage(&writer.db, &writer.numbers, &self.usage.lock());
     }
 }
 
@@ -139,7 +149,7 @@ impl MetadataStore for SqliteStore {
     }
 
     fn sync(&self) -> Result<()> {
-        self.wal.as_ref().map_or(Ok(()), Wal::sync)
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.wal.sync())
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
@@ -240,8 +250,8 @@ impl MetadataStore for SqliteStore {
         self.read(|view| objects::object(view, id))
     }
 
-    fn objects_of(&self, ino: Ino, after: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>> {
-        self.read(|view| objects::objects_of(view, ino, after, limit))
+    fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>> {
+        self.read(|view| objects::objects_of(view, ino, from, limit))
     }
 
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()> {

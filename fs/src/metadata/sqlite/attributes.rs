@@ -63,6 +63,8 @@ pub(super) fn set_xattr(
     if replace && !exists {
         return Err(Error::NoAttribute);
     }
+    // The pages of a long one count for the next checkpoint.
+    change.rows += value.len() as u64 / 4096;
     change.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino.key(), name, value))?;
     inode.ctime = now;
     change.save(&inode)

@@ -19,13 +19,15 @@ const WRITER_CACHE_KIB: u32 = 64 << 10;
 const READER_CACHE_KIB: u32 = 4 << 10;
 /// Distinct statements are fewer, so none is ever prepared twice.
 const STATEMENTS: usize = 128;
-/// How many pages of changes gather in the -wal file before they go to their places in the database.
-const CHECKPOINT_PAGES: u32 = 8192;
+/// To what the -wal file is cut when it is begun anew after a burst, in bytes.
+const WAL_BYTES: u32 = 64 << 20;
 
 /// The writing connection, to a database that is ours and of this version.
 pub(super) fn open(path: &Path) -> Result<Connection> {
     let context = |error| in_file(path, error);
-    let db = Connection::open(path).map_err(|error| context(error.into()))?;
+    let flags =
+        OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(|error| context(error.into()))?;
     prepare(&db).map_err(context)?;
     Ok(db)
 }
@@ -43,6 +45,16 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(|error| in_file(path, error.into()))?;
     configure(&db, READER_CACHE_KIB)?;
+    Ok(db)
+}
+
+/// A connection that only makes checkpoints; `open` has been there before.
+pub(super) fn open_checkpoints(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(|error| in_file(path, error.into()))?;
+    configure(&db, READER_CACHE_KIB)?;
+    // As the writer: its checkpoints flush, as wal.rs needs it.
+    db.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(db)
 }
 
@@ -65,7 +77,9 @@ fn prepare(db: &Connection) -> Result<()> {
     db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // Frames reach the -wal file with each commit and the disk with each `sync`; wal.rs says why that is enough.
     db.pragma_update(None, "synchronous", "NORMAL")?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // checkpoint.rs makes them.
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
+    db.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     if fresh {
         create(db)?;
     }

@@ -88,6 +88,8 @@ impl View<'_> {
 pub(super) struct Change<'c> {
     pub(super) view: View<'c>,
     pub(super) numbers: &'c mut Numbers,
+    /// How many were written.
+    pub(super) rows: u64,
     pub(super) usage: UsageChange,
 }
 
@@ -100,8 +102,10 @@ impl<'c> Deref for Change<'c> {
 
 impl Change<'_> {
     /// Run a statement; how many rows it touched.
-    pub(super) fn run(&self, sql: &str, parameters: impl Params) -> Result<usize> {
-        Ok(self.view.0.prepare_cached(sql)?.execute(parameters)?)
+    pub(super) fn run(&mut self, sql: &str, parameters: impl Params) -> Result<usize> {
+        let touched = self.view.0.prepare_cached(sql)?.execute(parameters)?;
+        self.rows += touched as u64;
+        Ok(touched)
     }
 
     /// Write a new inode; `parent` is the directory that holds it.

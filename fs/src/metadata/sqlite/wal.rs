@@ -104,3 +104,32 @@ fn folder_of(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that cannot be flushed.
+    fn unflushable() -> Wal {
+        Wal {
+            file: File::open("/dev/null").unwrap(),
+            committed: AtomicU64::new(0),
+            flushed: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_to_flush_is_no_flush() {
+        unflushable().sync().unwrap();
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_never_forgotten() {
+        let mut wal = unflushable();
+        wal.committed();
+        assert!(matches!(wal.sync(), Err(Error::Host(_))));
+        wal.file = tempfile::tempfile().unwrap();
+        assert!(matches!(wal.sync(), Err(Error::Host(_))), "the lost pages do not come back");
+    }
+}
