@@ -6,7 +6,9 @@ mod flushing;
 mod nodes;
 mod random;
 mod reading;
+mod real_nodes;
 mod rehoming;
+
 mod storing;
 
 use std::ops::Range;

@@ -262,9 +262,7 @@ async fn fragments_that_lie_where_nobody_said_are_found() {
     let empty: Vec<usize> = (0..9).filter(|k| !homes.contains(k)).collect();
     record.exceptions =
         (0..3).map(|index| Exception { index, node: Some(id(empty[usize::from(index)])) }).collect();
-    for index in 3..5 {
-        bench.kill(homes[index]);
-    }
+    homes[3..].iter().for_each(|&k| bench.kill(k));
     bench.check(&record).await;
 }
 

@@ -109,7 +109,7 @@ async fn with_three_of_five_dead_nothing_is_acknowledged_and_the_same_id_succeed
         assert_eq!(began.elapsed(), Duration::ZERO, "refused connections are certain at once");
         let Error::TooFewNodes(sentence) = &error else { panic!("{error}") };
         assert!(sentence.starts_with("2 of 5 nodes answered, 3 are needed to write: "), "{sentence}");
-        for k in dead.iter().copied() {
+        for k in &dead {
             assert!(sentence.contains(&format!("memory:{k} refused the connection")), "{sentence}");
         }
         assert_eq!(bench.stripe.status().unflushed_bytes, 0, "nothing is kept for it");
