@@ -8,4 +8,5 @@ pub mod gf256;
 pub mod hash;
 pub mod nearest;
 pub mod size;
+pub mod slice;
 pub mod wire;

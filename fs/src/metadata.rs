@@ -1,0 +1,289 @@
+//! The metadata store: names, inodes, extents and objects, as whole operations that each are one transaction.
+//! It knows no bytes of files and no nodes beyond their identities.
+//!
+//! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
+//! nothing that the store could not invalidate, so that a second implementation for several mounts can follow.
+
+use std::ops::Range;
+
+use common::code::Code;
+use common::hash::{Hash, HashId};
+use common::wire::{NodeId, ObjectId, VolumeId};
+
+use crate::error::Result;
+use crate::inode::{Ino, Inode, Time};
+
+/// What a volume is; written once when it is formatted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeSettings {
+    /// Its identity.
+    pub volume: VolumeId,
+    /// Its name in the pool.
+    pub name: String,
+    /// Its default code.
+    pub code: Code,
+    /// The hash of its FPCCs.
+    pub hash: HashId,
+    /// The most bytes in one object.
+    pub object_size: u32,
+    /// Owner and group of the root directory at first, and when it was formatted.
+    pub root: (u32, u32),
+    /// When it was formatted.
+    pub created: Time,
+}
+
+/// A list of node identities over which objects are placed. Objects remember which one by its number, so that a
+/// pool that grows or loses a node for good does not move what is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Configuration {
+    /// Counts from 1.
+    pub number: u32,
+    /// The nodes, in the order they were named.
+    pub nodes: Vec<NodeId>,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Position in the directory; never reused while the directory lives, 1 and 2 are kept for `.` and `..`.
+    pub cookie: u64,
+    /// Any bytes but `/` and NUL.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub inode: Inode,
+}
+
+/// What a new inode begins with.
+#[derive(Clone, Debug)]
+pub struct NewInode {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number, for device nodes.
+    pub rdev: u32,
+    /// Target, for symbolic links.
+    pub target: Option<Vec<u8>>,
+}
+
+/// How rename treats what is at the destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RenameMode {
+    /// Replace it, as rename(2).
+    Replace,
+    /// Refuse, as RENAME_NOREPLACE.
+    NoReplace,
+    /// Swap the two, as RENAME_EXCHANGE.
+    Exchange,
+}
+
+/// What a removed name had named.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// Its attributes after the removal.
+    pub inode: Inode,
+    /// Whether no name is left: it is now an orphan until `reclaim`.
+    pub orphaned: bool,
+}
+
+/// Attributes to change; `None` stays. The caller has already decided what is allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttributeChange {
+    /// Permission bits (07777); the type stays.
+    pub permissions: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last change of the content.
+    pub mtime: Option<Time>,
+    /// Last change of the inode.
+    pub ctime: Option<Time>,
+}
+
+/// A run of a file's bytes inside one object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u32,
+    /// The object.
+    pub object: ObjectId,
+    /// Where it begins in the object.
+    pub object_offset: u32,
+}
+
+impl Extent {
+    /// The range of the file it covers.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
+}
+
+/// What is known of a stored object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectRecord {
+    /// Which.
+    pub id: ObjectId,
+    /// Its bytes.
+    pub length: u32,
+    /// Digest of its FPCC; what anchors every read.
+    pub fpcc: Hash,
+    /// Its code.
+    pub code: Code,
+    /// Number of the configuration its homes are computed over.
+    pub configuration: u32,
+    /// Fragments that are not at home.
+    pub exceptions: Vec<Exception>,
+}
+
+/// A fragment that is not at its home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exception {
+    /// Its index.
+    pub index: u8,
+    /// The node that keeps it meanwhile; none if nobody does.
+    pub node: Option<NodeId>,
+}
+
+/// New bytes of a file becoming visible: objects that are *stored* and the extents that refer to them.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Objects the store does not know yet.
+    pub objects: Vec<ObjectRecord>,
+    /// In the order of their writes: a later one wins where they overlap.
+    pub files: Vec<FileCommit>,
+}
+
+/// The part of a commit that concerns one file.
+#[derive(Clone, Debug)]
+pub struct FileCommit {
+    /// Which file. If it is gone meanwhile its part is skipped and its objects are condemned.
+    pub ino: Ino,
+    /// Extents, in order.
+    pub extents: Vec<Extent>,
+    /// The size it has then at least; the store never shrinks it here.
+    pub size: u64,
+    /// Last change of the content (and of the inode), if newer than what the store has.
+    pub mtime: Option<Time>,
+}
+
+/// How much the volume holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Inodes, orphans included.
+    pub inodes: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Bytes in objects.
+    pub object_bytes: u64,
+    /// Bytes of them that extents refer to.
+    pub live_bytes: u64,
+    /// Objects with a fragment that is not at home.
+    pub objects_with_exceptions: u64,
+}
+
+/// The store. Synchronous; each verb is one transaction and is visible to all when it returns.
+/// Durable against the end of the process when it returns, against power loss after `sync`.
+pub trait MetadataStore: Send + Sync + 'static {
+    /// Make an empty volume with a root directory of mode 0755. Refused if there is one.
+    fn format(&self, settings: &VolumeSettings) -> Result<()>;
+    /// The volume, if one was formatted here.
+    fn settings(&self) -> Result<Option<VolumeSettings>>;
+    /// Begin a new epoch: one more than the greatest ever begun here.
+    fn begin_epoch(&self) -> Result<u32>;
+    /// Remember a configuration; the number of an equal one if it is known already.
+    fn configure(&self, nodes: &[NodeId]) -> Result<Configuration>;
+    /// All configurations ever used.
+    fn configurations(&self) -> Result<Vec<Configuration>>;
+    /// After this everything that returned before survives power loss of this host.
+    fn sync(&self) -> Result<()>;
+
+    /// The inode under a name. `NotFound`, `NotDirectory`.
+    fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode>;
+    /// An inode, orphans included. `NotFound`.
+    fn inode(&self, ino: Ino) -> Result<Inode>;
+    /// The directory that holds this directory; the root's is the root.
+    fn parent(&self, directory: Ino) -> Result<Ino>;
+    /// The target of a symbolic link. `Invalid` for anything else.
+    fn target(&self, ino: Ino) -> Result<Vec<u8>>;
+    /// At most `limit` entries with a cookie greater than `after`, by cookie; without `.` and `..`.
+    fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>>;
+
+    /// A new inode under a new name; also counts the parent's links and stamps its times.
+    /// `Exists`, `NotFound` (also for a removed parent), `NotDirectory`, `NameTooLong`, `TooManyLinks`.
+    fn create(&self, parent: Ino, name: &[u8], new: &NewInode, now: Time) -> Result<Inode>;
+    /// One more name for an inode that is no directory. `NotPermitted` for one, `NotFound` for an orphan.
+    fn link(&self, ino: Ino, parent: Ino, name: &[u8], now: Time) -> Result<Inode>;
+    /// Remove a name that is no directory's. `IsDirectory`, `NotFound`.
+    fn unlink(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed>;
+    /// Remove an empty directory. `NotDirectory`, `NotEmpty`, `NotFound`.
+    fn rmdir(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed>;
+    /// Rename with rename(2)'s rules and errors, loops included (`Invalid`); returns what was replaced.
+    /// Both names of one inode: nothing happens.
+    fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        now: Time,
+    ) -> Result<Option<Removed>>;
+
+    /// Change attributes; returns them all.
+    fn set_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<Inode>;
+    /// Set a file's size; bytes beyond it are gone, a longer one ends in a hole. Stamps mtime and ctime.
+    fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode>;
+    /// Let a range become a hole; the size stays. Stamps mtime and ctime.
+    fn punch(&self, ino: Ino, range: Range<u64>, now: Time) -> Result<Inode>;
+
+    /// An extended attribute's value. `NoAttribute`.
+    fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
+    /// The names of all extended attributes.
+    fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
+    /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`).
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+        now: Time,
+    ) -> Result<()>;
+    /// Remove one. `NoAttribute`.
+    fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()>;
+
+    /// The extents that touch a range, by offset, uncut.
+    fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>>;
+    /// Let new bytes become visible, all or nothing. Whatever they cover is gone.
+    fn commit(&self, commit: &Commit) -> Result<()>;
+    /// Refer from one file's range to another's objects; no bytes move. Ranges of one file do not overlap.
+    /// Stamps the target's mtime and ctime and grows it to the range's end.
+    fn copy_extents(&self, from: (Ino, u64), to: (Ino, u64), length: u64, now: Time) -> Result<()>;
+
+    /// A stored object. `NotFound`.
+    fn object(&self, id: ObjectId) -> Result<ObjectRecord>;
+    /// Objects a file refers to, with the greatest and smallest file offset order kept: by offset, each once.
+    fn objects_of(&self, ino: Ino, after: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
+    /// Replace an object's exceptions. An object that is gone: nothing happens.
+    fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;
+    /// At most `limit` objects that have exceptions, greater than `after`, ascending.
+    fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
+
+    /// Inodes without a name: left open when removed, or by a crash.
+    fn orphans(&self) -> Result<Vec<Ino>>;
+    /// Give up an orphan: inode, attributes and extents. What has a name or is gone stays as it is.
+    fn reclaim(&self, ino: Ino) -> Result<()>;
+    /// At most `limit` objects to which nothing refers any more, ascending; their records are kept until `forget`,
+    /// so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
+    fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>>;
+    /// Their fragments are deleted.
+    fn forget(&self, objects: &[ObjectId]) -> Result<()>;
+    /// Totals; cheap enough for statfs.
+    fn usage(&self) -> Result<Usage>;
+}
