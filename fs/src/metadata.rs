@@ -246,7 +246,15 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// The names of all extended attributes.
     fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
     /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`).
-    fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], create: bool, replace: bool, now: Time) -> Result<()>;
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+        now: Time,
+    ) -> Result<()>;
     /// Remove one. `NoAttribute`.
     fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()>;
 
