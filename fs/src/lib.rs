@@ -9,4 +9,6 @@ pub mod error;
 pub mod host;
 pub mod inode;
 pub mod metadata;
+pub mod mount;
+pub mod state;
 pub mod transport;
