@@ -6,4 +6,5 @@ pub mod fingerprint;
 pub mod fpcc;
 pub mod gf256;
 pub mod hash;
+pub mod slice;
 pub mod wire;

@@ -3,12 +3,22 @@
 //! The direction of knowledge is `main -> {cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
+pub mod buffers;
+pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod error;
+pub mod fuse;
 pub mod host;
 pub mod inode;
 pub mod metadata;
 pub mod mount;
+pub mod open_file;
+pub mod pool;
 pub mod state;
+pub mod stripe;
 pub mod transport;
+pub mod umount;
+pub mod volume;
