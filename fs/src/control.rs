@@ -75,9 +75,10 @@ pub enum Answer {
 impl Answer {
     /// Something that serializes, or the sentence of an error.
     pub fn from<T: Serialize, E: std::fmt::Display>(result: Result<T, E>) -> Answer {
-        match result.map_err(|error| error.to_string()).and_then(|value| {
-            serde_json::to_value(value).map_err(|error| error.to_string())
-        }) {
+        match result
+            .map_err(|error| error.to_string())
+            .and_then(|value| serde_json::to_value(value).map_err(|error| error.to_string()))
+        {
             Ok(value) => Answer::Ok(value),
             Err(sentence) => Answer::Error(sentence),
         }
@@ -125,7 +126,11 @@ pub async fn serve(listener: UnixListener, handler: Handler, answering: Answerin
     }
 }
 
-async fn converse(stream: tokio::net::UnixStream, handler: &Handler, answering: &Answering) -> io::Result<()> {
+async fn converse(
+    stream: tokio::net::UnixStream,
+    handler: &Handler,
+    answering: &Answering,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = tokio::io::BufReader::new(read);
     loop {
@@ -166,9 +171,14 @@ impl Daemon {
     }
 
     /// Ask, and wait at most so long; for ever with `None`, which ends at the latest with the daemon.
-    pub fn ask<T: for<'de> Deserialize<'de>>(&mut self, request: Request, limit: Option<Duration>) -> Result<T, Refusal> {
+    pub fn ask<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<T, Refusal> {
         let line = self.exchange(request, limit).map_err(|error| self.silence(&error))?;
-        let garbled = |error| Refusal(format!("the mount daemon (process {}) answered nonsense: {error}", self.pid));
+        let garbled =
+            |error| Refusal(format!("the mount daemon (process {}) answered nonsense: {error}", self.pid));
         match serde_json::from_str(&line).map_err(garbled)? {
             Answer::Ok(value) => serde_json::from_value(value).map_err(garbled),
             Answer::Error(sentence) => Err(Refusal(sentence)),
@@ -193,9 +203,13 @@ impl Daemon {
         let pid = self.pid;
         Refusal(match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("the mount daemon (process {pid}) does not answer: kill it, and unmount again to detach")
+                format!(
+                    "the mount daemon (process {pid}) does not answer: kill it, and unmount again to detach"
+                )
             }
-            _ => format!("the mount daemon (process {pid}) ended before it answered: see avidfs.log in the state folder"),
+            _ => format!(
+                "the mount daemon (process {pid}) ended before it answered: see avidfs.log in the state folder"
+            ),
         })
     }
 }
@@ -229,7 +243,10 @@ mod tests {
             assert_eq!(daemon.pid(), std::process::id());
             let limit = Some(Duration::from_secs(10));
             assert_eq!(daemon.ask::<Request>(Request::Info { ino: 7 }, limit), Ok(Request::Info { ino: 7 }));
-            assert_eq!(daemon.ask::<Request>(Request::Info { ino: 13 }, limit), Err(Refusal("no such file".into())));
+            assert_eq!(
+                daemon.ask::<Request>(Request::Info { ino: 13 }, limit),
+                Err(Refusal("no such file".into()))
+            );
             assert_eq!(daemon.ask::<Request>(Request::Status, limit), Ok(Request::Status));
         });
         asking.await.unwrap();

@@ -29,7 +29,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// The daemon's sentence; it has ended then.
 pub fn start(state: &Path) -> Result<(), Refusal> {
-    let refused = |error: io::Error| Refusal(format!("the mount daemon cannot be started: {}", reason(&error)));
+    let refused =
+        |error: io::Error| Refusal(format!("the mount daemon cannot be started: {}", reason(&error)));
     let program = std::env::current_exe().map_err(refused)?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).arg("--daemon");
@@ -115,7 +116,9 @@ pub async fn answers(mountpoint: &Path) -> Result<(), Refusal> {
     let asked = tokio::task::spawn_blocking(move || host::statfs(&path));
     match tokio::time::timeout(ANSWER_LIMIT, asked).await {
         Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) => Err(Refusal(format!("the mount at {shown} does not answer: {}", reason(&error)))),
+        Ok(Ok(Err(error))) => {
+            Err(Refusal(format!("the mount at {shown} does not answer: {}", reason(&error))))
+        }
         Ok(Err(_)) | Err(_) => Err(Refusal(format!("the mount at {shown} does not answer"))),
     }
 }
@@ -165,7 +168,8 @@ impl Running {
 
     /// Who answers the control socket.
     pub fn handler(&self) -> Handler {
-        let (volume, mountpoint, askers) = (self.volume.clone(), self.mountpoint.clone(), self.askers.0.clone());
+        let (volume, mountpoint, askers) =
+            (self.volume.clone(), self.mountpoint.clone(), self.askers.0.clone());
         Arc::new(move |request| {
             let (volume, mountpoint, askers) = (volume.clone(), mountpoint.clone(), askers.clone());
             Box::pin(async move {

@@ -58,9 +58,13 @@ pub fn daemon_of(mount: &MountEntry) -> Result<Option<Daemon>, Refusal> {
         Ok(daemon) => daemon,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Refusal(format!("the mount at {shown} is another user's: only that user and root may ask it")));
+            return Err(Refusal(format!(
+                "the mount at {shown} is another user's: only that user and root may ask it"
+            )));
         }
-        Err(error) => return Err(Refusal(format!("the daemon of {shown} cannot be asked: {}", reason(&error)))),
+        Err(error) => {
+            return Err(Refusal(format!("the daemon of {shown} cannot be asked: {}", reason(&error))));
+        }
     };
     let presence: Presence = daemon.ask(Request::Ping, Some(PING_LIMIT))?;
     // The state folder may be mounted elsewhere by now, and this mount be the dead one it left.
@@ -68,16 +72,22 @@ pub fn daemon_of(mount: &MountEntry) -> Result<Option<Daemon>, Refusal> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+    )
 }
 
 fn end(mut daemon: Daemon) -> Result<Unmounted, Refusal> {
     let pid = daemon.pid();
-    let process = Process::open(pid).map_err(|error| Refusal(format!("process {pid}: {}", reason(&error))))?;
+    let process =
+        Process::open(pid).map_err(|error| Refusal(format!("process {pid}: {}", reason(&error))))?;
     let ending: Ending = daemon.ask(Request::Umount, None)?;
     match process.wait(END_LIMIT) {
         Ok(true) => {}
-        Ok(false) => return Err(Refusal(format!("unmounted, but the mount daemon (process {pid}) does not end"))),
+        Ok(false) => {
+            return Err(Refusal(format!("unmounted, but the mount daemon (process {pid}) does not end")));
+        }
         Err(error) => return Err(Refusal(format!("process {pid}: {}", reason(&error)))),
     }
     match ending.unsaved {
@@ -87,8 +97,9 @@ fn end(mut daemon: Daemon) -> Result<Unmounted, Refusal> {
 }
 
 fn detach(mount: &MountEntry) -> Result<Unmounted, Refusal> {
-    host::unmount(&mount.mountpoint, true)
-        .map_err(|error| Refusal(format!("{} cannot be detached: {}", mount.mountpoint.display(), reason(&error))))?;
+    host::unmount(&mount.mountpoint, true).map_err(|error| {
+        Refusal(format!("{} cannot be detached: {}", mount.mountpoint.display(), reason(&error)))
+    })?;
     Ok(Unmounted::Dead)
 }
 
