@@ -17,6 +17,7 @@ pub mod metadata;
 pub mod mount;
 pub mod open_file;
 pub mod pool;
+pub mod report;
 pub mod state;
 pub mod stripe;
 pub mod transport;
