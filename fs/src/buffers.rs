@@ -2,6 +2,7 @@
 //! It knows nothing of what is in them.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
@@ -135,6 +136,14 @@ impl Buffer {
         self.bytes.extend_from_slice(more);
     }
 
+    /// Append the next `length` bytes of `source`; fewer there are an error.
+    pub fn extend_from_reader(&mut self, source: impl Read, length: usize) -> io::Result<()> {
+        match source.take(length as u64).read_to_end(&mut self.bytes)? {
+            read if read == length => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
     /// Cut to `length`, or pad to it with `value`.
     pub fn resize(&mut self, length: usize, value: u8) {
         self.bytes.resize(length, value);
@@ -256,6 +265,15 @@ mod tests {
         buffer.resize(MIB, 1);
         drop(buffer.freeze());
         assert_eq!(buffers.kept_bytes(), MIB);
+    }
+
+    #[test]
+    fn what_is_read_is_appended_and_must_be_all_there() {
+        let mut buffer = Buffers::new(MIB).take(10);
+        buffer.extend_from_slice(b"ab");
+        buffer.extend_from_reader(&b"cdef"[..], 3).unwrap();
+        assert_eq!(&buffer[..], b"abcde");
+        assert!(buffer.extend_from_reader(&b"f"[..], 2).is_err());
     }
 
     #[test]

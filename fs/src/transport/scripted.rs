@@ -93,10 +93,6 @@ impl ScriptedNode {
         change(&mut self.state.lock().info);
     }
 
-    pub fn info(&self) -> NodeInfo {
-        self.state.lock().info.clone()
-    }
-
     /// All that arrived.
     pub fn requests(&self) -> Vec<Arrived> {
         self.state.lock().requests.clone()
