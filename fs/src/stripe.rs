@@ -11,6 +11,7 @@ use common::{
     wire::{NodeId, ObjectId},
 };
 use std::{ops::Range, sync::Arc};
+pub type PlacementChange = (ObjectId, Vec<Exception>);
 pub struct Stripe;
 pub struct FragmentLocation {
     pub index: u8,
@@ -58,7 +59,9 @@ impl Stripe {
     pub async fn locate(&self, object: &ObjectRecord) -> Vec<FragmentLocation> {
         todo!()
     }
-    pub async fn placement_changes(&self) -> Vec<(ObjectId, Vec<Exception>)> {
+    pub async fn placement_changed(&self) {}
+    pub fn keep_placement_changes(&self, c: Vec<PlacementChange>) {}
+    pub fn take_placement_changes(&self) -> Vec<(ObjectId, Vec<Exception>)> {
         todo!()
     }
     pub async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {

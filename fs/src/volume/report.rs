@@ -304,7 +304,8 @@ pub fn usable_bytes(code: Code, mut rooms: Vec<u64>) -> u64 {
     let fits = |t: u64| {
         rooms.iter().map(|room| u128::from(*room.min(&t))).sum::<u128>() >= n as u128 * u128::from(t)
     };
-    let (mut low, mut high) = (0, rooms.last().copied().unwrap_or(0));
+    let total: u128 = rooms.iter().map(|room| u128::from(*room)).sum();
+    let (mut low, mut high) = (0, u64::try_from(total / n as u128).unwrap_or(u64::MAX));
     while low < high {
         let middle = low + (high - low).div_ceil(2);
         if fits(middle) {

@@ -1,10 +1,11 @@
 //! What goes on unasked: old dirty bytes are sealed, failed seals tried again, unreferenced objects deleted, and
 //! fragments brought home.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::wire::ObjectId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -13,6 +14,7 @@ use super::data::blocking;
 use crate::error::Result;
 use crate::metadata::ObjectRecord;
 use crate::pool::PoolEvent;
+use crate::stripe::PlacementChange;
 
 /// Between looks at what is dirty or failed.
 const TICK: Duration = Duration::from_secs(1);
@@ -20,6 +22,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ROUND: usize = 512;
 /// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Before a placement change of an object that is not committed yet is looked at again.
+const COMMIT_TIME: Duration = Duration::from_millis(50);
 
 impl Volume {
     pub(super) fn start_upkeep(self: &Arc<Self>) {
@@ -143,16 +147,33 @@ impl Volume {
         Ok(())
     }
 
-    /// Write down where fragments came to lie after their object was committed.
+    /// Write down where fragments came to lie after their object was stored.
     async fn note_placements(self: &Arc<Self>) {
         loop {
-            for (object, exceptions) in self.stripe.placement_changes().await {
+            self.stripe.placement_changed().await;
+            let (early, due) = self.sort_out(self.stripe.take_placement_changes());
+            for (object, exceptions) in due {
                 if let Err(error) = self.metadata.set_exceptions(object, &exceptions) {
                     tracing::error!(%object, %error, "a placement could not be written down");
                 }
             }
             self.forget_extents();
+            if !early.is_empty() {
+                self.stripe.keep_placement_changes(early);
+                tokio::time::sleep(COMMIT_TIME).await;
+            }
         }
+    }
+
+    /// Changes of objects that wait for their commit, and the others: the store takes no change of what it does not
+    /// know yet.
+    fn sort_out(&self, changes: Vec<PlacementChange>) -> (Vec<PlacementChange>, Vec<PlacementChange>) {
+        let files = self.open_files();
+        let pending: HashSet<ObjectId> = files
+            .iter()
+            .flat_map(|file| file.state().seals.iter().map(|seal| seal.id).collect::<Vec<_>>())
+            .collect();
+        changes.into_iter().partition(|(object, _)| pending.contains(object))
     }
 
     fn forget_extents(&self) {
