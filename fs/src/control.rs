@@ -88,6 +88,11 @@ impl Answer {
 /// Who answers.
 pub type Handler = Arc<dyn Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync>;
 
+/// Where the daemon that has taken a state folder listens.
+pub fn socket(folder: &Path) -> PathBuf {
+    folder.join(NAME)
+}
+
 /// Listen in a state folder that this process has taken; only the same user (and root) may ask.
 pub fn listen(folder: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(folder.join(NAME)) {

@@ -191,6 +191,19 @@ impl Running {
     /// What could not be stored, and where it waits.
     pub async fn until_the_end(mut self) -> Result<(), Refusal> {
         let ending = self.unmounted().await;
+        self.tell(ending)
+    }
+
+    /// End without having been asked to.
+    ///
+    /// # Errors
+    /// What could not be stored, and where it waits.
+    pub async fn end(mut self) -> Result<(), Refusal> {
+        let ending = self.end_now().await;
+        self.tell(ending)
+    }
+
+    fn tell(&mut self, ending: Ending) -> Result<(), Refusal> {
         for asker in self.waiting() {
             let _ = asker.send(Ok(ending.clone()));
         }

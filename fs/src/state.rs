@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::wire::{NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::host::{self, reason};
 use crate::transport::NodeAddress;
 
@@ -17,12 +18,31 @@ use crate::transport::NodeAddress;
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal(error.to_string())
+    }
+}
+
 /// The format of this folder; another one is refused.
 const FORMAT: u32 = 1;
+/// Name of the metadata store.
+const METADATA: &str = "metadata.sqlite";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
-/// What may lie in a folder in which no volume was finished.
-const OWN_NAMES: [&str; 4] = ["lock", "avidfs.log", "nodes", "pool.new"];
+/// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
+const OWN_NAMES: [&str; 10] = [
+    "lock",
+    "avidfs.log",
+    "avidfs.log.old",
+    "nodes",
+    "pool.new",
+    "metadata.sqlite",
+    "metadata.sqlite-wal",
+    "metadata.sqlite-shm",
+    "cache",
+    "backlog",
+];
 
 /// What a mount must know before it can reach its pool: pool.json.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,11 +75,6 @@ impl Remembered {
     ) -> Remembered {
         let nodes = nodes.into_iter().map(|(node, address)| RememberedNode { node, address: address.0 });
         Remembered { format: FORMAT, volume, name: name.to_owned(), nodes: nodes.collect() }
-    }
-
-    /// Whether the nodes run inside the mount daemon.
-    pub fn is_embedded(&self) -> bool {
-        self.nodes.iter().any(|node| node.address.starts_with("embedded:"))
     }
 
     /// Nodes and addresses.
@@ -121,6 +136,11 @@ fn foreign_name(path: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// Whether metadata of a volume may lie in a folder, even if pool.json was lost.
+pub fn has_metadata(path: &Path) -> bool {
+    path.join(METADATA).exists()
+}
+
 /// A state folder that only this process uses.
 #[derive(Debug)]
 pub struct StateFolder {
@@ -158,7 +178,7 @@ impl StateFolder {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(self.path.join(format!("metadata.sqlite{suffix}")));
+            let _ = std::fs::remove_file(self.path.join(format!("{METADATA}{suffix}")));
         }
         if self.made {
             let _ = std::fs::remove_dir(&self.path);
@@ -180,7 +200,7 @@ impl StateFolder {
 
     /// The metadata store.
     pub fn metadata(&self) -> PathBuf {
-        self.path.join("metadata.sqlite")
+        self.path.join(METADATA)
     }
 
     /// The disk level of the cache.
