@@ -16,6 +16,7 @@ pub mod inode;
 pub mod metadata;
 pub mod mount;
 pub mod open_file;
+pub mod placement;
 pub mod pool;
 pub mod report;
 pub mod state;

@@ -83,7 +83,7 @@ impl Volume {
         let settings = metadata.settings()?.ok_or_else(|| Error::Store("there is no volume here".into()))?;
         let volume = Arc::new(Volume {
             budget: Budget::new(options.write_behind_bytes),
-            epoch: stripe.epoch(),
+            epoch: stripe.options().epoch,
             metadata,
             stripe,
             pool,

@@ -43,6 +43,7 @@ use segment::Segment;
 use upkeep::Upkeep;
 use volumes::Volumes;
 
+pub use disk::raise_file_limit;
 pub use record::Space;
 
 /// Idle buffers kept for the next large fragment.
@@ -292,7 +293,8 @@ impl Store {
         self.volumes.list()
     }
 
-    fn check_space(&self, space: Space) -> Result<(), StoreError> {
+    /// Refuse a volume it was never told of.
+    pub fn check_space(&self, space: Space) -> Result<(), StoreError> {
         match space {
             Space::ObjectStore => Ok(()),
             Space::Volume(volume) => self.volumes.find(volume).map(|_| ()),

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::inode::Ino;
 use crate::metadata::ObjectRecord;
 use crate::pool::NodeState;
+use crate::stripe::{FragmentLocation, Presence, StripeStatus};
 
 /// `avidfs status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,8 +50,8 @@ pub struct VolumeStatus {
     pub dirty_bytes: u64,
     /// Bytes that wait on this host's disk.
     pub backlog_bytes: u64,
-    /// Counters of the stripe, by name.
-    pub stripe: serde_json::Value,
+    /// What is under way between the mount and its nodes.
+    pub stripe: StripeStatus,
 }
 
 /// A node as `status` shows it.
@@ -161,7 +162,7 @@ impl Volume {
             objects_not_at_home: usage.objects_with_exceptions,
             dirty_bytes: self.budget.used(),
             backlog_bytes: self.backlog_bytes(),
-            stripe: serde_json::to_value(self.stripe.status()).unwrap_or_default(),
+            stripe: self.stripe.status(),
         })
     }
 
@@ -246,17 +247,7 @@ impl Volume {
 
     async fn locate_object(self: &Arc<Self>, record: &ObjectRecord, ranges: Vec<Range<u64>>) -> ObjectReport {
         let locations = self.stripe.locate(record).await;
-        let fragments: Vec<FragmentReport> = locations
-            .into_iter()
-            .map(|location| FragmentReport {
-                index: location.index,
-                node: location.node.map(|node| node.to_string()),
-                address: location.address.map(|address| address.to_string()),
-                place: location.place.to_string(),
-                present: location.present,
-                problem: location.problem,
-            })
-            .collect();
+        let fragments: Vec<FragmentReport> = locations.into_iter().map(fragment_report).collect();
         ObjectReport {
             key: record.id.key(),
             length: record.length,
@@ -266,6 +257,26 @@ impl Volume {
             survives: survives(record.code, &fragments),
             fragments,
         }
+    }
+}
+
+fn fragment_report(location: FragmentLocation) -> FragmentReport {
+    let place = match (location.node, location.at_home) {
+        (None, _) => "nowhere",
+        (Some(_), true) => "home",
+        (Some(_), false) => "guest",
+    };
+    FragmentReport {
+        index: location.index,
+        node: location.node.map(|node| node.to_string()),
+        address: location.address.map(|address| address.to_string()),
+        place: place.into(),
+        present: location.presence == Presence::Present,
+        problem: match location.presence {
+            Presence::Present => None,
+            Presence::Absent => Some("the node does not have it".into()),
+            Presence::Unknown(why) => Some(why),
+        },
     }
 }
 

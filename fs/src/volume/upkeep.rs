@@ -143,7 +143,10 @@ impl Volume {
         blocking(move || metadata.sync()).await?;
         self.forget_extents();
         self.reads.all_before_have_passed().await;
-        self.stripe.drop_guests(object, &left).await;
+        let now = ObjectRecord { exceptions: left, ..object.clone() };
+        if !self.stripe.drop_guests(&now, &object.exceptions).await {
+            tracing::info!(object = %object.id, "a guest keeps a copy that is not needed");
+        }
         Ok(())
     }
 
