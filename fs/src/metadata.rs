@@ -4,6 +4,8 @@
 //! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
 //! nothing that the store could not invalidate, so that a second implementation for several mounts can follow.
 
+pub mod sqlite;
+
 use std::ops::Range;
 
 use common::code::Code;
@@ -12,6 +14,11 @@ use common::wire::{NodeId, ObjectId, VolumeId};
 
 use crate::error::Result;
 use crate::inode::{Ino, Inode, Time};
+
+/// Longest name of an extended attribute, in bytes.
+pub const MAX_XATTR_NAME: usize = 255;
+/// Longest value of an extended attribute, in bytes.
+pub const MAX_XATTR_VALUE: usize = 65_536;
 
 /// What a volume is; written once when it is formatted.
 #[derive(Clone, PartialEq, Eq, Debug)]
