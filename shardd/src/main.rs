@@ -1,5 +1,6 @@
 //! The node program.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::of(flags)?;
     let filter =
         EnvFilter::try_new(&config.log).map_err(|error| format!("--log {:?}: {error}", config.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     shardd::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -63,7 +63,8 @@ pub struct Holding {
     m: u8,
     p: u8,
     first: Place,
-    /// Nearly always none: a node holds one fragment of an object.
+    /// Nearly always none, as a node holds one fragment of an object; boxed, so that none takes 8 bytes instead of 24.
+    #[allow(clippy::box_collection)]
     more: Option<Box<Vec<Place>>>,
 }
 

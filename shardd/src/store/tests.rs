@@ -382,7 +382,7 @@ fn lose_power(old: &Path, new: &Path, random: &mut Random) -> tempfile::TempDir 
         let before = std::fs::read(old.join("segments").join(file_name)).unwrap_or_default();
         let mut bytes = std::fs::read(&path).unwrap();
         for (page, chunk) in bytes.chunks_mut(4096).enumerate() {
-            if random.next() % 3 == 0 {
+            if random.next().is_multiple_of(3) {
                 chunk.fill(0);
                 let from = before.get(page * 4096..).unwrap_or_default();
                 let length = from.len().min(chunk.len());
