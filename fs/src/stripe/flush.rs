@@ -15,7 +15,7 @@ use super::Stripe;
 use super::encoded::fragment_name;
 use super::ledger::Doubtful;
 use crate::error::{Error, Result};
-use crate::pool::{NodeState, PoolEvent};
+use crate::pool::{NodeState, Outcome, PoolEvent};
 use crate::transport::{Answer, TransportError};
 
 /// Someone wants a flush; nobody may be waiting for it.
@@ -31,6 +31,7 @@ impl Stripe {
     /// so long, and in any case on enough nodes to make it *stored*. Callers share rounds.
     pub async fn flush(&self) -> Result<()> {
         if self.is_flushed() {
+            self.ledger.lock().let_go();
             return Ok(());
         }
         let (answer, flushed) = oneshot::channel();
@@ -82,10 +83,8 @@ impl Stripe {
         let objects = self.ledger.lock().unflushed_objects();
         self.flush_nodes(&objects, deadline).await;
         let open = self.still_unflushed(&objects);
-        if open.is_empty() {
-            return Ok(());
-        }
         let sent = self.send_elsewhere(&open, deadline).await;
+        self.ledger.lock().let_go();
         if self.still_unflushed(&open).is_empty() { Ok(()) } else { sent.and_then(|()| Err(not_enough())) }
     }
 
@@ -97,30 +96,41 @@ impl Stripe {
     /// Flush every node that is up. Who is slow goes on without being waited for, once the others are enough.
     async fn flush_nodes(self: &Arc<Self>, objects: &[ObjectId], deadline: Instant) {
         let mut nodes = self.ledger.lock().unflushed_nodes();
-        nodes.retain(|&node| !self.is_down(node));
-        let mut prompt = nodes.iter().filter(|&&node| self.pool.state(node) != NodeState::Lagging).count();
-        let flush = |node| {
-            let stripe = self.clone();
-            let was_prompt = self.pool.state(node) != NodeState::Lagging;
-            let flushing = tokio::spawn(async move { stripe.flush_node(node, deadline).await });
-            async move {
-                let _ended = flushing.await;
-                was_prompt
-            }
-        };
-        let mut flushes: FuturesUnordered<_> = nodes.into_iter().map(flush).collect();
+        // One that still flushes for an earlier round is not asked by a second request.
+        nodes.retain(|&node| !self.is_down(node) && self.flushing.lock().insert(node));
+        let prompt = |node: &NodeId| self.pool.state(*node) != NodeState::Lagging;
+        let mut awaited: HashSet<NodeId> = nodes.iter().copied().filter(prompt).collect();
+        let mut flushes: FuturesUnordered<_> =
+            nodes.into_iter().map(|n| self.start_flush(n, deadline)).collect();
         let patience = Instant::now() + self.options.flush_patience;
-        loop {
-            if prompt == 0 && self.still_unflushed(objects).is_empty() {
-                return;
-            }
+        while !awaited.is_empty() || !self.still_unflushed(objects).is_empty() {
             tokio::select! {
                 ended = flushes.next() => match ended {
-                    Some(was_prompt) => prompt -= usize::from(was_prompt),
+                    Some(node) => drop(awaited.remove(&node)),
                     None => return,
                 },
-                () = sleep_until(patience) => return,
+                () = sleep_until(patience) => {
+                    awaited.iter().for_each(|&node| self.pool.report(node, Outcome::Slow));
+                    return;
+                }
             }
+        }
+    }
+
+    /// On a task of its own, which goes on when nobody waits for it any more.
+    fn start_flush(
+        self: &Arc<Self>,
+        node: NodeId,
+        deadline: Instant,
+    ) -> impl Future<Output = NodeId> + use<> {
+        let stripe = self.clone();
+        let flushing = tokio::spawn(async move {
+            stripe.flush_node(node, deadline).await;
+            stripe.flushing.lock().remove(&node);
+        });
+        async move {
+            let _ended = flushing.await;
+            node
         }
     }
 
@@ -212,8 +222,10 @@ impl Stripe {
                     if is_held(held, fragment) {
                         ledger.acknowledged(id, index, node, answer.boot, false);
                     } else {
-                        ledger.lost(id, index, node);
-                        forgotten.insert(id);
+                        if forgotten.insert(id) {
+                            ledger.claim(id);
+                        }
+                        ledger.forgotten(node, fragment);
                     }
                 }
             });
@@ -266,6 +278,7 @@ impl Stripe {
                 {
                     tracing::warn!(object = %id, %error, "what a node had forgotten cannot be sent again now");
                 }
+                self.finished(id);
             }
         };
         futures_util::stream::iter(objects.into_iter().map(send))

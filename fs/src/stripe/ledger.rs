@@ -59,6 +59,7 @@ pub(super) struct Doubtful {
     pub(super) id: ObjectId,
     pub(super) index: usize,
     pub(super) digest: Hash,
+    boot: BootId,
 }
 
 /// What is to be sent again, and which fragments need not be.
@@ -160,7 +161,7 @@ impl Ledger {
         entry.margin = entry.margin.map(|before| before.min(margin));
     }
 
-    /// One sender ends. What never became *stored* is forgotten: nothing refers to it.
+    /// Whoever began or claimed it ends. What never became *stored* is forgotten: nothing refers to it.
     pub(super) fn finished(&mut self, id: ObjectId) {
         let Some(entry) = self.objects.get_mut(&id) else { return };
         entry.senders -= 1;
@@ -171,12 +172,23 @@ impl Ledger {
         }
     }
 
-    /// A node does not have a fragment it had acknowledged.
-    pub(super) fn lost(&mut self, id: ObjectId, index: usize, node: NodeId) {
+    /// Someone is about to send an object again: its bytes stay until `finished`.
+    pub(super) fn claim(&mut self, id: ObjectId) {
+        if let Some(entry) = self.objects.get_mut(&id) {
+            entry.senders += 1;
+        }
+    }
+
+    /// A node does not have what it had acknowledged; it may have been sent again meanwhile.
+    pub(super) fn forgotten(&mut self, node: NodeId, fragment: &Doubtful) {
+        self.withdraw(fragment.id, fragment.index, |ack| ack.node == node && ack.boot == fragment.boot);
+    }
+
+    fn withdraw(&mut self, id: ObjectId, index: usize, is_void: impl FnOnce(&Ack) -> bool) {
         let Some(entry) = self.objects.get_mut(&id) else { return };
-        if entry.acks[index].is_some_and(|ack| ack.node == node) {
-            let ack = entry.acks[index].take();
-            self.strike(ack);
+        if let Some(ack) = entry.acks[index].filter(is_void) {
+            entry.acks[index] = None;
+            self.strike(Some(ack));
             self.review(id);
         }
     }
@@ -184,7 +196,7 @@ impl Ledger {
     /// A node that by this record keeps a fragment says it has not.
     pub(super) fn gone(&mut self, object: &ObjectRecord, index: usize, node: NodeId) {
         if self.objects.contains_key(&object.id) {
-            return self.lost(object.id, index, node);
+            return self.withdraw(object.id, index, |ack| ack.node == node);
         }
         let exceptions = self.changes.entry(object.id).or_insert_with(|| object.exceptions.clone());
         exceptions.retain(|exception| usize::from(exception.index) != index);
@@ -208,11 +220,12 @@ impl Ledger {
     /// What a node acknowledged, did not flush, and may have forgotten: it runs under `boot` now.
     pub(super) fn doubtful(&self, node: NodeId, boot: BootId) -> Vec<Doubtful> {
         let Some(page) = self.nodes.get(&node) else { return Vec::new() };
-        let under_another = |&&(id, index): &&(ObjectId, usize)| {
-            self.objects[&id].acks[index].is_some_and(|ack| ack.boot != boot)
-        };
-        let fragments = page.unflushed.values().filter(under_another);
-        fragments.map(|&(id, index)| Doubtful { id, index, digest: self.objects[&id].digest }).collect()
+        let fragments = page.unflushed.values().filter_map(|&(id, index)| {
+            let entry = &self.objects[&id];
+            let under = entry.acks[index].map(|ack| ack.boot).filter(|&under| under != boot)?;
+            Some(Doubtful { id, index, digest: entry.digest, boot: under })
+        });
+        fragments.collect()
     }
 
     /// Nodes that have something to flush.
@@ -224,6 +237,15 @@ impl Ledger {
     /// *Stored* objects that are not yet flushed on enough nodes.
     pub(super) fn unflushed_objects(&self) -> Vec<ObjectId> {
         self.objects.iter().filter(|(_, entry)| entry.is_unflushed()).map(|(&id, _)| id).collect()
+    }
+
+    /// Do not keep bytes any longer for the sake of nodes that have not flushed though enough others have.
+    pub(super) fn let_go(&mut self) {
+        let enough =
+            |entry: &&mut Entry| entry.senders == 0 && entry.margin.is_some() && !entry.is_unflushed();
+        for entry in self.objects.values_mut().filter(enough) {
+            self.held_bytes -= entry.encoded.take().map_or(0, |encoded| encoded.size());
+        }
     }
 
     /// Whether a *stored* object is not yet flushed on enough nodes.
@@ -304,11 +326,11 @@ impl Ledger {
             entry.recorded.clone_from(&now);
             self.changes.insert(id, now);
         }
-        if !entry.is_unflushed() {
+        let is_settled = entry.acks.iter().flatten().all(|ack| ack.unflushed.is_none());
+        if is_settled && !entry.is_unflushed() {
             self.held_bytes -= entry.encoded.take().map_or(0, |encoded| encoded.size());
         }
-        let is_flushed = entry.acks.iter().flatten().all(|ack| ack.unflushed.is_none());
-        if entry.encoded.is_none() && is_flushed {
+        if is_settled && entry.encoded.is_none() {
             self.objects.remove(&id);
         }
     }

@@ -147,7 +147,7 @@ impl Spread {
 
     /// Whether it cannot become stored even if every node still in question takes what it would be sent.
     pub(super) fn is_hopeless(&self) -> bool {
-        !self.could_be_stored(|standing| standing != Standing::Out)
+        !self.is_stored() && !self.could_be_stored(|standing| standing != Standing::Out)
     }
 
     /// Whether it would have become stored with these nodes' help.

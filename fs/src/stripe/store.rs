@@ -81,13 +81,19 @@ impl Stripe {
         Ok(permit.expect("the semaphore is never closed"))
     }
 
-    /// Small ones only, copied: a slice would keep the whole object's memory from being used again.
+    /// Small ones only: the cache copies what is a slice of a larger buffer.
     fn cache_stored(&self, encoded: &Encoded) {
         for (index, fragment) in encoded.fragments[..encoded.code.m()].iter().enumerate() {
             if fragment.len() <= self.options.cached_on_store {
-                self.cache.insert(encoded.id, index as u8, Bytes::copy_from_slice(fragment));
+                self.cache.insert(encoded.id, index as u8, fragment.clone());
             }
         }
+    }
+
+    /// Whoever was sending an object does so no longer.
+    pub(super) fn finished(&self, id: ObjectId) {
+        self.book(|ledger| ledger.finished(id));
+        self.finished.notify_waiters();
     }
 
     /// Waits until no object is being sent any more; bounded, as every sending is.
@@ -116,6 +122,7 @@ struct Dispersal {
     /// Who did not take a fragment, and why.
     refusals: Vec<(NodeId, TransportError)>,
     stored_since: Option<Instant>,
+    hopeless_since: Option<Instant>,
 }
 
 /// How one fragment's sending ended.
@@ -151,6 +158,7 @@ impl Dispersal {
             sent: HashMap::new(),
             refusals: Vec::new(),
             stored_since: None,
+            hopeless_since: None,
         }
     }
 
@@ -164,8 +172,10 @@ impl Dispersal {
         let mut told = Some(told);
         let stripe = self.stripe.clone();
         loop {
-            for (index, node) in self.spread.next_sends() {
-                puts.push(self.put(index, node));
+            if self.hopeless_since.is_none() {
+                for (index, node) in self.spread.next_sends() {
+                    puts.push(self.put(index, node));
+                }
             }
             if let Some(verdict) = told.is_some().then(|| self.verdict()).flatten() {
                 let failed = verdict.is_err();
@@ -184,8 +194,7 @@ impl Dispersal {
                 () = stripe.pressure.notified(), if told.is_none() => self.all_overdue(),
             }
         }
-        stripe.book(|ledger| ledger.finished(self.encoded.id));
-        stripe.finished.notify_waiters();
+        stripe.finished(self.encoded.id);
     }
 
     fn put(&mut self, index: usize, node: NodeId) -> BoxFuture<'static, Put> {
@@ -236,7 +245,12 @@ impl Dispersal {
         if self.was_fenced() {
             return Some(Err(Error::ReadOnly));
         }
-        let over = self.spread.is_hopeless() || self.spread.is_settled() || now >= self.deadline;
+        if self.spread.is_hopeless() {
+            self.hopeless_since.get_or_insert(now);
+        }
+        // The rest may still say what is wrong with it, for the sentence to be complete.
+        let has_waited = self.hopeless_since.is_some_and(|since| now >= since + self.stripe.options.grace);
+        let over = has_waited || self.spread.is_settled() || now >= self.deadline;
         over.then(|| Err(self.too_few()))
     }
 
@@ -274,7 +288,8 @@ impl Dispersal {
         let late = self.sent.values().map(|&sent| sent + patience).filter(|&at| at > Instant::now()).min();
         let end = if waiting { self.deadline } else { self.completion_end() };
         let grace = self.stored_since.filter(|_| waiting).map(|since| since + self.grace());
-        [late, grace].into_iter().flatten().fold(end, Instant::min)
+        let hopeless = self.hopeless_since.map(|since| since + self.stripe.options.grace);
+        [late, grace, hopeless].into_iter().flatten().fold(end, Instant::min)
     }
 
     fn completion_end(&self) -> Instant {
