@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::code::Code;
 use common::hash::HashId;
+use common::nearest::nearest;
 use common::size::ByteSize;
 
 use crate::cli::MountArgs;
@@ -301,7 +302,7 @@ fn yaml_text(value: &yaml_serde::Value) -> Option<String> {
 }
 
 fn unknown_name(name: &str) -> String {
-    match nearest(name, NAMES) {
+    match nearest(name, &NAMES) {
         Some(nearest) => format!("there is no option {name}: did you mean {nearest}?"),
         None => format!("there is no option {name}: the options are {}", NAMES.join(", ")),
     }
@@ -508,33 +509,6 @@ fn at_least_a_second(text: &str) -> Result<Duration, String> {
     Ok(limit)
 }
 
-/// The candidate that takes the fewest edits to become `name`, if those are few enough to be a slip.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let slips = |length: usize| length.max(3) / 3 + 1;
-    candidates
-        .into_iter()
-        .map(|candidate| (edits(name, candidate), candidate))
-        .filter(|(edits, candidate)| *edits <= slips(candidate.len().min(name.len())))
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance, one row at a time.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -698,13 +672,5 @@ mod tests {
         for wrong in ["", ".", "..", ".x", "a/b", "a b", "a\n", "\u{e4}"] {
             assert!(volume_name(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn the_nearest_name_is_a_slip_away_or_none() {
-        assert_eq!(nearest("cach-disk", NAMES), Some("cache-disk"));
-        assert_eq!(nearest("pears", NAMES), Some("peers"));
-        assert_eq!(nearest("compression", NAMES), None);
-        assert_eq!(edits("kitten", "sitting"), 3);
     }
 }

@@ -113,9 +113,9 @@ fn report(mut pipe: &File, word: &str, sentence: &str) -> io::Result<()> {
 pub async fn answers(mountpoint: &Path) -> Result<(), Refusal> {
     let shown = mountpoint.display();
     let path = mountpoint.to_owned();
-    let asked = tokio::task::spawn_blocking(move || host::statfs(&path));
+    let asked = tokio::task::spawn_blocking(move || host::free_bytes(&path));
     match tokio::time::timeout(ANSWER_LIMIT, asked).await {
-        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Ok(_))) => Ok(()),
         Ok(Ok(Err(error))) => {
             Err(Refusal(format!("the mount at {shown} does not answer: {}", reason(&error))))
         }

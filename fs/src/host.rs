@@ -99,6 +99,56 @@ fn device(path: &Path) -> io::Result<String> {
     Ok(format!("{}:{}", libc::major(device), libc::minor(device)))
 }
 
+/// Mount a FUSE file system without the help of fusermount3, which only root may; everything it is asked comes from
+/// the returned device. `options` are mount(8)'s, and the kernel's own for FUSE.
+pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mode = mountpoint.metadata()?.mode();
+    let (user, group) = user_and_group();
+    let mut data = format!("fd={},rootmode={mode:o},user_id={user},group_id={group}", device.as_raw_fd());
+    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
+    for option in options {
+        match mount_flag(option) {
+            Some((flag, true)) => flags |= flag,
+            Some((flag, false)) => flags &= !flag,
+            None => data = format!("{data},{option}"),
+        }
+    }
+    let [source, mountpoint, kind, data] = [
+        CString::new(source)?,
+        CString::new(mountpoint.as_os_str().as_bytes())?,
+        CString::new(FILESYSTEM_TYPE)?,
+        CString::new(data)?,
+    ];
+    // SAFETY: all four are C strings that outlive the call; FUSE takes its data as one.
+    check(unsafe {
+        libc::mount(source.as_ptr(), mountpoint.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+    })?;
+    Ok(device.into())
+}
+
+/// The flag of mount(2) an option sets (`true`) or clears.
+fn mount_flag(option: &str) -> Option<(libc::c_ulong, bool)> {
+    Some(match option {
+        "ro" => (libc::MS_RDONLY, true),
+        "nosuid" => (libc::MS_NOSUID, true),
+        "suid" => (libc::MS_NOSUID, false),
+        "nodev" => (libc::MS_NODEV, true),
+        "dev" => (libc::MS_NODEV, false),
+        "noexec" => (libc::MS_NOEXEC, true),
+        "exec" => (libc::MS_NOEXEC, false),
+        "noatime" => (libc::MS_NOATIME, true),
+        "atime" => (libc::MS_NOATIME, false),
+        "nodiratime" => (libc::MS_NODIRATIME, true),
+        "diratime" => (libc::MS_NODIRATIME, false),
+        "relatime" => (libc::MS_RELATIME, true),
+        "strictatime" => (libc::MS_STRICTATIME, true),
+        "sync" => (libc::MS_SYNCHRONOUS, true),
+        "dirsync" => (libc::MS_DIRSYNC, true),
+        _ => return None,
+    })
+}
+
 /// Unmount; `lazily` means at once, for all who come later, even while it is in use.
 /// `ResourceBusy` while it is in use.
 pub fn unmount(mountpoint: &Path, lazily: bool) -> io::Result<()> {
@@ -124,30 +174,33 @@ fn unmount_with_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     Err(io::Error::new(kind, words))
 }
 
-/// Ask a mount for its size, and so whether it answers.
-pub fn statfs(path: &Path) -> io::Result<()> {
+/// Bytes that may still be written where `path` is; also tells whether a mount answers.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` is a C string, `answer` has room for what statvfs writes, and nobody reads it.
-    check(unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) }).map(drop)
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a C string, and `answer` has room for what statvfs writes.
+    check(unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) })?;
+    // SAFETY: all zeroes is a statvfs, and statvfs has filled it in besides.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+/// Bytes of disk that a folder takes, with all below it; what cannot be seen does not count.
+pub fn disk_usage(folder: &Path) -> u64 {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// Let the kernel read so far ahead on a mount; only root may.
 pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> io::Result<()> {
     let setting = format!("/sys/class/bdi/{}/read_ahead_kb", device(mountpoint)?);
     std::fs::write(setting, kib.to_string())
-}
-
-/// Open files up to the hard limit: every connection and every file of the cache is one.
-pub fn raise_file_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives through both calls, which read and write only it.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }
 
 /// Whether root runs this.

@@ -15,11 +15,12 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 
 use crate::config::{DEFAULT_CODE, DEFAULT_NAME, DEFAULT_OBJECT_SIZE, Shape};
-use crate::host::{self, reason};
+use crate::host::{self, MountEntry, reason};
 use crate::inode::Time;
 use crate::metadata::{Configuration, VolumeSettings};
 use crate::state::Refusal;
 use crate::transport::{FragmentTransport, NodeAddress, TransportError};
+use crate::umount::daemon_of;
 
 /// A place to mount on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,10 +39,10 @@ pub fn look_at(path: &Path) -> Result<Place, Refusal> {
     let refused =
         |error: &io::Error| Refusal(format!("the mount point {shown} cannot be used: {}", reason(error)));
     let mount = host::mount_at(path).map_err(|error| refused(&error))?;
+    if let Some(mount) = mount.filter(MountEntry::is_ours) {
+        return look_at_ours(mount);
+    }
     match path.metadata() {
-        Ok(_) if mount.as_ref().is_some_and(|mount| mount.is_ours()) => {
-            Err(Refusal(format!("there is an avidfs mount at {shown} already")))
-        }
         Ok(metadata) if !metadata.is_dir() => {
             Err(Refusal(format!("the mount point {shown} is not a directory")))
         }
@@ -50,17 +51,27 @@ pub fn look_at(path: &Path) -> Result<Place, Refusal> {
             let path = path.canonicalize().map_err(|error| refused(&error))?;
             Ok(Place { path, dead: false })
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => match mount {
-            Some(mount) if mount.is_ours() => Ok(Place { path: mount.mountpoint, dead: true }),
-            _ => {
-                Err(Refusal(format!("there is a dead mount of another program at {shown}: unmount it first")))
-            }
-        },
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            Err(Refusal(format!("there is a dead mount of another program at {shown}: unmount it first")))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Refusal(format!("the mount point {shown} does not exist: make it with mkdir")))
         }
         Err(error) => Err(refused(&error)),
     }
+}
+
+/// A mount of ours is dead when its daemon has ended and the kernel says so. The daemon is asked first: one that
+/// hangs would let us hang in the kernel; and not by stat, which the kernel answers for the dead from memory.
+fn look_at_ours(mount: MountEntry) -> Result<Place, Refusal> {
+    let gone = daemon_of(&mount)?.is_none();
+    let dead = || {
+        host::free_bytes(&mount.mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    };
+    if gone && dead() {
+        return Ok(Place { path: mount.mountpoint, dead: true });
+    }
+    Err(Refusal(format!("there is an avidfs mount at {} already", mount.mountpoint.display())))
 }
 
 fn check_empty(path: &Path) -> Result<(), Refusal> {

@@ -34,6 +34,7 @@ pub fn status(mountpoint: &str, status: &VolumeStatus) -> String {
         ("nodes", nodes_line(status)),
     ];
     lines.extend(pending(status).map(|text| ("pending", text)));
+    lines.extend(liars(status).map(|text| ("lies", text)));
     let mut text = aligned(&lines);
     text.push_str(&node_table(&status.nodes));
     text
@@ -58,13 +59,29 @@ fn pending(status: &VolumeStatus) -> Option<String> {
     if status.dirty_bytes > 0 {
         parts.push(format!("{} on their way to the nodes", size(status.dirty_bytes)));
     }
+    if status.stripe.completing_objects > 0 {
+        parts.push(format!("{} being completed", plural(status.stripe.completing_objects, "object")));
+    }
     if status.backlog_bytes > 0 {
         parts.push(format!("{} in the backlog", size(status.backlog_bytes)));
     }
     if status.objects_not_at_home > 0 {
-        parts.push(format!("{} objects with a fragment away from home", count(status.objects_not_at_home)));
+        let objects = plural(status.objects_not_at_home as usize, "object");
+        parts.push(format!("{objects} with a fragment away from home"));
     }
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Nodes that gave bytes which did not check: a bad disk, or worse.
+fn liars(status: &VolumeStatus) -> Option<String> {
+    let lies = status.stripe.lies.iter().map(|(node, lies)| {
+        let identity = node.to_string();
+        let known = status.nodes.iter().find(|known| known.node.as_deref() == Some(&identity));
+        let shown = known.map_or(short(&identity), |known| &known.address);
+        format!("{} from {shown} did not check", plural(*lies as usize, "answer"))
+    });
+    let lies: Vec<String> = lies.collect();
+    (!lies.is_empty()).then(|| lies.join(", "))
 }
 
 fn node_table(nodes: &[NodeReport]) -> String {
@@ -258,6 +275,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stripe::StripeStatus;
     use crate::volume::SpaceReport;
 
     fn node(k: u16, down: bool) -> NodeReport {
@@ -292,7 +310,7 @@ mod tests {
             objects_not_at_home: u64::from(down),
             dirty_bytes: 0,
             backlog_bytes: 0,
-            stripe: serde_json::Value::Null,
+            stripe: StripeStatus::default(),
         }
     }
 
@@ -314,6 +332,14 @@ mod tests {
         assert!(text.contains("down for 2 min"));
         assert!(text.contains("2 objects with a fragment away from home"));
         assert!(status("/mnt/home", &some_status(3)).contains("too few to store anything"));
+    }
+
+    #[test]
+    fn a_node_that_lied_is_named() {
+        let mut volume = some_status(0);
+        volume.stripe.lies.insert(format!("{:032x}", 2).parse().unwrap(), 7);
+        let text = status("/mnt/home", &volume);
+        assert!(text.contains("lies      7 answers from http://10.0.0.2:7001 did not check\n"), "{text}");
     }
 
     #[test]
