@@ -270,12 +270,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
     /// The names of all extended attributes.
     fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
-<<<<<<< HEAD
-    /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`).
-=======
     /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`). Stamps
     /// ctime. `Range` beyond `MAX_XATTR_NAME` or `MAX_XATTR_VALUE` and for an empty name.
->>>>>>> refs/heads/meta
     fn set_xattr(
         &self,
         ino: Ino,
@@ -285,11 +281,7 @@ pub trait MetadataStore: Send + Sync + 'static {
         replace: bool,
         now: Time,
     ) -> Result<()>;
-<<<<<<< HEAD
-    /// Remove one. `NoAttribute`.
-=======
     /// Remove one. Stamps ctime. `NoAttribute`.
->>>>>>> refs/heads/meta
     fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()>;
 
     /// The extents that have bytes in a range, by offset, uncut. They never overlap, and none lies beyond the size.
