@@ -1,5 +1,6 @@
 //! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake` and `server`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Router;
@@ -210,13 +211,24 @@ async fn keep(
 }
 
 async fn fetch(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
+    if let (Some(offset), Some(length)) = (options.offset, options.length) {
+        return fetch_slice(&node, names, offset..offset.saturating_add(length)).await;
+    }
     if options.offset.is_some() || options.length.is_some() {
-        return Err(bad_request("slices are not served"));
+        return Err(bad_request("a slice has both offset and length"));
     }
     let (space, name) = (names.space(), names.fragment());
     let length = node.store.body_length(space, &name).unwrap_or(0);
     let share = node.intake.share(length).await?;
     let kept = node.work(length, move |store| store.get(space, &name)).await?;
+    Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
+}
+
+async fn fetch_slice(node: &Node, names: Names, range: Range<u64>) -> Answer {
+    let (space, name) = (names.space(), names.fragment());
+    let length = node.store.slice_length(space, &name, range.clone())?;
+    let share = node.intake.share(length).await?;
+    let kept = node.work(length, move |store| store.slice(space, &name, range)).await?;
     Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
 }
 

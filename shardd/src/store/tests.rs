@@ -475,6 +475,7 @@ fn a_client_cannot_hide_a_record_inside_a_fragment() {
         index: 0,
         fpcc: &inner.fpcc,
         fragment_length: 150,
+        tree_groups: 0,
     };
     let mut bytes = vec![0; 20_000];
     for at in (0..19_000).step_by(64) {
@@ -492,4 +493,50 @@ fn a_client_cannot_hide_a_record_inside_a_fragment() {
     damaged[0] ^= 1;
     std::fs::write(path, damaged).unwrap();
     assert_eq!(open(folder.path()).list(S, "", 10).unwrap().objects, []);
+}
+
+#[test]
+fn slices_verify_wherever_they_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for length in [100, 32_768, 32_769, 32_770, 200_001, 1_000_000] {
+        let object = object(length as u64, length);
+        let (fpcc, key) = (Fpcc::parse(&object.fpcc).unwrap(), format!("k{length}"));
+        store.keep_object(&key, 1, &object).unwrap();
+        let end = object.fragments[1].len() as u64;
+        for range in [0..1, 0..end, end - 1..end, end / 2..end / 2 + 1, end / 3..end] {
+            let kept = store.slice(S, &name(&key, 1), range.clone()).unwrap();
+            assert_eq!(kept.fpcc(), object.fpcc);
+            let length = store.slice_length(S, &name(&key, 1), range.clone()).unwrap();
+            assert_eq!(kept.body.len(), length);
+            let root = fpcc.fragment_hash(1);
+            let bytes = common::slice::verify_slice(root, end, range.clone(), kept.fragment()).unwrap();
+            assert_eq!(bytes, object.fragments[1].slice(range.start as usize..range.end as usize));
+        }
+        for wrong in [0..0, 5..4, 0..end + 1, u64::MAX - 1..u64::MAX] {
+            assert!(matches!(store.slice(S, &name(&key, 1), wrong), Err(StoreError::Request(_))));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_tree_costs_time_and_a_damaged_fragment_its_slices() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let object = object(1, 200_000);
+    store.keep_object("k", 0, &object).unwrap();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let whole = std::fs::read(path).unwrap();
+    let flip = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    flip(whole.len() - 100);
+    let kept = store.slice(S, &name("k", 0), 50_000..50_010).unwrap();
+    let root = *Fpcc::parse(&object.fpcc).unwrap().fragment_hash(0);
+    assert!(common::slice::verify_slice(&root, 100_000, 50_000..50_010, kept.fragment()).is_ok());
+    flip(64 + 1 + object.fpcc.len() + 50_000);
+    assert!(matches!(store.slice(S, &name("k", 0), 50_000..50_010), Err(StoreError::NotFound(_))));
+    assert!(store.slice(S, &name("k", 0), 0..10).is_ok());
 }
