@@ -28,9 +28,9 @@ pub struct Fpcc {
     hash: HashId,
     fragment_length: u64,
     object_length: u64,
-    /// cc[0..n].
+    /// `cc[0..n]`.
     hashes: Box<[Hash]>,
-    /// fp[0..m].
+    /// `fp[0..m]`.
     fingerprints: Box<[Fingerprint]>,
     /// r, recomputed from everything above but the fingerprints.
     point: Point,
@@ -79,7 +79,7 @@ pub enum FpccError {
     },
 }
 
-/// How a fragment differs from what the FPCC asks for.
+/// How a fragment, or a slice of one, differs from what the FPCC asks for.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Inconsistent {
     /// There is no fragment of that index.
@@ -98,10 +98,20 @@ pub enum Inconsistent {
         /// Its length.
         found: u64,
     },
+    /// A byte range that is empty or does not lie within the fragment.
+    #[error("there are no bytes {start}..{end} in a fragment of {length} bytes")]
+    Range {
+        /// First byte asked for.
+        start: u64,
+        /// One past the last.
+        end: u64,
+        /// L.
+        length: u64,
+    },
     /// Other bytes than those the object was stored with: a lying node, a broken disk.
     #[error("the fragment hashes to {found} instead of {expected}")]
     Hash {
-        /// cc[index].
+        /// `cc[index]`.
         expected: Hash,
         /// Its hash.
         found: Hash,
@@ -230,7 +240,7 @@ impl Fpcc {
         self.object_length
     }
 
-    /// cc[index], the hash of a fragment. Panics when there is no such fragment.
+    /// `cc[index]`, the hash of a fragment. Panics when there is no such fragment.
     pub fn fragment_hash(&self, index: usize) -> &Hash {
         &self.hashes[index]
     }

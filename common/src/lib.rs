@@ -6,4 +6,7 @@ pub mod fingerprint;
 pub mod fpcc;
 pub mod gf256;
 pub mod hash;
+pub mod nearest;
+pub mod size;
+pub mod slice;
 pub mod wire;

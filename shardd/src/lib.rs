@@ -1,1 +1,19 @@
 //! One node: fragments in, fragments out, nothing it has not checked.
+//!
+//! [`Store`] keeps them, [`app`] is the node as an HTTP service without a socket, [`serve`] gives it one.
+
+mod api;
+mod batch;
+mod buffers;
+pub mod config;
+mod error;
+mod intake;
+mod metrics;
+mod server;
+mod store;
+
+pub use api::app;
+pub use error::StoreError;
+pub use intake::Limits;
+pub use server::serve;
+pub use store::{Author, Space, Store, StoreOptions, StoredFragment, Usage, raise_file_limit};

@@ -1,2 +1,70 @@
 //! The node program.
-fn main() {}
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use shardd::config::{Config, Flags};
+use shardd::{Limits, Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Large bodies are hashed and written on these, and flushes wait here.
+const BLOCKING_THREADS: usize = 16;
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shardd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::of(flags)?;
+    let filter =
+        EnvFilter::try_new(&config.log).map_err(|error| format!("--log {:?}: {error}", config.log))?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    shardd::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(&config))
+}
+
+async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.map_err(|error| format!("listen on {}: {error}", config.listen))?;
+    let store = open(config).await?;
+    let address = listener.local_addr()?;
+    println!("listening on http://{address}");
+    let usage = store.usage();
+    tracing::info!(%address, node = %store.node(), fragments = usage.fragments, used = usage.used_bytes, "started");
+    let limits = Limits::default();
+    let app = shardd::app(store.clone(), limits.clone());
+    shardd::serve(listener, app, limits, async {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+    })
+    .await;
+    tracing::info!("stopping");
+    tokio::task::spawn_blocking(move || store.close()).await??;
+    Ok(())
+}
+
+async fn open(config: &Config) -> Result<Arc<Store>, Box<dyn std::error::Error>> {
+    let options =
+        StoreOptions { data: config.data.clone(), capacity: config.capacity, zone: config.zone.clone() };
+    Ok(tokio::task::spawn_blocking(|| Store::open(options)).await??)
+}

@@ -400,16 +400,16 @@ unsafe fn fused<V: Register, const R: usize, const U: usize>(
                 let input = input.as_ptr().add(at);
                 let factors: [V::Factor; U] =
                     std::array::from_fn(|u| V::load(input.add(u * V::BYTES)).factor());
-                for r in 0..R {
-                    let constant = &V::constants()[usize::from(rows[r][c])];
-                    for u in 0..U {
-                        sums[r][u] = sums[r][u].add(V::times(factors[u], constant));
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let constant = &V::constants()[usize::from(row[c])];
+                    for (sum, factor) in sums.iter_mut().zip(factors) {
+                        *sum = sum.add(V::times(factor, constant));
                     }
                 }
             }
-            for r in 0..R {
-                for u in 0..U {
-                    sums[r][u].store(outputs[r].add(at + u * V::BYTES));
+            for (sums, output) in sums.iter().zip(outputs) {
+                for (u, sum) in sums.iter().enumerate() {
+                    sum.store(output.add(at + u * V::BYTES));
                 }
             }
         }
@@ -447,7 +447,8 @@ pub unsafe fn evaluate_avx2(point: &Block, data: &[u8]) -> Block {
     unsafe { evaluate::<Avx2, 8>(point, data) }
 }
 
-/// Registers of data between two reductions. More cost more powers of the point, fewer cost more reductions.
+/// The most registers of data between two reductions. More cost more powers of the point, fewer cost more reductions;
+/// short data takes fewer.
 const GROUP: usize = 32;
 
 /// Horner's rule with one polynomial per lane, in powers of S = point^lanes; the lanes are put together at the end.
@@ -466,12 +467,12 @@ unsafe fn evaluate<V: Register, const K: usize>(point: &Block, data: &[u8]) -> B
     unsafe {
         let mut powers = [*point; GROUP];
         powers[0] = (1..lanes).fold(*point, |power, _| product::<V, K>(&power, point));
-        let needed = GROUP.min(whole.len() / V::BYTES);
-        for e in 1..needed {
+        let group = (whole.len() / V::BYTES / 4).clamp(4, GROUP);
+        for e in 1..group {
             powers[e] = product::<V, K>(&powers[e - 1], &powers[0]);
         }
         let mut state = V::zero();
-        for group in whole.chunks(GROUP * V::BYTES) {
+        for group in whole.chunks(group * V::BYTES) {
             state = fold::<V, K>(state, group, &powers);
         }
         let mut blocks = [0; 64];
@@ -553,9 +554,8 @@ unsafe fn add_products<V: Register, const K: usize>(
     // SAFETY: the caller's.
     unsafe {
         let factor = register.factor();
-        for k in 0..K {
-            let constant = &V::constants()[usize::from(power[first + k])];
-            sums[k] = sums[k].add(V::times(factor, constant));
+        for (sum, coefficient) in sums.iter_mut().zip(&power[first..]) {
+            *sum = sum.add(V::times(factor, &V::constants()[usize::from(*coefficient)]));
         }
     }
 }

@@ -1,0 +1,186 @@
+//! What one node does per second, CPU second and byte of memory, over loopback.
+//!
+//! `cargo bench -p shardd --bench node [-- FOLDER]`; FOLDER is /dev/shm by default, so that no disk is measured.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use common::codec::{Codec, split};
+use common::fpcc::Fpcc;
+use common::hash::HashId;
+use common::wire::{FragmentName, Operation, encode_batch, fragment_prefix};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+fn main() {
+    let folder = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
+    let folder = folder.unwrap_or_else(|| "/dev/shm".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for hash in [HashId::Blake3, HashId::Sha256] {
+        println!("{hash}, data in {folder}");
+        let temp = tempfile::tempdir_in(&folder).unwrap();
+        let node = Node::start(temp.path());
+        runtime.block_on(measure(&node, hash));
+    }
+}
+
+async fn measure(node: &Node, hash: HashId) {
+    let large = Encoded::of(4 << 20, hash);
+    let small = Encoded::of(4200, hash);
+    for connections in [1, 8, 32] {
+        let count = 768;
+        let label = format!("put 1.33 MiB, {connections} connections");
+        node.run(&label, count, large.body.len(), connections, |i| large.put(&format!("l{connections}-{i}")))
+            .await;
+        let label = format!("get 1.33 MiB, {connections} connections");
+        node.run(&label, count, large.body.len(), connections, |i| get(&format!("l{connections}-{i}"))).await;
+    }
+    for connections in [1, 8] {
+        let label = format!("put 1.4 KiB, {connections} connections");
+        node.run(&label, 20_000, small.body.len(), connections, |i| {
+            small.put(&format!("s{connections}-{i}"))
+        })
+        .await;
+        let label = format!("get 1.4 KiB, {connections} connections");
+        node.run(&label, 20_000, small.body.len(), connections, |i| get(&format!("s{connections}-{i}")))
+            .await;
+    }
+    let per_batch = 1000;
+    let label = format!("put 1.4 KiB, {per_batch} per batch");
+    node.run(&label, 20, small.body.len() * per_batch, 1, |i| small.batch(i, per_batch)).await;
+    node.run("flush", 2000, 0, 1, |_| post("/flush", Bytes::new())).await;
+    println!("  peak memory of the node: {:.0} MiB", node.peak_memory_mib());
+}
+
+struct Encoded {
+    body: Bytes,
+    fpcc: Bytes,
+    fragment: Bytes,
+}
+
+impl Encoded {
+    fn of(length: usize, hash: HashId) -> Encoded {
+        let code = "3+2".parse().unwrap();
+        let object: Vec<u8> = (0..length as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 11) as u8).collect();
+        let codec = Codec::of(code);
+        let data = split(code, &object.into());
+        let parity = codec.parity_of(&data);
+        let slices: Vec<&[u8]> = data.iter().map(|f| &f[..]).chain(parity.iter().map(|f| &f[..])).collect();
+        let fpcc = Bytes::from(Fpcc::compute(&codec, hash, length as u64, &slices).to_bytes());
+        let mut body = BytesMut::from(&fragment_prefix(&fpcc)[..]);
+        body.put_slice(&data[0]);
+        Encoded { body: body.freeze(), fpcc, fragment: data[0].clone() }
+    }
+
+    fn put(&self, key: &str) -> Request<Full<Bytes>> {
+        post(&format!("/objects/{key}/1/fragment/0"), self.body.clone())
+    }
+
+    fn batch(&self, batch: usize, count: usize) -> Request<Full<Bytes>> {
+        let put = |i| Operation::Put {
+            name: FragmentName { key: format!("b{batch}-{i}"), version: 1, index: 0 },
+            fpcc: self.fpcc.clone(),
+            fragment: self.fragment.clone(),
+        };
+        let operations: Vec<_> = (0..count).map(put).collect();
+        post("/batch", encode_batch(&operations).concat().into())
+    }
+}
+
+fn post(path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    Request::post(path).header("host", "node").body(Full::new(body)).unwrap()
+}
+
+fn get(key: &str) -> Request<Full<Bytes>> {
+    let path = format!("/objects/{key}/1/fragment/0");
+    Request::get(path).header("host", "node").body(Full::default()).unwrap()
+}
+
+struct Node {
+    process: Child,
+    address: String,
+}
+
+impl Node {
+    fn start(data: &std::path::Path) -> Node {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_shardd"))
+            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .arg(data.join("node"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+        Node { process, address }
+    }
+
+    async fn run(
+        &self,
+        label: &str,
+        count: usize,
+        bytes: usize,
+        connections: usize,
+        request: impl Fn(usize) -> Request<Full<Bytes>>,
+    ) {
+        let (began, cpu) = (Instant::now(), self.cpu_seconds());
+        let next = std::cell::Cell::new(0);
+        let worker = async || {
+            let mut sender = self.connect().await;
+            while next.get() < count {
+                let i = next.replace(next.get() + 1);
+                let response = sender.send_request(request(i)).await.unwrap();
+                assert_eq!(response.status(), 200);
+                let mut body = response.into_body();
+                while let Some(frame) = body.frame().await {
+                    frame.unwrap();
+                }
+            }
+        };
+        futures_util::future::join_all((0..connections).map(|_| worker())).await;
+        let (seconds, cpu) = (began.elapsed().as_secs_f64(), self.cpu_seconds() - cpu);
+        let gib = (count * bytes) as f64 / GIB;
+        println!(
+            "  {label:<34} {:>8.0}/s {:>7.0} MB/s  node CPU: {:>6.2} s/GiB, {:>6.0} us each",
+            count as f64 / seconds,
+            (count * bytes) as f64 / seconds / 1e6,
+            if gib > 0.0 { cpu / gib } else { 0.0 },
+            cpu / count as f64 * 1e6,
+        );
+    }
+
+    async fn connect(&self) -> SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+        ticks / 100.0
+    }
+
+    fn peak_memory_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,353 @@
+//! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake` and `server`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, MatchedPath, Path, Query, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{delete, get, post, put};
+use bytes::Bytes;
+use common::wire::{
+    BOOT_HEADER, EPOCH_HEADER, FragmentName, MAX_PAGE, NODE_HEADER, NodeInfo, Refusal, RefusalCode,
+    VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
+};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::batch::{self, Batch};
+use crate::error::StoreError;
+use crate::intake::{Intake, Limits};
+use crate::metrics::{Metrics, Operation};
+use crate::store::{Author, Space, Store};
+
+/// Work on fewer bytes than this is done where the request is served: it takes less time than handing it over.
+const INLINE_BYTES: usize = 64 << 10;
+
+/// A node as a value.
+pub fn app(store: Arc<Store>, limits: Limits) -> Router {
+    let intake = Intake::new(limits, store.buffers().clone());
+    let node = Arc::new(Node { store, intake, metrics: Metrics::default() });
+    Router::new()
+        .merge(objects())
+        .nest("/volumes/{volume}", objects())
+        .route("/volumes", get(volumes))
+        .route("/volumes/{volume}", put(register))
+        .route("/info", get(info))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics))
+        .fallback(async || Refused::new(RefusalCode::NotFound, "there is nothing of that name"))
+        .method_not_allowed_fallback(async || {
+            Refused::new(RefusalCode::BadRequest, "that cannot be done with this")
+        })
+        .layer(from_fn_with_state(node.clone(), around))
+        .with_state(node)
+}
+
+/// The same verbs for the object store and for each volume.
+fn objects() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/objects", get(list))
+        .route("/objects/{key}/latest", get(latest))
+        .route("/objects/{key}/{version}", delete(remove))
+        .route("/objects/{key}/{version}/status", get(status))
+        .route("/objects/{key}/{version}/fragment/{index}", get(fetch).post(keep))
+        .route("/batch", post(batch))
+        .route("/flush", post(flush))
+}
+
+struct Node {
+    store: Arc<Store>,
+    intake: Intake,
+    metrics: Metrics,
+}
+
+/// A request that is answered with a refusal.
+#[derive(Debug)]
+pub struct Refused(Refusal);
+
+impl Refused {
+    /// With a sentence for people.
+    pub fn new(error: RefusalCode, message: impl Into<String>) -> Refused {
+        Refused(Refusal { error, message: message.into() })
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Refused {
+        if error.code() == RefusalCode::Io {
+            tracing::error!(%error, "disk");
+        }
+        Refused::new(error.code(), error.to_string())
+    }
+}
+
+impl From<WireError> for Refused {
+    fn from(error: WireError) -> Refused {
+        Refused::new(RefusalCode::BadRequest, error.to_string())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.error.status()).expect("a status of HTTP");
+        let mut response = (status, Json(&self.0)).into_response();
+        response.extensions_mut().insert(self.0.error);
+        response
+    }
+}
+
+type Answer = Result<Response, Refused>;
+
+/// The names in a path.
+#[derive(Deserialize)]
+struct Names {
+    volume: Option<VolumeId>,
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    version: u64,
+    #[serde(default)]
+    index: u8,
+}
+
+impl Names {
+    fn space(&self) -> Space {
+        self.volume.map_or(Space::ObjectStore, Space::Volume)
+    }
+
+    fn author(&self, headers: &HeaderMap) -> Result<Author, Refused> {
+        let Some(volume) = self.volume else { return Ok(Author::Client) };
+        let epoch = headers.get(EPOCH_HEADER).and_then(|epoch| epoch.to_str().ok()?.parse().ok());
+        let missing =
+            || Refused::new(RefusalCode::BadRequest, format!("{EPOCH_HEADER} must be the writer's epoch"));
+        Ok(Author::Writer { volume, epoch: epoch.ok_or_else(missing)? })
+    }
+
+    fn fragment(self) -> FragmentName {
+        FragmentName { key: self.key, version: self.version, index: self.index }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Names {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Names, Refused> {
+        let names = Path::<Names>::from_request_parts(parts, state).await;
+        names.map(|Path(names)| names).map_err(|error| bad_request(&error.body_text()))
+    }
+}
+
+/// What may follow the question mark.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    flush: Option<u8>,
+    index: Option<u8>,
+    after: Option<String>,
+    limit: Option<usize>,
+    offset: Option<u64>,
+    length: Option<u64>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Options {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Options, Refused> {
+        let options = Query::<Options>::from_request_parts(parts, state).await;
+        options.map(|Query(options)| options).map_err(|error| bad_request(&error.body_text()))
+    }
+}
+
+fn bad_request(why: &str) -> Refused {
+    Refused::new(RefusalCode::BadRequest, why)
+}
+
+impl Node {
+    /// Do disk and CPU work: the one place where it leaves the event loop, if there is much of it.
+    async fn work<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> T {
+        if bytes < INLINE_BYTES {
+            return work(&self.store);
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.expect("the store does not panic")
+    }
+
+    async fn flush_if(&self, options: &Options) -> Result<(), Refused> {
+        if options.flush == Some(1) {
+            self.store.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn keep(
+    State(node): State<Arc<Node>>,
+    names: Names,
+    options: Options,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let author = names.author(&headers)?;
+    let body = node.intake.receive(body).await?;
+    let name = names.fragment();
+    node.work(body.len(), move |store| {
+        let (fpcc, fragment) = split_fragment_body(body)?;
+        store.put(&author, &name, &fpcc, &fragment).map_err(Refused::from)
+    })
+    .await?;
+    node.flush_if(&options).await?;
+    let done = if author == Author::Client { "stored" } else { "kept" };
+    Ok(Json(json!({ done: true })).into_response())
+}
+
+async fn fetch(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
+    if options.offset.is_some() || options.length.is_some() {
+        return Err(bad_request("slices are not served"));
+    }
+    let (space, name) = (names.space(), names.fragment());
+    let length = node.store.body_length(space, &name).unwrap_or(0);
+    let share = node.intake.share(length).await?;
+    let kept = node.work(length, move |store| store.get(space, &name)).await?;
+    Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
+}
+
+fn bytes_answer(body: Body) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))], body).into_response()
+}
+
+async fn status(State(node): State<Arc<Node>>, names: Names) -> Answer {
+    Ok(Json(node.store.status(names.space(), &names.key, names.version)?).into_response())
+}
+
+async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {
+    Ok(Json(node.store.latest(names.space(), &names.key)?).into_response())
+}
+
+async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, headers: HeaderMap) -> Answer {
+    let deleted = node.store.delete(&names.author(&headers)?, &names.key, names.version, options.index)?;
+    node.flush_if(&options).await?;
+    Ok(Json(json!({ "deleted": deleted })).into_response())
+}
+
+async fn list(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
+    let limit = options.limit.unwrap_or(MAX_PAGE);
+    if limit == 0 {
+        return Err(bad_request("a page has at least one key"));
+    }
+    let after = options.after.unwrap_or_default();
+    Ok(Json(node.store.list(names.space(), &after, limit)?).into_response())
+}
+
+async fn batch(
+    State(node): State<Arc<Node>>,
+    names: Names,
+    options: Options,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let body = node.intake.receive(body).await?;
+    let received = body.len();
+    let batch = Batch::decode(body)?;
+    let author = if batch.changes() { Some(names.author(&headers)?) } else { None };
+    let space = names.space();
+    node.store.check_space(space)?;
+    let answer_length = batch.answer_length(&node.store, space);
+    let share = node.intake.share(answer_length).await?;
+    let parts =
+        node.work(received.max(answer_length), move |store| batch.carry_out(store, space, author)).await;
+    node.flush_if(&options).await?;
+    Ok(bytes_answer(Body::new(batch::PartsBody::new(parts, share))))
+}
+
+async fn flush(State(node): State<Arc<Node>>, names: Names) -> Answer {
+    node.store.check_space(names.space())?;
+    node.store.flush().await?;
+    Ok(Json(json!({})).into_response())
+}
+
+async fn register(State(node): State<Arc<Node>>, names: Names, body: Body) -> Answer {
+    let body: Bytes = node.intake.receive(body).await?;
+    let descriptor: VolumeDescriptor =
+        serde_json::from_slice(&body).map_err(|error| bad_request(&error.to_string()))?;
+    if Some(descriptor.volume) != names.volume {
+        return Err(bad_request("path and descriptor name different volumes"));
+    }
+    // Rare, and it waits for the disk.
+    let store = node.store.clone();
+    let registered = tokio::task::spawn_blocking(move || store.register(descriptor)).await;
+    registered.expect("the store does not panic")?;
+    Ok(Json(json!({})).into_response())
+}
+
+async fn volumes(State(node): State<Arc<Node>>) -> Response {
+    Json(node.store.volumes()).into_response()
+}
+
+async fn info(State(node): State<Arc<Node>>) -> Response {
+    let usage = node.store.usage();
+    let info = NodeInfo {
+        wire: WIRE_VERSION,
+        node: node.store.node(),
+        boot: node.store.boot(),
+        zone: node.store.zone().map(str::to_owned),
+        capacity_bytes: usage.capacity_bytes,
+        used_bytes: usage.used_bytes,
+        available_bytes: usage.available_bytes,
+        fragments: usage.fragments,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    Json(info).into_response()
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let text = node.metrics.text(&node.store);
+    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))], text).into_response()
+}
+
+/// What happens to every request: it is counted, and its answer says who answers.
+async fn around(
+    State(node): State<Arc<Node>>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let operation = operation(request.method(), path.as_ref().map(MatchedPath::as_str));
+    let timed = node.metrics.begin(operation, body_bytes(request.body()));
+    let mut response = next.run(request).await;
+    let refused = response.extensions_mut().remove::<RefusalCode>();
+    node.metrics.end(timed, body_bytes(response.body()), refused);
+    let headers = response.headers_mut();
+    headers.insert(NODE_HEADER, id_header(&node.store.node()));
+    headers.insert(BOOT_HEADER, id_header(&node.store.boot()));
+    response
+}
+
+fn body_bytes(body: &Body) -> u64 {
+    axum::body::HttpBody::size_hint(body).lower()
+}
+
+fn id_header(id: &impl std::fmt::Display) -> HeaderValue {
+    HeaderValue::from_str(&id.to_string()).expect("hex digits make a header")
+}
+
+fn operation(method: &Method, path: Option<&str>) -> Operation {
+    let path = path.unwrap_or_default();
+    match (method.as_str(), path.strip_prefix("/volumes/{volume}").unwrap_or(path)) {
+        ("POST", "/objects/{key}/{version}/fragment/{index}") => Operation::Put,
+        ("GET", "/objects/{key}/{version}/fragment/{index}") => Operation::Get,
+        ("DELETE", _) => Operation::Delete,
+        (_, "/batch") => Operation::Batch,
+        (_, "/flush") => Operation::Flush,
+        (_, "/objects") => Operation::List,
+        _ => Operation::Other,
+    }
+}
