@@ -79,8 +79,7 @@ remount() {
 }
 
 daemon_pid() {
-  # The process that holds the lock of the state folder.
-  fuser "$dir/state/lock" 2>/dev/null | tr -d ' '
+  cat "$dir/state/lock"
 }
 
 peak_mib() {
@@ -97,7 +96,6 @@ read_out() {
 }
 
 step "One file of $gib GiB, code 3+2, five nodes on tmpfs, $(nproc) cores"
-need fuser:psmisc
 # The first touch of a page is slow on virtual machines, and is not what is measured.
 head -c "$((gib * 8 / 3 + 1))G" /dev/zero >"$dir/touched" && rm "$dir/touched"
 head -c "${gib}G" /dev/urandom >"$dir/source"

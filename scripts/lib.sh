@@ -1,5 +1,6 @@
+#!/usr/bin/env bash
 # What the scripts here share. To be sourced: `source "$(dirname "$0")/lib.sh"`.
-# shellcheck shell=bash
+set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # for those who source this
