@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod embedded;
 pub mod error;
 pub mod fuse;
 pub mod host;

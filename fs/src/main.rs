@@ -11,6 +11,7 @@ use avidfs::cli::{Cli, Command, InfoArgs, MountArgs, StatusArgs, UmountArgs, usa
 use avidfs::config::{self, ConfigError, MountConfig, Surroundings};
 use avidfs::control::{self, Answering, Daemon, Request};
 use avidfs::daemon::{self, Announce, Running};
+use avidfs::embedded::Embedded;
 use avidfs::fuse::{self, FuseOptions};
 use avidfs::host::{self, MountEntry, reason};
 use avidfs::inode::Time;
@@ -22,12 +23,10 @@ use avidfs::report;
 use avidfs::state::{self, Refusal, Remembered, StateFolder};
 use avidfs::stripe::{Stripe, StripeOptions};
 use avidfs::transport::http::{HttpOptions, HttpTransport};
-use avidfs::transport::in_process::InProcessTransport;
 use avidfs::transport::{FragmentTransport, NodeAddress};
 use avidfs::umount::{self, Unmounted};
 use avidfs::volume::{FileReport, Volume, VolumeOptions, VolumeStatus};
 use clap::Parser;
-use shardd::{Limits, Store, StoreOptions};
 
 /// How far the kernel reads ahead on a mount: two objects of the usual size, so that the next one is on its way while
 /// one is read.
@@ -111,7 +110,7 @@ fn surroundings() -> Result<Surroundings<'static>, Refusal> {
 }
 
 fn serve(config: &MountConfig, announce: Announce) -> Result<(), Refusal> {
-    shardd::raise_file_limit();
+    avidfs::embedded::raise_file_limit();
     let runtime = runtime()?;
     let served = runtime.block_on(async {
         let begun = begin(config, &announce).await;
@@ -128,7 +127,7 @@ fn serve(config: &MountConfig, announce: Announce) -> Result<(), Refusal> {
 struct Begun {
     running: Running,
     answering: Answering,
-    embedded: Vec<Arc<Store>>,
+    embedded: Option<Embedded>,
     /// Nobody else uses the folder while this lives.
     _state: StateFolder,
 }
@@ -143,10 +142,8 @@ impl Begun {
         if let Err(refusal) = &ended {
             tracing::error!(%refusal, "unmounted");
         }
-        for node in self.embedded {
-            if let Err(error) = node.close() {
-                tracing::error!(%error, "an embedded node");
-            }
+        if let Some(nodes) = &self.embedded {
+            nodes.close();
         }
         // The answer to `avidfs umount` is on its way once nobody is being answered.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.answering.write()).await;
@@ -201,7 +198,7 @@ struct Opened {
     configuration: Configuration,
     epoch: u32,
     transport: Arc<dyn FragmentTransport>,
-    embedded: Vec<Arc<Store>>,
+    embedded: Option<Embedded>,
 }
 
 async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
@@ -257,12 +254,12 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
             let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
             let (settings, survey) = plan(config, &transport, peers).await?;
             let state = StateFolder::take(&config.state)?;
-            format(config, state, transport, Vec::new(), settings, survey).await
+            format(config, state, transport, None, settings, survey).await
         }
         None => {
             let state = StateFolder::take(&config.state)?;
             let n = config.shape.code.unwrap_or_else(mount::default_code).n();
-            let planned = match embed(&state, n) {
+            let planned = match embedded(&state, n) {
                 Ok(reach) => plan(config, &reach.transport, &reach.addresses).await.map(|plan| (reach, plan)),
                 Err(refusal) => Err(refusal),
             };
@@ -295,7 +292,7 @@ async fn format(
     config: &MountConfig,
     state: StateFolder,
     transport: Arc<dyn FragmentTransport>,
-    embedded: Vec<Arc<Store>>,
+    embedded: Option<Embedded>,
     settings: VolumeSettings,
     survey: Survey,
 ) -> Result<Opened, Refusal> {
@@ -337,7 +334,7 @@ async fn register(
 struct Reach {
     transport: Arc<dyn FragmentTransport>,
     addresses: Vec<NodeAddress>,
-    embedded: Vec<Arc<Store>>,
+    embedded: Option<Embedded>,
 }
 
 fn reach(
@@ -349,7 +346,7 @@ fn reach(
     let remembered: Vec<NodeAddress> = remembered.iter().map(|(address, _)| address.clone()).collect();
     let addresses = match &config.peers {
         Some(peers) => peers.clone(),
-        None if state.nodes().exists() => return embed(state, remembered.len().max(n)),
+        None if state.nodes().exists() => return embedded(state, remembered.len().max(n)),
         None if remembered.is_empty() => {
             return Err(Refusal(
                 "where the volume's nodes are is not known any more: name them with --peers".into(),
@@ -358,25 +355,12 @@ fn reach(
         None => remembered,
     };
     let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
-    Ok(Reach { transport, addresses, embedded: Vec::new() })
+    Ok(Reach { transport, addresses, embedded: None })
 }
 
-/// Run nodes inside this process, on folders below the state folder. They share one disk, so each may fill what it
-/// has already and an equal share of what is free; otherwise `df` would promise the same bytes to each.
-fn embed(state: &StateFolder, count: usize) -> Result<Reach, Refusal> {
-    let free = host::free_bytes(state.path()).map_err(|error| host_refusal("the state folder", &error))?;
-    let open = |k: usize| {
-        let folder = state.nodes().join(k.to_string());
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| host_refusal(&folder.display().to_string(), &error))?;
-        let capacity = Some(host::disk_usage(&folder) + free / count as u64);
-        let options = StoreOptions { capacity, ..StoreOptions::new(&folder) };
-        Store::open(options).map_err(|error| Refusal(error.to_string()))
-    };
-    let embedded: Vec<Arc<Store>> = (0..count).map(open).collect::<Result<_, Refusal>>()?;
-    let routers = embedded.iter().map(|store| shardd::app(store.clone(), Limits::default()));
-    let transport = Arc::new(InProcessTransport::new(routers));
-    Ok(Reach { transport, addresses: (0..count).map(InProcessTransport::address).collect(), embedded })
+fn embedded(state: &StateFolder, count: usize) -> Result<Reach, Refusal> {
+    let nodes = Embedded::open(&state.nodes(), count)?;
+    Ok(Reach { transport: nodes.transport(), addresses: nodes.addresses(), embedded: Some(nodes) })
 }
 
 fn open_store(state: &StateFolder) -> Result<Arc<dyn MetadataStore>, Refusal> {
@@ -484,14 +468,18 @@ fn status_of_pool(peers: &str, json: bool) -> Result<(), Failure> {
 
 fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
     for (position, entry) in mounts.iter().enumerate() {
-        let value: serde_json::Value = daemon(entry)?.ask(Request::Status, Some(QUESTION_LIMIT))?;
+        let mut daemon = daemon(entry)?;
+        let value: serde_json::Value = daemon.ask(Request::Status, Some(QUESTION_LIMIT))?;
         if json {
             print(&pretty(&value));
             continue;
         }
         let status: VolumeStatus = serde_json::from_value(value).map_err(|error| garbled(&error))?;
         let gap = if position > 0 { "\n" } else { "" };
-        print(&format!("{gap}{}", report::status(&entry.mountpoint.display().to_string(), &status)));
+        print(&format!(
+            "{gap}{}",
+            report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
+        ));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::code::Code;
 use common::hash::HashId;
+use common::size::ByteSize;
 use common::wire::{NodeId, NodeInfo, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION};
 use futures_util::future::join_all;
 use rand::TryRngCore;
@@ -273,6 +274,7 @@ pub fn check_shape(shape: &Shape, settings: &VolumeSettings) -> Result<(), Refus
             "volume {name} has {what} {has}, not {asked}: that is fixed when a volume is made"
         )))
     };
+    let bytes = |size: u32| ByteSize(u64::from(size)).to_string();
     match shape {
         Shape { name: Some(asked), .. } if asked != name => Err(Refusal(format!(
             "the state folder belongs to volume {name}, not {asked}: give the other one with --state"
@@ -284,7 +286,7 @@ pub fn check_shape(shape: &Shape, settings: &VolumeSettings) -> Result<(), Refus
             differs("hash", settings.hash.to_string(), asked.to_string())
         }
         Shape { object_size: Some(asked), .. } if *asked != settings.object_size => {
-            differs("object size", settings.object_size.to_string(), asked.to_string())
+            differs("object size", bytes(settings.object_size), bytes(*asked))
         }
         _ => Ok(()),
     }

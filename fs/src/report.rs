@@ -8,7 +8,7 @@ use crate::mount::{Survey, can_store};
 use crate::volume::{FileReport, FragmentReport, NodeReport, ObjectReport, VolumeStatus};
 
 /// `avidfs status` of a mount.
-pub fn status(mountpoint: &str, status: &VolumeStatus) -> String {
+pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
     let mode = if status.read_only { "read-only" } else { "read-write" };
     let mut lines = vec![
         (
@@ -16,7 +16,7 @@ pub fn status(mountpoint: &str, status: &VolumeStatus) -> String {
             format!("{}, code {}, {}, {mode}, epoch {}", status.name, status.code, status.hash, status.epoch),
         ),
         ("identity", status.volume.clone()),
-        ("mounted", mountpoint.to_owned()),
+        ("mounted", format!("{mountpoint}, by process {pid}")),
         (
             "room",
             format!("{} free of {}", size(status.space.available_bytes), size(status.space.total_bytes)),
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_healthy_volume_has_nothing_pending() {
-        let text = status("/mnt/home", &some_status(0));
+        let text = status("/mnt/home", 4711, &some_status(0));
         assert!(text.contains("nodes     5 of 5 up: all is well\n"), "{text}");
         assert!(text.contains(
             "content   1,234,567 files and folders, 10.0 MiB in 10 objects, 9.00 MiB of it in use\n"
@@ -327,18 +327,18 @@ mod tests {
 
     #[test]
     fn a_degraded_volume_says_whether_writing_goes_on() {
-        let text = status("/mnt/home", &some_status(2));
+        let text = status("/mnt/home", 4711, &some_status(2));
         assert!(text.contains("3 of 5 up: reading and writing go on"), "{text}");
         assert!(text.contains("down for 2 min"));
         assert!(text.contains("2 objects with a fragment away from home"));
-        assert!(status("/mnt/home", &some_status(3)).contains("too few to store anything"));
+        assert!(status("/mnt/home", 4711, &some_status(3)).contains("too few to store anything"));
     }
 
     #[test]
     fn a_node_that_lied_is_named() {
         let mut volume = some_status(0);
         volume.stripe.lies.insert(format!("{:032x}", 2).parse().unwrap(), 7);
-        let text = status("/mnt/home", &volume);
+        let text = status("/mnt/home", 4711, &volume);
         assert!(text.contains("lies      7 answers from http://10.0.0.2:7001 did not check\n"), "{text}");
     }
 

@@ -2,7 +2,7 @@
 //! What stands inside the metadata, cache and backlog others know.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -165,7 +165,11 @@ impl StateFolder {
         open.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = open.open(path.join("lock")).map_err(refused)?;
         match lock.try_lock() {
-            Ok(()) => Ok(StateFolder { path: path.to_owned(), _lock: lock, made }),
+            Ok(()) => {
+                // For people and scripts that look for the daemon; nothing here reads it.
+                let _ = lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()));
+                Ok(StateFolder { path: path.to_owned(), _lock: lock, made })
+            }
             Err(TryLockError::WouldBlock) => Err(Refusal(in_use(path))),
             Err(TryLockError::Error(error)) => Err(refused(error)),
         }
