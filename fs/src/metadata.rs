@@ -300,7 +300,7 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// A stored object, condemned ones included. `NotFound`.
     fn object(&self, id: ObjectId) -> Result<ObjectRecord>;
-    /// At most `limit` extents of a file that begin at the offset `from` or later, by offset, each with its
+    /// At most `limit` extents of a file that end after the offset `from`, by offset and uncut, each with its
     /// object's record (which so comes once for each extent). The next page begins at the end of the last extent.
     fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
     /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing

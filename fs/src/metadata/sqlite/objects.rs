@@ -42,7 +42,9 @@ pub(super) fn objects_of(
         ", ",
         rows::object_columns!(),
         " FROM extent e LEFT JOIN object o ON o.id = e.object",
-        " WHERE e.ino = ? AND e.offset >= ? ORDER BY e.offset LIMIT ?"
+        " WHERE e.ino = ?1 AND e.offset + e.length > ?2 AND e.offset >= ",
+        "coalesce((SELECT max(b.offset) FROM extent b WHERE b.ino = ?1 AND b.offset < ?2), ?2) ",
+        "ORDER BY e.offset LIMIT ?3"
     );
     let found = view.rows(sql, (ino.key(), rows::offset(from), rows::limit(limit)), |row| {
         Ok((rows::extent(row, 0)?, rows::object(row, 4)?))
