@@ -28,6 +28,7 @@ use common::hash::HashId;
 use common::wire::{NodeId, ObjectId, VolumeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
 
 pub use self::locate::{FragmentLocation, Presence};
 
@@ -57,7 +58,8 @@ pub struct StripeOptions {
     /// Bytes of fragments kept because they are not flushed yet, from which on all nodes are flushed in the
     /// background. At twice as many, stores wait.
     pub unflushed_bytes: u64,
-    /// How long a *stored* object waits for the rest of its acknowledgements before the rest is left to the background.
+    /// How long a *stored* object waits at least for the rest of its acknowledgements, before the rest is left to the
+    /// background; as long as becoming *stored* took, if that is longer.
     pub grace: Duration,
     /// How long a node may take for a fragment before another one is asked too.
     pub patience: Duration,
@@ -206,10 +208,16 @@ impl Stripe {
         self.ledger.lock().keep_changes(changes);
     }
 
-    /// Returns when there may be changes to take.
+    /// Fragments that the nodes that should have them said they have not, found when reading: object and index.
+    /// The caller makes an exception of each that the metadata still says is somewhere, so that it is rebuilt.
+    pub fn take_losses(&self) -> Vec<(ObjectId, u8)> {
+        self.ledger.lock().take_losses()
+    }
+
+    /// Returns when there may be placement changes or losses to take.
     pub async fn placement_changed(&self) {
         let changed = self.changed.notified();
-        if !self.ledger.lock().has_changes() {
+        if !self.ledger.lock().has_news() {
             changed.await;
         }
     }
@@ -249,10 +257,15 @@ impl Stripe {
     fn book<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.ledger.lock();
         let done = change(&mut ledger);
-        if ledger.has_changes() {
+        if ledger.has_news() {
             self.changed.notify_waiters();
         }
         done
+    }
+
+    /// What is left until `deadline`, but enough for a healthy node to answer: what times out counts as down.
+    fn left(&self, deadline: Instant) -> Duration {
+        (deadline - Instant::now()).max(Duration::from_secs(1))
     }
 
     fn count_lie(&self, node: NodeId) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// Up to here the work is done before another thread would have begun it.
 const INLINE_BYTES: usize = 64 << 10;
@@ -27,16 +28,46 @@ impl Cpu {
         if bytes <= INLINE_BYTES {
             return work();
         }
-        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let working = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
+        let permits = self.permits.clone();
+        // On a task of its own: a permit given to a future that its owner does not poll, because it awaits another of
+        // these, would be held for ever. Nobody awaits the set any more: the task ends.
+        let mut working = JoinSet::new();
+        working.spawn(async move {
+            let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            let working = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                work()
+            });
+            working.await
         });
-        match working.await.map_err(|error| error.try_into_panic()) {
+        let ended = working.join_next().await.expect("one task was spawned");
+        match ended.and_then(|done| done).map_err(|error| error.try_into_panic()) {
             Ok(done) => done,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
             // The runtime is ending and takes this task with it.
             Err(Err(_)) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a read decoded while checks of its other requests waited for the same permits; it hung.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_goes_on_that_nobody_polls() {
+        let cpu = Cpu::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let started: Vec<_> = (0..4 * cores)
+            .map(|_| {
+                let mut work =
+                    Box::pin(cpu.run(1 << 20, || std::thread::sleep(std::time::Duration::from_millis(2))));
+                assert!(futures_util::FutureExt::now_or_never(&mut work).is_none());
+                work
+            })
+            .collect();
+        cpu.run(1 << 20, || ()).await;
+        drop(started);
     }
 }

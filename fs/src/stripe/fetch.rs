@@ -541,7 +541,7 @@ impl Stripe {
     ) -> std::result::Result<RawFragment, TransportError> {
         let address = self.address(node)?;
         let (name, began) = (fragment_name(id, index), Instant::now());
-        let get = self.pool.transport().get(&address, self.options.volume, &name, deadline - began);
+        let get = self.pool.transport().get(&address, self.options.volume, &name, self.left(deadline));
         Ok(self.pool.read_ended(node, began, get.await)?.value)
     }
 
@@ -603,7 +603,7 @@ impl Stripe {
     /// A node that should have a fragment says it has not: the metadata is to say so, too.
     fn note_loss(&self, object: &ObjectRecord, index: usize, node: NodeId) {
         tracing::warn!(object = %object.id, index, node = %self.called(node), "a fragment is gone");
-        self.book(|ledger| ledger.gone(object, index, node));
+        self.book(|ledger| ledger.gone(object.id, index, node));
     }
 }
 

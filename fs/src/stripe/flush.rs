@@ -157,7 +157,7 @@ impl Stripe {
     ) -> std::result::Result<Answer<()>, TransportError> {
         let address = self.address(node)?;
         let began = Instant::now();
-        let ended = self.pool.transport().flush(&address, self.writer(), deadline - began).await;
+        let ended = self.pool.transport().flush(&address, self.writer(), self.left(deadline)).await;
         self.pool.write_ended(node, began, ended)
     }
 
@@ -259,8 +259,11 @@ impl Stripe {
     ) -> std::result::Result<Answer<Vec<OperationAnswer>>, TransportError> {
         let address = self.address(node)?;
         let began = Instant::now();
-        let ended =
-            self.pool.transport().batch(&address, self.writer(), operations, flush, deadline - began).await;
+        let ended = self
+            .pool
+            .transport()
+            .batch(&address, self.writer(), operations, flush, self.left(deadline))
+            .await;
         let answer = self.pool.write_ended(node, began, ended)?;
         if answer.value.len() != operations.len() {
             return Err(TransportError::Garbage("another number of answers than operations".into()));

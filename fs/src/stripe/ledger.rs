@@ -1,7 +1,7 @@
 //! What was acknowledged by whom under which boot id, and what of it is on stable storage (volume.md section 4).
 //! It keeps an object's bytes until they are flushed on enough nodes. Facts in, facts out; no network, no clock.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use common::code::Code;
@@ -10,7 +10,10 @@ use common::wire::{BootId, NodeId, ObjectId};
 
 use super::encoded::Encoded;
 use super::spread::{exceptions, is_stored};
-use crate::metadata::{Exception, ObjectRecord};
+use crate::metadata::Exception;
+
+/// Losses remembered until someone takes them; further ones are found again at the next read.
+const MOST_LOSSES: usize = 1 << 16;
 
 /// See the module.
 #[derive(Default)]
@@ -19,6 +22,7 @@ pub(super) struct Ledger {
     nodes: HashMap<NodeId, NodePage>,
     held_bytes: u64,
     changes: BTreeMap<ObjectId, Vec<Exception>>,
+    losses: BTreeSet<(ObjectId, u8)>,
 }
 
 struct Entry {
@@ -89,8 +93,8 @@ impl Ledger {
         }
     }
 
-    /// A node keeps a fragment; `flushed` if on stable storage. Where two nodes keep it, the one that has it flushed
-    /// counts, then the home, then the first.
+    /// A node keeps a fragment; `flushed` if on stable storage. It counts instead of one that kept it before, unless
+    /// only that one has it flushed.
     pub(super) fn acknowledged(
         &mut self,
         id: ObjectId,
@@ -101,9 +105,7 @@ impl Ledger {
     ) {
         let Some(entry) = self.objects.get_mut(&id) else { return };
         let before = entry.acks[index];
-        let home = entry.homes[index];
-        let is_better = |ack: &Ack| (flushed, node == home) > (ack.unflushed.is_none(), ack.node == home);
-        if before.is_some_and(|ack| ack.node != node && !is_better(&ack)) {
+        if before.is_some_and(|ack| ack.node != node && ack.unflushed.is_none() && !flushed) {
             return;
         }
         // Under the same boot id a flush that covered it once covers it for good.
@@ -193,15 +195,18 @@ impl Ledger {
         }
     }
 
-    /// A node that by this record keeps a fragment says it has not.
-    pub(super) fn gone(&mut self, object: &ObjectRecord, index: usize, node: NodeId) {
-        if self.objects.contains_key(&object.id) {
-            return self.withdraw(object.id, index, |ack| ack.node == node);
+    /// A node that by the metadata keeps a fragment says it has not.
+    pub(super) fn gone(&mut self, id: ObjectId, index: usize, node: NodeId) {
+        if self.objects.contains_key(&id) {
+            self.withdraw(id, index, |ack| ack.node == node);
+        } else if self.losses.len() < MOST_LOSSES {
+            self.losses.insert((id, index as u8));
         }
-        let exceptions = self.changes.entry(object.id).or_insert_with(|| object.exceptions.clone());
-        exceptions.retain(|exception| usize::from(exception.index) != index);
-        exceptions.push(Exception { index: index as u8, node: None });
-        exceptions.sort_unstable_by_key(|exception| exception.index);
+    }
+
+    /// The fragments found missing since the last time.
+    pub(super) fn take_losses(&mut self) -> Vec<(ObjectId, u8)> {
+        std::mem::take(&mut self.losses).into_iter().collect()
     }
 
     /// The object is being deleted. False while someone still sends it.
@@ -302,9 +307,9 @@ impl Ledger {
         }
     }
 
-    /// Whether there are changes to take.
-    pub(super) fn has_changes(&self) -> bool {
-        !self.changes.is_empty()
+    /// Whether there are changes or losses to take.
+    pub(super) fn has_news(&self) -> bool {
+        !self.changes.is_empty() || !self.losses.is_empty()
     }
 
     fn strike(&mut self, ack: Option<Ack>) {

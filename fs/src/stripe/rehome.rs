@@ -67,8 +67,7 @@ impl Stripe {
         let checked =
             checked.map_err(|error| Error::Unreadable { object: object.id, reason: error.to_string() })?;
         let (name, fpcc) = (fragment_name(object.id, index), fetched.fpcc.to_bytes().into());
-        let limit = deadline - Instant::now();
-        let put = self.put_bytes(home, &name, fpcc, checked.into_bytes(), true, limit).await;
+        let put = self.put_bytes(home, &name, fpcc, checked.into_bytes(), true, self.left(deadline)).await;
         if let Err(error) = &put {
             tracing::debug!(object = %object.id, index, node = %self.called(home), %error, "not brought home");
         }

@@ -93,10 +93,15 @@ impl Spread {
         spread
     }
 
-    /// Fragments that lie somewhere already.
+    /// Fragments that lie somewhere already. Where they lie so unevenly that the object cannot become *stored*, some of
+    /// the fullest nodes' are sent elsewhere.
     pub(super) fn with_holders(mut self, holders: Vec<Option<NodeId>>) -> Spread {
         self.holders = holders;
         self.fall_back_if_needed();
+        while self.is_hopeless() {
+            let Some(index) = self.one_of_the_fullest() else { break };
+            self.holders[index] = None;
+        }
         self
     }
 
@@ -118,12 +123,13 @@ impl Spread {
         sends
     }
 
-    /// A node keeps a fragment. Where two do, the home counts, otherwise the first.
-    pub(super) fn acknowledged(&mut self, index: usize, node: NodeId) {
+    /// A node keeps a fragment. Where two do, the home counts, otherwise the first. Returns whether this one does.
+    pub(super) fn acknowledged(&mut self, index: usize, node: NodeId) -> bool {
         self.in_flight.retain(|sent| (sent.index, sent.node) != (index, node));
         if self.holders[index].is_none() || node == self.homes[index] {
             self.holders[index] = Some(node);
         }
+        self.holders[index] == Some(node)
     }
 
     /// A node did not take a fragment; it gets no more of this object.
@@ -208,6 +214,13 @@ impl Spread {
         let held = self.holders.iter().filter(|&&holder| holder == Some(node)).count();
         let open = self.awaited().filter(|&(_, asked)| asked == node).count();
         held + open
+    }
+
+    /// A fragment on the node that holds most, while that is more than one; one that is not at home first.
+    fn one_of_the_fullest(&self) -> Option<usize> {
+        let held = self.holders.iter().enumerate().filter_map(|(index, holder)| Some((index, (*holder)?)));
+        let crowded = held.map(|(index, node)| (self.load(node), node != self.homes[index], index));
+        crowded.filter(|(load, _, _)| *load > 1).max().map(|(_, _, index)| index)
     }
 
     fn send(&mut self, index: usize, node: NodeId) -> (usize, NodeId) {
@@ -423,6 +436,22 @@ mod tests {
         assert_eq!(spread.exceptions().last(), Some(&Exception { index: 3, node: Some(node(0)) }));
         spread.acknowledged(3, node(3));
         assert_eq!(spread.exceptions(), [Exception { index: 2, node: None }]);
+    }
+
+    /// Regression: all fragments had been handed to two nodes before the third death was known, and lay there for good.
+    #[test]
+    fn fragments_that_lie_too_unevenly_are_spread_again() {
+        for returned in 0..3 {
+            let down: Vec<u8> = (0..3).filter(|&k| k != returned).collect();
+            let crowded = [3, 4, 3, 3, 4].map(|k| Some(node(k))).to_vec();
+            let mut spread = spread("3+2", 5, &down).with_holders(crowded);
+            assert!(!spread.is_stored());
+            play(&mut spread, &down);
+            assert!(spread.is_stored(), "when {returned} is back");
+        }
+        let even = [3, 4, 2, 3, 4].map(|k| Some(node(k))).to_vec();
+        let mut spread = spread("3+2", 5, &[0, 1]).with_holders(even);
+        assert!(spread.is_stored() && spread.next_sends().is_empty());
     }
 
     #[test]

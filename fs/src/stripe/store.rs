@@ -64,12 +64,28 @@ impl Stripe {
         Ok(())
     }
 
+    /// Every node that may get a fragment; those that do well first, and among them those that suit the object.
+    fn handoff_order(&self, id: ObjectId, homes: &[NodeId]) -> Vec<NodeId> {
+        let mut order = placement::by_preference(self.nodes_of(self.current), id);
+        let elsewhere: Vec<NodeId> = homes.iter().copied().filter(|home| !order.contains(home)).collect();
+        order.extend(elsewhere);
+        order.sort_by_key(|&node| self.pool.state(node) != NodeState::Up);
+        order
+    }
+
+    fn is_lagging(&self, node: NodeId) -> bool {
+        matches!(self.pool.state(node), NodeState::Lagging | NodeState::Down { .. })
+    }
+
     async fn wait_for_room(&self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit> {
         let all = (2 * self.options.unflushed_bytes).div_ceil(1 << 10) as u32;
         let needed = (bytes.div_ceil(1 << 10) as u32).clamp(1, all.max(1));
-        if self.room.available_permits() < (all / 2 + needed) as usize {
-            self.pressure.notify_waiters();
+        let available = self.room.available_permits();
+        if available < (all / 2 + needed) as usize {
             self.flush_soon();
+        }
+        if available < needed as usize {
+            self.pressure.notify_waiters();
         }
         let permit = timeout_at(deadline, self.room.clone().acquire_many_owned(needed)).await;
         let permit = permit.map_err(|_| {
@@ -116,6 +132,7 @@ struct Dispersal {
     flush: bool,
     /// Whether the object was *stored* before, and is only sent again.
     again: bool,
+    began: Instant,
     deadline: Instant,
     /// When each fragment in flight was sent.
     sent: HashMap<(usize, NodeId), Instant>,
@@ -144,8 +161,7 @@ impl Dispersal {
         flush: bool,
         deadline: Instant,
     ) -> Dispersal {
-        let order = placement::by_preference(stripe.nodes_of(stripe.current), encoded.id);
-        let order = order.iter().chain(homes.iter().filter(|home| !order.contains(home))).copied().collect();
+        let order = stripe.handoff_order(encoded.id, &homes);
         let usable: HashSet<NodeId> = stripe.pool.usable_for_writing().into_iter().collect();
         stripe.book(|ledger| ledger.begin(&encoded, &homes));
         Dispersal {
@@ -154,6 +170,7 @@ impl Dispersal {
             encoded,
             flush,
             again: false,
+            began: Instant::now(),
             deadline,
             sent: HashMap::new(),
             refusals: Vec::new(),
@@ -190,8 +207,8 @@ impl Dispersal {
             let alarm = self.next_alarm(told.is_some());
             tokio::select! {
                 Some(put) = puts.next() => self.ended(put),
-                () = sleep_until(alarm) => self.overdue(),
-                () = stripe.pressure.notified(), if told.is_none() => self.all_overdue(),
+                () = sleep_until(alarm) => self.overdue(1),
+                () = stripe.pressure.notified(), if told.is_none() => self.overdue(4),
             }
         }
         stripe.finished(self.encoded.id);
@@ -213,10 +230,12 @@ impl Dispersal {
         self.sent.remove(&(index, node));
         match ended {
             Ok(answer) => {
-                self.spread.acknowledged(index, node);
+                let counts = self.spread.acknowledged(index, node);
                 let (id, boot, flush) = (self.encoded.id, answer.boot, self.flush);
                 let restarted = self.stripe.book(|ledger| {
-                    ledger.acknowledged(id, index, node, boot, flush);
+                    if counts {
+                        ledger.acknowledged(id, index, node, boot, flush);
+                    }
                     if flush {
                         ledger.flushed(node, boot, mark);
                     }
@@ -238,8 +257,8 @@ impl Dispersal {
     fn verdict(&mut self) -> Option<Result<Vec<Exception>>> {
         let now = Instant::now();
         if self.spread.is_stored() {
-            let since = *self.stored_since.get_or_insert(now);
-            let enough = now >= since + self.grace() || now >= self.deadline || !self.is_worth_waiting();
+            self.stored_since.get_or_insert(now);
+            let enough = self.waits_until().is_none_or(|until| now >= until.min(self.deadline));
             return enough.then(|| Ok(self.spread.exceptions()));
         }
         if self.was_fenced() {
@@ -254,11 +273,18 @@ impl Dispersal {
         over.then(|| Err(self.too_few()))
     }
 
-    /// Whether an acknowledgement may still come in soon.
-    fn is_worth_waiting(&self) -> bool {
-        let is_lagging =
-            |node| matches!(self.stripe.pool.state(node), NodeState::Lagging | NodeState::Down { .. });
-        self.spread.awaited().any(|(_, node)| !is_lagging(node))
+    /// How long a *stored* object waits for the acknowledgements still out, if there are any: as long again as it took
+    /// to become *stored*, so that a pool at its limits is not taken for one that lags; and for a node that does not
+    /// lag at least the grace.
+    fn waits_until(&self) -> Option<Instant> {
+        let since = self.stored_since?;
+        let took = since - self.began;
+        let options = &self.stripe.options;
+        let grace = if self.flush { options.flush_patience } else { options.grace };
+        let wait = |(_, node)| {
+            since + if self.stripe.is_lagging(node) { took } else { took.max(grace) }.min(self.patience())
+        };
+        self.spread.awaited().map(wait).max()
     }
 
     fn tell(&mut self, told: Told, verdict: Result<Vec<Exception>>) {
@@ -273,21 +299,22 @@ impl Dispersal {
         let _gone = told.send(verdict);
     }
 
-    fn grace(&self) -> Duration {
-        let options = &self.stripe.options;
-        if self.flush { options.flush_patience } else { options.grace }
-    }
-
     fn patience(&self) -> Duration {
         let options = &self.stripe.options;
         if self.flush { options.flush_patience } else { options.patience }
     }
 
+    /// Of a node known to lag not much is expected while the object is not *stored*.
+    fn patience_with(&self, node: NodeId) -> Duration {
+        let is_urgent = self.stored_since.is_none() && self.stripe.is_lagging(node);
+        if is_urgent { 2 * self.stripe.options.grace } else { self.patience() }
+    }
+
     fn next_alarm(&self, waiting: bool) -> Instant {
-        let patience = self.patience();
-        let late = self.sent.values().map(|&sent| sent + patience).filter(|&at| at > Instant::now()).min();
+        let late = self.sent.iter().map(|(&(_, node), &sent)| sent + self.patience_with(node));
+        let late = late.filter(|&at| at > Instant::now()).min();
         let end = if waiting { self.deadline } else { self.completion_end() };
-        let grace = self.stored_since.filter(|_| waiting).map(|since| since + self.grace());
+        let grace = self.waits_until().filter(|_| waiting);
         let hopeless = self.hopeless_since.map(|since| since + self.stripe.options.grace);
         [late, grace, hopeless].into_iter().flatten().fold(end, Instant::min)
     }
@@ -300,18 +327,13 @@ impl Dispersal {
         Instant::now() >= self.completion_end()
     }
 
-    /// Who has kept silent for too long gets company.
-    fn overdue(&mut self) {
-        let before = Instant::now().checked_sub(self.patience());
-        let is_due = |sent: Instant| before.is_some_and(|before| sent <= before);
-        let due: Vec<(usize, NodeId)> =
-            self.sent.iter().filter(|&(_, &sent)| is_due(sent)).map(|(&key, _)| key).collect();
+    /// Who has kept silent for too long gets company; in a hurry so many times sooner.
+    fn overdue(&mut self, hurry: u32) {
+        let now = Instant::now();
+        let is_due = |node, sent: Instant| sent + self.patience_with(node) / hurry <= now;
+        let due = self.sent.iter().filter(|&(&(_, node), &sent)| is_due(node, sent));
+        let due: Vec<(usize, NodeId)> = due.map(|(&key, _)| key).collect();
         due.into_iter().for_each(|(index, node)| self.give_up_on(index, node));
-    }
-
-    fn all_overdue(&mut self) {
-        let all: Vec<(usize, NodeId)> = self.sent.keys().copied().collect();
-        all.into_iter().for_each(|(index, node)| self.give_up_on(index, node));
     }
 
     fn give_up_on(&mut self, index: usize, node: NodeId) {

@@ -160,6 +160,30 @@ async fn two_hung_nodes_are_handed_off_after_some_patience() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_dead_and_one_hung_node_cost_the_patience_once() {
+    let bench = bench("3+2").await;
+    bench.kill(0);
+    bench.harm(1, Verb::Put, Fault::Hang);
+    bench.store(5000).await;
+    for _ in 0..3 {
+        let began = Instant::now();
+        let record = bench.store(5000).await;
+        assert!(began.elapsed() <= 2 * bench.stripe.options.grace, "{:?}", began.elapsed());
+        bench.check(&record).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_at_its_limits_is_not_taken_for_one_that_lags() {
+    let bench = bench("3+2").await;
+    for (k, delay) in [400, 400, 400, 400, 700].into_iter().enumerate() {
+        bench.harm(k, Verb::Put, Fault::Delay(Duration::from_millis(delay)));
+    }
+    let record = bench.store(5000).await;
+    assert_eq!(record.exceptions, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_node_completes_in_the_background_and_that_is_told() {
     let bench = bench("3+2").await;
     bench.fault(1, Verb::Put, Fault::Delay(Duration::from_millis(400)));
