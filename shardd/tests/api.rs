@@ -53,6 +53,26 @@ async fn a_large_fragment_comes_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_slice_comes_with_what_verifies_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Local::new(folder.path());
+    let object = object(1, 300_000);
+    node.post(&path("k", 3), object.body(3)).await.ok();
+    let body = node.get(&format!("{}?offset=70000&length=5000", path("k", 3))).await.ok().body;
+    let (fpcc, slice) = common::wire::split_fragment_body(body).unwrap();
+    assert_eq!(fpcc, object.fpcc);
+    let root = *common::fpcc::Fpcc::parse(&fpcc).unwrap().fragment_hash(3);
+    let bytes = common::slice::verify_slice(&root, 150_000, 70_000..75_000, slice).unwrap();
+    assert_eq!(bytes, object.fragments[3].slice(70_000..75_000));
+    for wrong in ["offset=150000&length=1", "offset=0&length=0", "offset=5", "offset=-1&length=1"] {
+        let refused = node.get(&format!("{}?{wrong}", path("k", 3))).await.refused();
+        assert_eq!(refused, RefusalCode::BadRequest, "{wrong}");
+    }
+    let absent = node.get(&format!("{}?offset=0&length=1", path("k", 2))).await;
+    assert_eq!(absent.refused(), RefusalCode::NotFound);
+}
+
+#[tokio::test]
 async fn any_utf8_is_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let node = Local::new(folder.path());
