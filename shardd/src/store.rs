@@ -45,11 +45,11 @@ use segment::Segment;
 use upkeep::Upkeep;
 use volumes::Volumes;
 
-pub use disk::raise_file_limit;
+pub use disk::{raise_file_limit, settle_allocator};
 pub use record::Space;
 
 /// Idle buffers kept for the next large fragment.
-const IDLE_BUFFER_BYTES: usize = 24 << 20;
+const IDLE_BUFFER_BYTES: usize = 32 << 20;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -212,7 +212,7 @@ impl Store {
             }
             read.map_err(StoreError::io(format!("read {}", Named(space, name))))?;
             if self.head_of(space, name, position, &bytes).is_none() {
-                self.found_damaged(space, name);
+                self.drop_damaged(space, name, position);
                 break;
             }
             let prefix = lengths.head() - lengths.fpcc - 4;
@@ -460,11 +460,6 @@ impl Store {
             && head.version == name.version
             && head.index == name.index;
         is_meant.then_some(head)
-    }
-
-    fn found_damaged(&self, space: Space, name: &FragmentName) {
-        tracing::warn!(fragment = %Named(space, name), "damaged record");
-        self.counts.damaged.add(1);
     }
 
     /// Take `length` bytes of the space for data.

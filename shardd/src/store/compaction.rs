@@ -84,8 +84,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Stop keeping a fragment that cannot be read or does not verify; `false` if it was gone already.
-    fn drop_damaged(&self, space: Space, name: &FragmentName, position: Position) -> bool {
+    /// Stop keeping a fragment that cannot be read or does not verify, so that nobody is told it is here; `false` if it
+    /// was gone already.
+    pub(super) fn drop_damaged(&self, space: Space, name: &FragmentName, position: Position) -> bool {
         let mut index = self.index.lock();
         if index.position(space, name) != Some(position) {
             return false;

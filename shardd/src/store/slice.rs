@@ -60,7 +60,7 @@ impl Store {
         let failed = || StoreError::io(format!("read {}", Named(space, name)));
         let head = record.read(0..lengths.head()).map_err(failed())?;
         let damaged = || {
-            self.found_damaged(space, name);
+            self.drop_damaged(space, name, position);
             not_found(space, name)
         };
         let head = self.head_of(space, name, position, &head).ok_or_else(damaged)?;
