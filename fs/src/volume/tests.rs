@@ -78,7 +78,8 @@ impl Bench {
         let addresses = (0..NODES).map(address).collect();
         let options = PoolOptions { down_interval: Duration::from_millis(50), ..PoolOptions::default() };
         let pool = Pool::connect(self.faults.clone(), addresses, options).await?;
-        let known: Vec<_> = self.nodes.iter().enumerate().map(|(k, node)| (address(k), node.node())).collect();
+        let known: Vec<_> =
+            self.nodes.iter().enumerate().map(|(k, node)| (address(k), node.node())).collect();
         pool.remember(&known);
         pool.start();
         let identities: Vec<_> = self.nodes.iter().map(|node| node.node()).collect();
@@ -411,7 +412,8 @@ async fn data_and_holes_are_found() {
 /// Random changes against a plain vector, with nodes failing in between; the reference model of a file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_a_vector_of_bytes_whatever_happens_below() {
-    let seeds = std::env::var("AVIDFS_SEED").ok().and_then(|seed| seed.parse().ok()).map_or(0..6, |s| s..s + 1);
+    let seeds =
+        std::env::var("AVIDFS_SEED").ok().and_then(|seed| seed.parse().ok()).map_or(0..6, |s| s..s + 1);
     for seed in seeds {
         eprintln!("repeat with AVIDFS_SEED={seed}");
         let bench = Bench::new().await;
@@ -421,7 +423,8 @@ async fn a_file_is_a_vector_of_bytes_whatever_happens_below() {
         let mut model: Vec<u8> = Vec::new();
         for step in 0..250 {
             let offset = rng.random_range(0..300_000u64);
-            let length = if rng.random_bool(0.2) { rng.random_range(1..150_000) } else { rng.random_range(1..5000) };
+            let length =
+                if rng.random_bool(0.2) { rng.random_range(1..150_000) } else { rng.random_range(1..5000) };
             let end = offset + length as u64;
             match rng.random_range(0..20) {
                 0..8 => {
@@ -436,7 +439,11 @@ async fn a_file_is_a_vector_of_bytes_whatever_happens_below() {
                     let got = read(&volume, ino, offset, length as u32).await;
                     let wrong = got.iter().zip(&model[from..to]).position(|(got, model)| got != model);
                     let same = wrong.is_none() && got.len() == to - from;
-                    assert!(same, "seed {seed}, step {step}: {} bytes of {offset}..{end}, wrong at {wrong:?}", got.len());
+                    assert!(
+                        same,
+                        "seed {seed}, step {step}: {} bytes of {offset}..{end}, wrong at {wrong:?}",
+                        got.len()
+                    );
                 }
                 14 => {
                     resize(&volume, ino, offset);
