@@ -76,7 +76,11 @@ fn exceptions_are_remembered_replaced_and_listed() {
         assert!(store.object(id(1)).unwrap().exceptions.is_empty());
         assert_eq!(listed(None, 10), [3]);
         store.set_exceptions(id(2), &[nowhere(1), at_node(1, 5), at_node(0, 6)]).unwrap();
-        assert_eq!(store.object(id(2)).unwrap().exceptions, [at_node(0, 6), at_node(1, 5)], "the last counts");
+        assert_eq!(
+            store.object(id(2)).unwrap().exceptions,
+            [at_node(0, 6), at_node(1, 5)],
+            "the last counts"
+        );
         store.set_exceptions(id(2), &[]).unwrap();
         store.set_exceptions(id(77), &[nowhere(1)]).unwrap();
         assert_eq!(store.usage().unwrap().objects_with_exceptions, 1);
