@@ -31,7 +31,7 @@ use super::*;
 /// Connections that read while the writing one is busy.
 const READERS: usize = 4;
 
-/// The embedded store: one file (and its `-wal` and `-shm` while it is open), one process.
+/// The embedded store: one file (and its `-wal` while it is open), one process.
 pub struct SqliteStore {
     writer: Arc<Mutex<Writer>>,
     usage: Mutex<Usage>,
