@@ -31,7 +31,7 @@ use super::*;
 /// Connections that read while the writing one is busy.
 const READERS: usize = 4;
 
-/// The embedded store: one file (and its `-wal` and `-shm` while it is open), one process.
+/// The embedded store: one file (and its `-wal` while it is open), one process.
 pub struct SqliteStore {
     writer: Arc<Mutex<Writer>>,
     usage: Mutex<Usage>,
@@ -52,8 +52,8 @@ struct Writer {
 }
 
 impl SqliteStore {
-    /// Open the store in the file `path`, made if there is none. `Store` for a file of another kind or version.
-    /// That no other process has it open is the caller's business (the lock of the state folder).
+    /// Open the store in the file `path`, made if there is none. `Store` for a file of another kind or version,
+    /// and for one that another process has open. To open it twice in one process is the caller's mistake.
     ///
     /// Fast after a clean close; after a crash it reads all inodes and objects once to count them.
     pub fn open(path: &Path) -> Result<SqliteStore> {
@@ -116,7 +116,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // The writer closes last, because the last to close empties the -wal file and readers cannot.
+        // The writer closes last: the last to close empties the -wal file.
         self.disk = None;
         let writer = self.writer.lock();
         // Without the totals the next open counts; nothing else depends on them.

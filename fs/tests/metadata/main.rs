@@ -1,6 +1,6 @@
 //! The claims of `MetadataStore`, run against every store there is: a new one joins in `support::stores`.
 //! What only SQLite promises is in sqlite.rs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod attributes;
 mod data;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use avidfs::error::Error;
 use avidfs::inode::ROOT;
 use avidfs::metadata::sqlite::SqliteStore;
-use avidfs::metadata::{Commit, Exception, MetadataStore, RenameMode};
+use avidfs::metadata::{Exception, MetadataStore, RenameMode};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ fn wal_of(path: &Path) -> PathBuf {
 }
 
 /// The files as another process would find them if this one were killed now. No verb runs meanwhile. (To open and
-/// close a database's file takes SQLite's locks on it away, which only another process would miss here.)
+/// close a database's file takes SQLite's lock on it away, which only another process would miss.)
 fn copy_as_killed(path: &Path, to: &Path) {
     std::fs::copy(path, to).unwrap();
     std::fs::copy(wal_of(path), wal_of(to)).unwrap();
@@ -313,15 +313,38 @@ fn readers_see_each_verb_whole_while_others_write() {
 }
 
 #[test]
-fn other_tools_can_read_while_it_is_open() {
-    let (_folder, path) = folder();
+fn other_tools_can_read_a_copy_while_it_is_open() {
+    let (folder, path) = folder();
     let store = SqliteStore::open(&path).unwrap();
     fill(&store);
-    let tool = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let copy = folder.path().join("copy.db");
+    copy_as_killed(&path, &copy);
+    let tool = Connection::open(&copy).unwrap();
     let inodes: i64 = tool.query_row("SELECT count(*) FROM inode", [], |row| row.get(0)).unwrap();
     assert_eq!(inodes as u64, store.usage().unwrap().inodes);
     let check: String = tool.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
+}
+
+/// The test runs itself a second time as the other process.
+#[test]
+fn another_process_is_kept_out() {
+    const STORE: &str = "AVIDFS_TEST_STORE_IN_USE";
+    if let Some(path) = std::env::var_os(STORE) {
+        println!("\nrefused: {}", refusal(Path::new(&path)));
+        return;
+    }
+    let (_folder, path) = folder();
+    let store = SqliteStore::open(&path).unwrap();
+    fill(&store);
+    let other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sqlite::another_process_is_kept_out", "--nocapture"])
+        .env(STORE, &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&other.stdout);
+    assert!(said.contains("refused: ") && said.contains("another process has it open"), "{said}");
+    everything(&store);
 }
 
 #[test]

@@ -15,6 +15,7 @@ impl From<rusqlite::Error> for Error {
             Some(ErrorCode::DiskFull) => {
                 Error::Host(format!("the disk of the metadata store is full: {error}"))
             }
+            Some(ErrorCode::DatabaseBusy) => Error::Store(format!("another process has it open: {error}")),
             Some(ErrorCode::NotADatabase) => Error::Store("this file is not a SQLite database".into()),
             _ => Error::Store(error.to_string()),
         }

@@ -15,7 +15,7 @@ pub(super) struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    /// Begin to write; waits for a foreign writer a few seconds, and there should be none.
+    /// Begin to write.
     pub(super) fn begin(db: &'c Connection) -> Result<Transaction<'c>> {
         db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Transaction { db })

@@ -14,7 +14,7 @@
 //! deletes it. Its name in the folder is flushed once, at the open.
 //!
 //! (Opening and closing the -wal file takes no lock of SQLite's away, which opening and closing the *database* by
-//! other means would: its POSIX locks lie on the database and the -shm file.)
+//! other means would: its POSIX lock lies there.)
 
 use std::ffi::OsString;
 use std::fs::File;
