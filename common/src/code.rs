@@ -173,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn two_echo_quorums_share_an_honest_node_in_every_code() {
+        for m in 1..=254 {
+            for p in 1..=255 - m {
+                let code = Code::new(m, p).unwrap();
+                assert!(2 * code.echo_quorum() > code.n() + code.faults(), "{code}");
+            }
+        }
+    }
+
+    #[test]
     fn a_code_with_one_parity_fragment_has_no_faults_but_a_margin_of_one() {
         assert_eq!(code("3+1").faults(), 0);
         assert_eq!(code("3+1").margin(), 1);

@@ -28,9 +28,9 @@ pub struct Fpcc {
     hash: HashId,
     fragment_length: u64,
     object_length: u64,
-    /// cc[0..n].
+    /// `cc[0..n]`.
     hashes: Box<[Hash]>,
-    /// fp[0..m].
+    /// `fp[0..m]`.
     fingerprints: Box<[Fingerprint]>,
     /// r, recomputed from everything above but the fingerprints.
     point: Point,
@@ -111,7 +111,7 @@ pub enum Inconsistent {
     /// Other bytes than those the object was stored with: a lying node, a broken disk.
     #[error("the fragment hashes to {found} instead of {expected}")]
     Hash {
-        /// cc[index].
+        /// `cc[index]`.
         expected: Hash,
         /// Its hash.
         found: Hash,
@@ -240,7 +240,7 @@ impl Fpcc {
         self.object_length
     }
 
-    /// cc[index], the hash of a fragment. Panics when there is no such fragment.
+    /// `cc[index]`, the hash of a fragment. Panics when there is no such fragment.
     pub fn fragment_hash(&self, index: usize) -> &Hash {
         &self.hashes[index]
     }

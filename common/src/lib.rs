@@ -6,5 +6,6 @@ pub mod fingerprint;
 pub mod fpcc;
 pub mod gf256;
 pub mod hash;
+pub mod size;
 pub mod slice;
 pub mod wire;

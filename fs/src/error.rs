@@ -70,6 +70,9 @@ pub enum Error {
         /// Which nodes said what.
         reason: String,
     },
+    /// The addresses given are no pool: one sentence that names the address.
+    #[error("{0}")]
+    Pool(String),
     /// A request took longer than `--io-timeout`.
     #[error("no answer within the time limit: {0}")]
     TimedOut(String),
@@ -104,6 +107,7 @@ impl Error {
             Error::NoSpace(_) => libc::ENOSPC,
             Error::TooFewNodes(_)
             | Error::Unreadable { .. }
+            | Error::Pool(_)
             | Error::TimedOut(_)
             | Error::Store(_)
             | Error::Host(_) => libc::EIO,

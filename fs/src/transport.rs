@@ -1,6 +1,13 @@
 //! How the mount speaks to nodes: few verbs, each naming a node and what it is about.
 //! Nothing here decides anything: no retry, no choice of node, no belief in what is answered.
 
+pub mod faulty;
+pub mod http;
+pub mod in_process;
+#[cfg(test)]
+pub(crate) mod scripted;
+mod verbs;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +95,7 @@ pub trait FragmentTransport: Send + Sync + 'static {
         limit: Duration,
     ) -> Reply<'a, ()>;
     /// Keep one fragment; with `flush` it is on stable storage when this returns, and all acknowledged before it.
+    #[expect(clippy::too_many_arguments, reason = "what a fragment is, and how it is to be kept")]
     fn put<'a>(
         &'a self,
         node: &'a NodeAddress,

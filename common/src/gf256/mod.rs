@@ -83,7 +83,7 @@ impl CpuPath {
     }
 
     /// The polynomial whose coefficients are the 16-byte blocks of `data`, highest power first and the last block
-    /// zero-padded, at `point`, in GF(2^8)[y] modulo y^16 + y^3 + y + 0x06.
+    /// zero-padded, at `point`, in `GF(2^8)[y]` modulo `y^16 + y^3 + y + 0x06`.
     ///
     /// Byte k of a block and of the point is the coefficient of y^k.
     pub fn evaluate(self, point: &Block, data: &[u8]) -> Block {
@@ -268,6 +268,13 @@ mod tests {
                 assert_eq!(product[0], expected, "{} {coefficient}", path.name());
             }
         }
+    }
+
+    #[test]
+    fn the_portable_path_is_always_there_and_the_best_is_the_last() {
+        let paths = CpuPath::available();
+        assert_eq!(paths.first(), Some(&CpuPath::PORTABLE));
+        assert_eq!(paths.last(), Some(&CpuPath::best()));
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! Where an object's fragments are, asked from the nodes themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::wire::NodeId;
+use tokio::time::Instant;
+
+use super::Stripe;
+use crate::metadata::ObjectRecord;
+use crate::transport::NodeAddress;
+
+/// One fragment and where it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FragmentLocation {
+    /// Its index; below m a data fragment.
+    pub index: u8,
+    /// The node that keeps it by the metadata; none if nobody does.
+    pub node: Option<NodeId>,
+    /// Where that node answers, if it is known.
+    pub address: Option<NodeAddress>,
+    /// Whether that is its home, and not a guest keeping it while its home is away.
+    pub at_home: bool,
+    /// What the node itself says.
+    pub presence: Presence,
+}
+
+/// Whether a fragment is where it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// The node says it has it.
+    Present,
+    /// The node says it has not, or nobody should.
+    Absent,
+    /// The node does not answer, and why.
+    Unknown(String),
+}
+
+impl Stripe {
+    /// Where each fragment of an object is, by index. Asks each node once, and waits for the slowest as long as any
+    /// request may take.
+    pub async fn locate(self: &Arc<Self>, object: &ObjectRecord) -> Vec<FragmentLocation> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let homes = self.homes_of(object);
+        let keepers: Vec<Option<NodeId>> = self.keepers(object);
+        let mut nodes: Vec<NodeId> = keepers.iter().flatten().copied().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let ask = |node| async move { (node, self.indexes_on(node, object, deadline).await) };
+        let said: BTreeMap<NodeId, _> =
+            futures_util::future::join_all(nodes.into_iter().map(ask)).await.into_iter().collect();
+        let location = |(index, keeper): (usize, Option<NodeId>)| FragmentLocation {
+            index: index as u8,
+            node: keeper,
+            address: keeper.and_then(|node| self.pool.address_of(node)),
+            at_home: keeper == Some(homes[index]),
+            presence: match keeper.map(|node| &said[&node]) {
+                Some(Ok(indexes)) if indexes.contains(&index) => Presence::Present,
+                Some(Ok(_)) | None => Presence::Absent,
+                Some(Err(error)) => Presence::Unknown(error.to_string()),
+            },
+        };
+        keepers.into_iter().enumerate().map(location).collect()
+    }
+
+    /// Who keeps each fragment by the metadata.
+    pub(super) fn keepers(&self, object: &ObjectRecord) -> Vec<Option<NodeId>> {
+        let mut keepers: Vec<Option<NodeId>> = self.homes_of(object).into_iter().map(Some).collect();
+        for exception in &object.exceptions {
+            if let Some(keeper) = keepers.get_mut(usize::from(exception.index)) {
+                *keeper = exception.node;
+            }
+        }
+        keepers
+    }
+}

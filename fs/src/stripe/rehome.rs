@@ -1,0 +1,82 @@
+//! Bringing fragments home that a guest keeps or nobody does (volume.md section 1): store there and flush, let the
+//! caller commit, then delete the guest's copy.
+
+use std::sync::Arc;
+
+use common::wire::{FragmentName, NodeId, Operation};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::Stripe;
+use super::delete::is_gone;
+use super::encoded::fragment_name;
+use crate::error::{Error, Result};
+use crate::metadata::{Exception, ObjectRecord};
+use crate::pool::NodeState;
+
+impl Stripe {
+    /// Store each fragment that is not at home there, flushed: taken from its guest, or made from m others, and in any
+    /// case accepted only if it agrees with the object's FPCC.
+    ///
+    /// Returns what is still not at home, such as what belongs to a node that is down. The caller commits that, and
+    /// once it is durable calls `drop_guests` with the exceptions as they were before. `Unreadable` when fragments
+    /// can neither be had nor made; others may have been brought home all the same, and are at the next call.
+    pub async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let homes = self.homes_of(object);
+        let mut left = Vec::new();
+        for exception in &object.exceptions {
+            let home = homes[usize::from(exception.index)];
+            if !self.takes_data(home) || !self.bring_home(object, *exception, home, deadline).await? {
+                left.push(*exception);
+            }
+        }
+        Ok(left)
+    }
+
+    /// Delete the copies of guests whose fragments are home by now: `before` as it was when `move_home` was called,
+    /// `object` as it is committed. Returns whether every guest confirmed; who did not keeps a copy nobody needs.
+    pub async fn drop_guests(self: &Arc<Self>, object: &ObjectRecord, before: &[Exception]) -> bool {
+        let deadline = Instant::now() + self.options.io_limit;
+        let homes = self.homes_of(object);
+        let is_home =
+            |exception: &&Exception| !object.exceptions.iter().any(|now| now.index == exception.index);
+        let drops = before.iter().filter(is_home).filter_map(|exception| {
+            let guest = exception.node.filter(|&guest| guest != homes[usize::from(exception.index)])?;
+            Some(self.drop_copy(guest, fragment_name(object.id, usize::from(exception.index)), deadline))
+        });
+        join_all(drops).await.into_iter().all(|dropped| dropped)
+    }
+
+    fn takes_data(&self, node: NodeId) -> bool {
+        !matches!(self.pool.state(node), NodeState::Down { .. } | NodeState::Full)
+    }
+
+    /// False when the home did not take it.
+    async fn bring_home(
+        self: &Arc<Self>,
+        object: &ObjectRecord,
+        exception: Exception,
+        home: NodeId,
+        deadline: Instant,
+    ) -> Result<bool> {
+        let index = usize::from(exception.index);
+        let fetched = self.fragment(object, index, deadline).await?;
+        let (fpcc, bytes) = (fetched.fpcc.clone(), fetched.bytes.clone());
+        let checked = self.cpu.run(bytes.len(), move || fpcc.check(index, bytes)).await;
+        let checked =
+            checked.map_err(|error| Error::Unreadable { object: object.id, reason: error.to_string() })?;
+        let (name, fpcc) = (fragment_name(object.id, index), fetched.fpcc.to_bytes().into());
+        let limit = deadline - Instant::now();
+        let put = self.put_bytes(home, &name, fpcc, checked.into_bytes(), true, limit).await;
+        if let Err(error) = &put {
+            tracing::debug!(object = %object.id, index, node = %self.called(home), %error, "not brought home");
+        }
+        Ok(put.is_ok())
+    }
+
+    async fn drop_copy(&self, guest: NodeId, name: FragmentName, deadline: Instant) -> bool {
+        let answer = self.ask_batch(guest, &[Operation::Delete(name)], false, deadline).await;
+        answer.is_ok_and(|answer| is_gone(answer.value[0].status))
+    }
+}

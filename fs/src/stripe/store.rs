@@ -1,0 +1,387 @@
+//! Storing one object: its fragments are sent all at once, and the caller is answered when it is *stored*.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::wire::{NodeId, ObjectId, RefusalCode};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Stripe;
+use super::encoded::Encoded;
+use super::ledger::Unsafe;
+use super::spread::{Spread, fewest_nodes};
+use crate::error::{Error, Result};
+use crate::metadata::{Exception, ObjectRecord};
+use crate::placement;
+use crate::pool::{NodeState, Outcome};
+use crate::transport::{Answer, TransportError};
+
+impl Stripe {
+    /// Store an object: `padded` holds its `length` bytes (at least one) and zeros up to m times the fragment length.
+    ///
+    /// Returns when it is *stored*; with `flush` when it is flushed on every node that is up, a slow one waited for
+    /// only so long, and in any case on enough nodes to make it *stored*. The rest of its fragments completes in
+    /// the background. After an error nothing refers to it, and the same id may be tried again with the same bytes.
+    /// `TooFewNodes`, `NoSpace`, `TimedOut`; `ReadOnly` once another mount has taken the volume over.
+    pub async fn store(
+        self: &Arc<Self>,
+        id: ObjectId,
+        padded: Bytes,
+        length: u32,
+        flush: bool,
+    ) -> Result<ObjectRecord> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let (code, hash) = (self.options.code, self.options.hash);
+        if length == 0 || padded.len() != super::padded_length(code, length) {
+            return Err(Error::Invalid("an object is not empty and padded to whole fragments"));
+        }
+        let permit = self.wait_for_room(padded.len() / code.m() * code.n(), deadline).await?;
+        let encoding = move || Encoded::new(id, code, hash, padded, length).holding(permit);
+        let encoded = Arc::new(self.cpu.run(length as usize, encoding).await);
+        self.cache_stored(&encoded);
+        let homes = self.homes(self.current, id, code);
+        let (told, answer) = oneshot::channel();
+        let dispersal = Dispersal::new(self, encoded.clone(), homes, flush, deadline);
+        tokio::spawn(dispersal.run(told));
+        let exceptions =
+            answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))??;
+        Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
+    }
+
+    /// Send again what of an object nobody is known to hold, flushed. Its other fragments stay where they are.
+    pub(super) async fn send_again(self: &Arc<Self>, missing: Unsafe, deadline: Instant) -> Result<()> {
+        let Unsafe { encoded, homes, holders } = missing;
+        let (told, answer) = oneshot::channel();
+        let dispersal = Dispersal::new(self, encoded, homes, true, deadline).again_but_for(holders);
+        tokio::spawn(dispersal.run(told));
+        answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))??;
+        Ok(())
+    }
+
+    async fn wait_for_room(&self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit> {
+        let all = (2 * self.options.unflushed_bytes).div_ceil(1 << 10) as u32;
+        let needed = (bytes.div_ceil(1 << 10) as u32).clamp(1, all.max(1));
+        if self.room.available_permits() < (all / 2 + needed) as usize {
+            self.pressure.notify_waiters();
+            self.flush_soon();
+        }
+        let permit = timeout_at(deadline, self.room.clone().acquire_many_owned(needed)).await;
+        let permit = permit.map_err(|_| {
+            let kept = self.ledger.lock().held_bytes() >> 20;
+            Error::TooFewNodes(format!(
+                "{kept} MiB wait to be flushed on enough nodes, and no more are taken"
+            ))
+        })?;
+        Ok(permit.expect("the semaphore is never closed"))
+    }
+
+    /// Small ones only, copied: a slice would keep the whole object's memory from being used again.
+    fn cache_stored(&self, encoded: &Encoded) {
+        for (index, fragment) in encoded.fragments[..encoded.code.m()].iter().enumerate() {
+            if fragment.len() <= self.options.cached_on_store {
+                self.cache.insert(encoded.id, index as u8, Bytes::copy_from_slice(fragment));
+            }
+        }
+    }
+
+    /// Waits until no object is being sent any more; bounded, as every sending is.
+    pub async fn settle(&self) {
+        loop {
+            let finished = self.finished.notified();
+            if self.ledger.lock().sending() == 0 {
+                return;
+            }
+            finished.await;
+        }
+    }
+}
+
+/// One object on its way to its nodes.
+struct Dispersal {
+    stripe: Arc<Stripe>,
+    encoded: Arc<Encoded>,
+    spread: Spread,
+    flush: bool,
+    /// Whether the object was *stored* before, and is only sent again.
+    again: bool,
+    deadline: Instant,
+    /// When each fragment in flight was sent.
+    sent: HashMap<(usize, NodeId), Instant>,
+    /// Who did not take a fragment, and why.
+    refusals: Vec<(NodeId, TransportError)>,
+    stored_since: Option<Instant>,
+}
+
+/// How one fragment's sending ended.
+struct Put {
+    index: usize,
+    node: NodeId,
+    /// What of this node a flush covers that came with it.
+    mark: u64,
+    ended: std::result::Result<Answer<()>, TransportError>,
+}
+
+type Told = oneshot::Sender<Result<Vec<Exception>>>;
+
+impl Dispersal {
+    fn new(
+        stripe: &Arc<Stripe>,
+        encoded: Arc<Encoded>,
+        homes: Vec<NodeId>,
+        flush: bool,
+        deadline: Instant,
+    ) -> Dispersal {
+        let order = placement::by_preference(stripe.nodes_of(stripe.current), encoded.id);
+        let order = order.iter().chain(homes.iter().filter(|home| !order.contains(home))).copied().collect();
+        let usable: HashSet<NodeId> = stripe.pool.usable_for_writing().into_iter().collect();
+        stripe.book(|ledger| ledger.begin(&encoded, &homes));
+        Dispersal {
+            spread: Spread::new(encoded.code, homes, order, &usable),
+            stripe: stripe.clone(),
+            encoded,
+            flush,
+            again: false,
+            deadline,
+            sent: HashMap::new(),
+            refusals: Vec::new(),
+            stored_since: None,
+        }
+    }
+
+    /// For an object that was *stored* before: these fragments need not be sent.
+    fn again_but_for(self, holders: Vec<Option<NodeId>>) -> Dispersal {
+        Dispersal { spread: self.spread.with_holders(holders), again: true, ..self }
+    }
+
+    async fn run(mut self, told: Told) {
+        let mut puts: FuturesUnordered<BoxFuture<'static, Put>> = FuturesUnordered::new();
+        let mut told = Some(told);
+        let stripe = self.stripe.clone();
+        loop {
+            for (index, node) in self.spread.next_sends() {
+                puts.push(self.put(index, node));
+            }
+            if let Some(verdict) = told.is_some().then(|| self.verdict()).flatten() {
+                let failed = verdict.is_err();
+                self.tell(told.take().expect("looked at above"), verdict);
+                if failed {
+                    break;
+                }
+            }
+            if told.is_none() && (self.spread.is_settled() || self.is_over()) {
+                break;
+            }
+            let alarm = self.next_alarm(told.is_some());
+            tokio::select! {
+                Some(put) = puts.next() => self.ended(put),
+                () = sleep_until(alarm) => self.overdue(),
+                () = stripe.pressure.notified(), if told.is_none() => self.all_overdue(),
+            }
+        }
+        stripe.book(|ledger| ledger.finished(self.encoded.id));
+        stripe.finished.notify_waiters();
+    }
+
+    fn put(&mut self, index: usize, node: NodeId) -> BoxFuture<'static, Put> {
+        self.sent.insert((index, node), Instant::now());
+        let (stripe, encoded, flush) = (self.stripe.clone(), self.encoded.clone(), self.flush);
+        let mark = stripe.ledger.lock().mark(node);
+        let limit = self.deadline.max(Instant::now() + self.stripe.options.completion_limit);
+        Box::pin(async move {
+            let ended = stripe.put_fragment(&encoded, index, node, flush, limit - Instant::now()).await;
+            Put { index, node, mark, ended }
+        })
+    }
+
+    fn ended(&mut self, put: Put) {
+        let Put { index, node, mark, ended } = put;
+        self.sent.remove(&(index, node));
+        match ended {
+            Ok(answer) => {
+                self.spread.acknowledged(index, node);
+                let (id, boot, flush) = (self.encoded.id, answer.boot, self.flush);
+                let restarted = self.stripe.book(|ledger| {
+                    ledger.acknowledged(id, index, node, boot, flush);
+                    if flush {
+                        ledger.flushed(node, boot, mark);
+                    }
+                    ledger.heard(node, boot)
+                });
+                if restarted {
+                    self.stripe.recheck(node);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(object = %self.encoded.id, index, %node, %error, "a fragment was not taken");
+                self.refusals.push((node, error));
+                self.spread.failed(index, node);
+            }
+        }
+    }
+
+    /// What the caller is to be told now, if anything.
+    fn verdict(&mut self) -> Option<Result<Vec<Exception>>> {
+        let now = Instant::now();
+        if self.spread.is_stored() {
+            let since = *self.stored_since.get_or_insert(now);
+            let enough = now >= since + self.grace() || now >= self.deadline || !self.is_worth_waiting();
+            return enough.then(|| Ok(self.spread.exceptions()));
+        }
+        if self.was_fenced() {
+            return Some(Err(Error::ReadOnly));
+        }
+        let over = self.spread.is_hopeless() || self.spread.is_settled() || now >= self.deadline;
+        over.then(|| Err(self.too_few()))
+    }
+
+    /// Whether an acknowledgement may still come in soon.
+    fn is_worth_waiting(&self) -> bool {
+        let is_lagging =
+            |node| matches!(self.stripe.pool.state(node), NodeState::Lagging | NodeState::Down { .. });
+        self.spread.awaited().any(|(_, node)| !is_lagging(node))
+    }
+
+    fn tell(&mut self, told: Told, verdict: Result<Vec<Exception>>) {
+        if let Ok(exceptions) = &verdict {
+            let (id, margin, again) = (self.encoded.id, self.spread.margin(), self.again);
+            self.stripe.book(|ledger| match again {
+                true => ledger.lower_margin(id, margin),
+                false => ledger.stored(id, margin, exceptions.clone()),
+            });
+        }
+        // A caller that went away leaves an object nothing refers to, as a crash would.
+        let _gone = told.send(verdict);
+    }
+
+    fn grace(&self) -> Duration {
+        let options = &self.stripe.options;
+        if self.flush { options.flush_patience } else { options.grace }
+    }
+
+    fn patience(&self) -> Duration {
+        let options = &self.stripe.options;
+        if self.flush { options.flush_patience } else { options.patience }
+    }
+
+    fn next_alarm(&self, waiting: bool) -> Instant {
+        let patience = self.patience();
+        let late = self.sent.values().map(|&sent| sent + patience).filter(|&at| at > Instant::now()).min();
+        let end = if waiting { self.deadline } else { self.completion_end() };
+        let grace = self.stored_since.filter(|_| waiting).map(|since| since + self.grace());
+        [late, grace].into_iter().flatten().fold(end, Instant::min)
+    }
+
+    fn completion_end(&self) -> Instant {
+        self.stored_since.map_or(self.deadline, |since| since + self.stripe.options.completion_limit)
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.completion_end()
+    }
+
+    /// Who has kept silent for too long gets company.
+    fn overdue(&mut self) {
+        let before = Instant::now().checked_sub(self.patience());
+        let is_due = |sent: Instant| before.is_some_and(|before| sent <= before);
+        let due: Vec<(usize, NodeId)> =
+            self.sent.iter().filter(|&(_, &sent)| is_due(sent)).map(|(&key, _)| key).collect();
+        due.into_iter().for_each(|(index, node)| self.give_up_on(index, node));
+    }
+
+    fn all_overdue(&mut self) {
+        let all: Vec<(usize, NodeId)> = self.sent.keys().copied().collect();
+        all.into_iter().for_each(|(index, node)| self.give_up_on(index, node));
+    }
+
+    fn give_up_on(&mut self, index: usize, node: NodeId) {
+        if self.spread.is_late(index, node) {
+            self.stripe.tally.hedges.fetch_add(1, Ordering::Relaxed);
+            self.stripe.pool.report(node, Outcome::Slow);
+        }
+    }
+
+    fn was_fenced(&self) -> bool {
+        let stale = |error: &TransportError| {
+            matches!(error, TransportError::Refused { code: RefusalCode::StaleEpoch, .. })
+        };
+        self.refusals.iter().any(|(_, error)| stale(error))
+    }
+
+    /// One sentence: how many answered, how many are needed, and what each of the others said.
+    fn too_few(&mut self) -> Error {
+        let full = |error: &TransportError| {
+            matches!(error, TransportError::Refused { code: RefusalCode::NoSpace, .. })
+        };
+        let full: HashSet<NodeId> =
+            self.refusals.iter().filter(|(_, error)| full(error)).map(|&(node, _)| node).collect();
+        let (answered, needed) = (self.spread.answered(), fewest_nodes(self.encoded.code));
+        let nodes = self.stripe.nodes_of(self.stripe.current).len();
+        let reasons = self.reasons();
+        let message =
+            format!("{answered} of {nodes} nodes answered, {needed} are needed to write: {reasons}");
+        if !full.is_empty() && self.spread.would_be_stored_with(&full) {
+            Error::NoSpace(message)
+        } else {
+            Error::TooFewNodes(message)
+        }
+    }
+
+    fn reasons(&self) -> String {
+        let said = self.refusals.iter().map(|(node, error)| (*node, error.to_string()));
+        let silent = self.sent.keys().map(|&(_, node)| (node, "has not answered yet".to_owned()));
+        let mut seen = HashSet::new();
+        let reasons = said.chain(silent).filter(|(node, _)| seen.insert(*node));
+        let reasons = reasons.map(|(node, why)| format!("{} {why}", self.stripe.called(node)));
+        reasons.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Stripe {
+    /// Send one fragment to one node and tell the pool how that went.
+    pub(super) async fn put_fragment(
+        &self,
+        encoded: &Encoded,
+        index: usize,
+        node: NodeId,
+        flush: bool,
+        limit: Duration,
+    ) -> std::result::Result<Answer<()>, TransportError> {
+        let (name, fragment) = (encoded.name(index), encoded.fragments[index].clone());
+        self.put_bytes(node, &name, encoded.fpcc.clone(), fragment, flush, limit).await
+    }
+
+    /// The same for a fragment that is not part of a whole encoded object.
+    pub(super) async fn put_bytes(
+        &self,
+        node: NodeId,
+        name: &common::wire::FragmentName,
+        fpcc: Bytes,
+        fragment: Bytes,
+        flush: bool,
+        limit: Duration,
+    ) -> std::result::Result<Answer<()>, TransportError> {
+        let address = self.address(node)?;
+        let began = Instant::now();
+        let put = self.pool.transport().put(&address, self.writer(), name, fpcc, fragment, flush, limit);
+        self.pool.write_ended(node, began, put.await)
+    }
+
+    pub(super) fn address(
+        &self,
+        node: NodeId,
+    ) -> std::result::Result<crate::transport::NodeAddress, TransportError> {
+        let nowhere = || TransportError::Unreachable("is at no address of the pool".into());
+        self.pool.address_of(node).ok_or_else(nowhere)
+    }
+
+    /// A node's address, or its identity where it has none.
+    pub(super) fn called(&self, node: NodeId) -> String {
+        self.pool.address_of(node).map_or_else(|| format!("node {node}"), |address| address.to_string())
+    }
+}

@@ -1,0 +1,369 @@
+//! Nodes at `http://host:port`. The only file that knows the HTTP client.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::wire::MAX_BODY;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+
+use super::verbs::{Carrier, Parts, Wire};
+use super::{NodeAddress, TransportError};
+use crate::buffers::Buffers;
+
+/// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A header of nodes is some 200 bytes; the rest of this is for bodies, read in pieces of up to this size.
+const READ_BUFFER: usize = 256 << 10;
+
+/// The bounds of an `HttpTransport`.
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// Until a connection stands.
+    pub connect_limit: Duration,
+    /// Most connections, and requests at once, per node; others wait, within their own limit.
+    pub connections_per_node: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        HttpOptions { connect_limit: Duration::from_secs(1), connections_per_node: 32 }
+    }
+}
+
+/// Speaks HTTP/1.1 with keep-alive to nodes at `http://host:port`.
+pub type HttpTransport = Wire<Http>;
+
+impl HttpTransport {
+    /// No connection is made before it is needed.
+    pub fn new(options: HttpOptions) -> HttpTransport {
+        Wire { carrier: Http::new(options) }
+    }
+}
+
+/// See `HttpTransport`.
+pub struct Http {
+    client: Client<HttpConnector, Parts>,
+    options: HttpOptions,
+    peers: RwLock<HashMap<NodeAddress, Arc<Peer>>>,
+}
+
+/// An address taken apart, and who may speak to it now.
+struct Peer {
+    authority: Authority,
+    slots: Semaphore,
+}
+
+impl Http {
+    fn new(options: HttpOptions) -> Http {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(options.connect_limit));
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            .pool_max_idle_per_host(options.connections_per_node)
+            .http1_max_buf_size(READ_BUFFER)
+            .build(connector);
+        Http { client, options, peers: RwLock::new(HashMap::new()) }
+    }
+
+    fn peer(&self, node: &NodeAddress) -> Result<Arc<Peer>, TransportError> {
+        if let Some(peer) = self.peers.read().get(node) {
+            return Ok(peer.clone());
+        }
+        let authority = authority(node)?;
+        let slots = Semaphore::new(self.options.connections_per_node);
+        let peer = Arc::new(Peer { authority, slots });
+        Ok(self.peers.write().entry(node.clone()).or_insert(peer).clone())
+    }
+
+    async fn exchange(
+        &self,
+        peer: &Peer,
+        mut request: Request<Parts>,
+    ) -> Result<Response<Bytes>, TransportError> {
+        let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(peer.authority.clone());
+        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+        let answer = self.client.request(request).await.map_err(|error| self.explain_client(&error))?;
+        let (head, body) = answer.into_parts();
+        Ok(Response::from_parts(head, read_whole(body).await?))
+    }
+
+    fn explain_client(&self, error: &legacy::Error) -> TransportError {
+        match io_kind(error) {
+            Some(io::ErrorKind::TimedOut) if error.is_connect() => TransportError::Unreachable(format!(
+                "it took no connection within {} ms",
+                self.options.connect_limit.as_millis()
+            )),
+            _ => explain(error),
+        }
+    }
+}
+
+impl Carrier for Http {
+    async fn carry(
+        &self,
+        node: &NodeAddress,
+        request: Request<Parts>,
+    ) -> Result<Response<Bytes>, TransportError> {
+        let peer = self.peer(node)?;
+        self.exchange(&peer, request).await
+    }
+}
+
+fn authority(node: &NodeAddress) -> Result<Authority, TransportError> {
+    let wrong = || TransportError::Garbage("its address is not of the form http://host:port".into());
+    let uri: Uri = node.0.parse().map_err(|_| wrong())?;
+    match (uri.scheme_str(), uri.authority(), uri.path()) {
+        (Some("http"), Some(authority), "" | "/") => Ok(authority.clone()),
+        _ => Err(wrong()),
+    }
+}
+
+/// The body in one run of memory. What would be longer than `MAX_BODY` is not read.
+async fn read_whole(mut body: Incoming) -> Result<Bytes, TransportError> {
+    let announced = body.size_hint().exact().unwrap_or(0);
+    let too_long = || TransportError::Garbage(format!("an answer of more than {MAX_BODY} bytes"));
+    if announced > MAX_BODY as u64 {
+        return Err(too_long());
+    }
+    // Even a single frame is copied: it would hold the connection's whole read buffer.
+    let mut whole = Buffers::shared().take(announced as usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| explain(&error))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if whole.len() + data.len() > MAX_BODY {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(data);
+    }
+    Ok(whole.freeze())
+}
+
+/// What is wrong with the peer is garbage, what is wrong with the way there is unreachable.
+fn explain(error: &(dyn Error + 'static)) -> TransportError {
+    let spoken = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
+    match (spoken, io_kind(error)) {
+        (Some(spoken), _) if spoken.is_parse() => {
+            TransportError::Garbage(format!("it does not speak HTTP ({spoken})"))
+        }
+        (_, Some(io::ErrorKind::ConnectionRefused)) => {
+            TransportError::Unreachable("it refused the connection".into())
+        }
+        (Some(spoken), _) if spoken.is_incomplete_message() => {
+            TransportError::Unreachable("it closed the connection before it had answered".into())
+        }
+        _ => {
+            let chain: Vec<String> = causes(error).map(ToString::to_string).collect();
+            TransportError::Unreachable(chain.join(": "))
+        }
+    }
+}
+
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::transport::scripted::{NODE, ScriptedNode, WRITER, fragment_name};
+    use crate::transport::{FragmentTransport, NodeAddress, TransportError};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Ends with the test.
+    struct Server {
+        address: NodeAddress,
+        accepted: Arc<AtomicUsize>,
+        _task: JoinSet<()>,
+    }
+
+    async fn listen() -> (TcpListener, NodeAddress) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = NodeAddress(format!("http://{}", listener.local_addr().unwrap()));
+        (listener, address)
+    }
+
+    async fn serve(node: &ScriptedNode) -> Server {
+        use axum::serve::ListenerExt;
+        let (listener, address) = listen().await;
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
+        let listener = listener.tap_io(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut task = JoinSet::new();
+        let router = node.router();
+        task.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Server { address, accepted, _task: task }
+    }
+
+    /// Reads some of a request, says `answer`, and keeps the connection open.
+    async fn say(answer: Vec<u8>) -> Server {
+        let (listener, address) = listen().await;
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1000]).await;
+                let _ = stream.write_all(&answer).await;
+                open.push(stream);
+            }
+        });
+        Server { address, accepted: Arc::default(), _task: task }
+    }
+
+    fn transport() -> HttpTransport {
+        HttpTransport::new(HttpOptions::default())
+    }
+
+    async fn garbage_of(answer: impl Into<Vec<u8>>) -> String {
+        let server = say(answer.into()).await;
+        match transport().info(&server.address, LIMIT).await {
+            Err(TransportError::Garbage(what)) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn large_fragments_come_back_as_they_were_sent() {
+        let server = serve(&ScriptedNode::keeping()).await;
+        let http = transport();
+        let fragment: Bytes = (0..5_000_000u32).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into();
+        let name = fragment_name("large");
+        let put =
+            http.put(&server.address, WRITER, &name, "fpcc".into(), fragment.clone(), false, LIMIT).await;
+        assert_eq!(put.unwrap().node, NODE);
+        let raw = http.get(&server.address, WRITER.volume, &name, LIMIT).await.unwrap().value;
+        assert!(raw.fpcc == "fpcc" && raw.fragment == fragment);
+        let held = Buffers::shared().held_by(&raw.fragment);
+        assert!((fragment.len()..fragment.len() * 9 / 8 + 100).contains(&held), "one buffer of {held} bytes");
+    }
+
+    #[tokio::test]
+    async fn requests_one_after_another_share_a_connection() {
+        let server = serve(&ScriptedNode::saying("{}")).await;
+        let http = transport();
+        for _ in 0..50 {
+            http.flush(&server.address, WRITER, LIMIT).await.unwrap();
+        }
+        assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_requests_beyond_wait() {
+        let server = serve(&ScriptedNode::saying("{}")).await;
+        let options = HttpOptions { connections_per_node: 3, ..HttpOptions::default() };
+        let http = Arc::new(HttpTransport::new(options));
+        let mut requests = JoinSet::new();
+        for _ in 0..60 {
+            let (http, address) = (http.clone(), server.address.clone());
+            requests.spawn(async move { http.flush(&address, WRITER, LIMIT).await.map(drop) });
+        }
+        assert!(requests.join_all().await.into_iter().all(|answer| answer.is_ok()));
+        let accepted = server.accepted.load(Ordering::SeqCst);
+        // A connection begun while another came free is made all the same, and waits idle.
+        assert!(accepted <= 6, "{accepted} connections for 3 at once");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_unreachable() {
+        let (listener, address) = listen().await;
+        drop(listener);
+        let error = transport().info(&address, LIMIT).await.unwrap_err();
+        assert!(matches!(error, TransportError::Unreachable(_)));
+        assert_eq!(error.to_string(), "it refused the connection");
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_costs_the_limit() {
+        let server = say(Vec::new()).await;
+        let limit = Duration::from_millis(50);
+        let error = transport().info(&server.address, limit).await.unwrap_err();
+        assert!(matches!(error, TransportError::TimedOut(passed) if passed == limit));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_in_the_middle_costs_the_limit() {
+        let server = say(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this".to_vec()).await;
+        let error = transport().info(&server.address, Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(error, TransportError::TimedOut(_)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_broken_off_is_unreachable() {
+        let (listener, address) = listen().await;
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1000]).await;
+            }
+        });
+        let error = transport().info(&address, LIMIT).await.unwrap_err();
+        assert_eq!(error.to_string(), "it closed the connection before it had answered");
+        assert!(matches!(error, TransportError::Unreachable(_)));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_speak_http_is_garbage() {
+        assert!(garbage_of("SSH-2.0-OpenSSH_9.2\r\n").await.starts_with("it does not speak HTTP"));
+    }
+
+    #[tokio::test]
+    async fn what_speaks_http_and_is_not_shardd_is_garbage() {
+        assert_eq!(
+            garbage_of("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await,
+            "there is no avid-node header"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_announced_body_over_the_limit_is_refused_unread() {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_BODY + 1);
+        assert!(garbage_of(head).await.contains("more than"));
+    }
+
+    #[tokio::test]
+    async fn an_unannounced_body_over_the_limit_is_refused() {
+        let mut answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        let chunk = [b"400000\r\n".to_vec(), vec![0; 4 << 20], b"\r\n".to_vec()].concat();
+        (0..9).for_each(|_| answer.extend_from_slice(&chunk));
+        assert!(garbage_of(answer).await.contains("more than"));
+    }
+
+    #[tokio::test]
+    async fn an_address_must_be_http_host_and_port() {
+        for address in
+            ["127.0.0.1:7001", "https://127.0.0.1:7001", "http://127.0.0.1:7001/path", "", "embedded:0"]
+        {
+            let answer = transport().info(&NodeAddress(address.into()), LIMIT).await;
+            assert!(matches!(answer, Err(TransportError::Garbage(_))), "{address}: {answer:?}");
+        }
+    }
+}

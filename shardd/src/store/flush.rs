@@ -1,0 +1,123 @@
+//! Making durable what was acknowledged: one round of fdatasync for all who wait, and what follows when one fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::disk;
+use super::segment::Segment;
+use super::{BootId, Store};
+use crate::error::StoreError;
+
+/// Rounds asked for and done.
+#[derive(Default)]
+pub struct Flushing {
+    turn: Arc<Mutex<()>>,
+    asked: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Store {
+    /// Make everything acknowledged so far survive a power loss.
+    ///
+    /// Who comes while a round runs shares the next one. After an error it is not known what is safe, and the boot id
+    /// is another one; a later success covers it again.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
+        let ticket = self.flushing.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let turn = self.flushing.turn.clone().lock_owned().await;
+        if self.flushing.done.load(Ordering::SeqCst) >= ticket {
+            return Ok(());
+        }
+        let store = self.clone();
+        // The round keeps its turn even if the one who asked goes away: the next must not overtake it.
+        let round = tokio::task::spawn_blocking(move || store.flush_round(turn));
+        round.await.expect("a flush does not panic")
+    }
+
+    /// The same, for threads that may block; it panics on one that runs asynchronous tasks if it has to wait.
+    pub fn flush_blocking(&self) -> Result<(), StoreError> {
+        let ticket = self.flushing.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let turn = self.flushing.turn.clone();
+        let turn = turn.clone().try_lock_owned().unwrap_or_else(|_| turn.blocking_lock_owned());
+        if self.flushing.done.load(Ordering::SeqCst) >= ticket {
+            return Ok(());
+        }
+        self.flush_round(turn)
+    }
+
+    fn flush_round(&self, _turn: OwnedMutexGuard<()>) -> Result<(), StoreError> {
+        let covers = self.flushing.asked.load(Ordering::SeqCst);
+        self.counts.flushes.add(1);
+        let evacuated = self.evacuate()?;
+        self.sync_segments()?;
+        self.flushing.done.store(covers, Ordering::SeqCst);
+        for segment in evacuated {
+            self.end_move(&segment)?;
+        }
+        Ok(())
+    }
+
+    /// Copy away what broken segments hold: asking a disk again that lost pages would only be told that all is well.
+    fn evacuate(&self) -> Result<Vec<Arc<Segment>>, StoreError> {
+        let broken = |segment: &Arc<Segment>| segment.broken.load(Ordering::SeqCst);
+        let segments: Vec<_> = self.log.segments().into_iter().filter(broken).collect();
+        for segment in &segments {
+            let dropped = self.move_out(segment).map_err(|error| StoreError::Flush(error.to_string()))?;
+            if dropped > 0 {
+                self.draw_boot();
+            }
+        }
+        Ok(segments)
+    }
+
+    fn sync_segments(&self) -> Result<(), StoreError> {
+        let mut failed = None;
+        for segment in self.log.segments() {
+            // Before the flag is taken down: what a writer wrote until now is then covered.
+            let finished = segment.left.load(Ordering::SeqCst) && segment.writers.load(Ordering::SeqCst) == 0;
+            if segment.broken.load(Ordering::SeqCst) {
+                continue;
+            }
+            if segment.is_spent() && !segment.moving.load(Ordering::SeqCst) {
+                self.log.remove(&segment).map_err(StoreError::io("remove a segment"))?;
+                continue;
+            }
+            if segment.dirty.swap(false, Ordering::SeqCst)
+                && let Err(error) = segment.sync()
+            {
+                self.give_up(&segment);
+                failed = Some(error);
+            } else if finished && !segment.is_sealed() {
+                seal(&segment);
+            }
+        }
+        let unnamed = self.log.take_unnamed();
+        if !unnamed.is_empty()
+            && let Err(error) = disk::sync_folder(self.log.folder())
+        {
+            unnamed.iter().for_each(|segment| self.give_up(segment));
+            failed = Some(error);
+        }
+        let Some(error) = failed else { return Ok(()) };
+        self.draw_boot();
+        Err(StoreError::Flush(error.to_string()))
+    }
+
+    fn give_up(&self, segment: &Segment) {
+        tracing::error!(segment = segment.number, "flush failed");
+        segment.broken.store(true, Ordering::SeqCst);
+        self.log.leave(Some(segment));
+    }
+
+    fn draw_boot(&self) {
+        *self.boot.lock() = BootId(disk::random_bytes());
+    }
+}
+
+fn seal(segment: &Segment) {
+    // It stays open then, and costs the next start a verification.
+    if let Err(error) = segment.seal() {
+        tracing::warn!(segment = segment.number, %error, "seal");
+    }
+}

@@ -1,0 +1,305 @@
+//! One file of the log: written once, marked dead in place, given back in holes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::disk;
+use super::ranges::{Ranges, blocks_freed};
+use super::record::DEATH;
+
+/// Holes are made of whole blocks of this size; where a file system's are larger, punching zeroes the rest, which is dead.
+const BLOCK: u64 = 4096;
+/// Fragments up to this are copied behind what stands before them, to be written in one call.
+const ONE_WRITE: usize = 64 << 10;
+
+/// One file of the log.
+pub struct Segment {
+    /// Its number, never used again while the node lives.
+    pub number: u32,
+    file: File,
+    folder: PathBuf,
+    name: Mutex<Name>,
+    /// Nothing is appended to it any more.
+    pub left: AtomicBool,
+    /// Something was written since the last flush.
+    pub dirty: AtomicBool,
+    /// A flush of it failed: what it holds must be copied elsewhere before it counts as flushed.
+    pub broken: AtomicBool,
+    /// Its records are being copied elsewhere; only who does it may remove the file.
+    pub moving: AtomicBool,
+    /// Records reserved but not yet written or given up.
+    pub writers: AtomicU32,
+    live_records: AtomicU64,
+    live_bytes: AtomicU64,
+    /// Where its last record ends.
+    pub filled: AtomicU64,
+    /// Live bytes when compaction last looked and left it alone.
+    looked_at: AtomicU64,
+    dead: Mutex<Ranges>,
+}
+
+/// What its file is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    /// Not everything in it was flushed once.
+    Open,
+    /// Nothing will be appended, and everything was flushed once.
+    Sealed,
+    /// The file is gone.
+    Removed,
+}
+
+impl Segment {
+    /// Make a new, empty one.
+    pub fn create(folder: &Path, number: u32) -> io::Result<Segment> {
+        let path = path(folder, number, Name::Open);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Segment::of(folder, number, file, Name::Open))
+    }
+
+    /// Open one left by an earlier run; nothing is appended to it.
+    pub fn open(folder: &Path, number: u32, sealed: bool) -> io::Result<Segment> {
+        let name = if sealed { Name::Sealed } else { Name::Open };
+        let file = OpenOptions::new().read(true).write(true).open(path(folder, number, name))?;
+        let segment = Segment::of(folder, number, file, name);
+        segment.left.store(true, Ordering::SeqCst);
+        segment.filled.store(segment.length()?, Ordering::SeqCst);
+        Ok(segment)
+    }
+
+    fn of(folder: &Path, number: u32, file: File, name: Name) -> Segment {
+        Segment {
+            number,
+            file,
+            folder: folder.to_owned(),
+            name: Mutex::new(name),
+            left: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            moving: AtomicBool::new(false),
+            writers: AtomicU32::new(0),
+            live_records: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
+            looked_at: AtomicU64::new(u64::MAX),
+            dead: Mutex::default(),
+        }
+    }
+
+    /// Number and state of the segment a file's name stands for.
+    pub fn parse_name(name: &str) -> Option<(u32, bool)> {
+        let (number, state) = name.split_once('.')?;
+        let sealed = match state {
+            "seg" => true,
+            "open" => false,
+            _ => return None,
+        };
+        let digits = number.len() == 8 && number.bytes().all(|digit| digit.is_ascii_digit());
+        Some((digits.then(|| number.parse().ok()).flatten()?, sealed))
+    }
+
+    /// The open file, for walking it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it is full and was flushed.
+    pub fn is_sealed(&self) -> bool {
+        *self.name.lock() == Name::Sealed
+    }
+
+    /// Write a record. The fragment first: a head is never on disk before what it announces.
+    pub fn write(&self, offset: u64, head: &[u8], fragment: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        faults::before_write(&self.folder)?;
+        if fragment.len() <= ONE_WRITE {
+            return self.file.write_all_at(&[head, fragment].concat(), offset);
+        }
+        self.file.write_all_at(fragment, offset + head.len() as u64)?;
+        self.file.write_all_at(head, offset)
+    }
+
+    /// Undo a write that failed, as far as the disk lets us: its head, written last, is not there or is dead.
+    pub fn unwrite(&self, offset: u64, length: u64) {
+        let (at, dead) = DEATH;
+        // Whether the range becomes a hole or only dead does not matter, nor does a disk that takes neither: a record that is
+        // whole in spite of its error may as well be found.
+        let _ = disk::punch(&self.file, offset, offset + length)
+            .or_else(|_| self.file.write_all_at(&dead, offset + at));
+    }
+
+    /// Fill `buffer` from `offset`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// Count a record as alive.
+    pub fn enliven(&self, record: u64) {
+        self.live_records.fetch_add(1, Ordering::SeqCst);
+        self.live_bytes.fetch_add(record, Ordering::SeqCst);
+    }
+
+    /// Count a record as no longer alive.
+    pub fn forget(&self, record: u64) {
+        self.live_bytes.fetch_sub(record, Ordering::SeqCst);
+        self.live_records.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Lengths of its live records.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing in it is alive and nothing will come.
+    pub fn is_spent(&self) -> bool {
+        // Writers before records: a writer counts its record before it stops being one.
+        self.left.load(Ordering::SeqCst)
+            && self.writers.load(Ordering::SeqCst) == 0
+            && self.live_records.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether so little of it is alive that compaction should look, and half of what was when it last did.
+    pub fn is_sparse(&self) -> bool {
+        let live = self.live_bytes();
+        self.left.load(Ordering::SeqCst)
+            && 2 * live < self.filled.load(Ordering::SeqCst)
+            && live < self.looked_at.load(Ordering::SeqCst) / 2
+    }
+
+    /// Note that compaction looks.
+    pub fn look(&self) {
+        self.looked_at.store(self.live_bytes(), Ordering::SeqCst);
+    }
+
+    /// Whether the file system gave it noticeably more than what is alive.
+    pub fn wastes_blocks(&self) -> io::Result<bool> {
+        let live = self.live_bytes();
+        Ok(self.allocated()? > live + live / 4 + (64 << 10))
+    }
+
+    /// Mark a record dead and give back what it and its dead neighbours fill.
+    pub fn bury(&self, offset: u64, record: u64) -> io::Result<()> {
+        let (at, dead) = DEATH;
+        self.file.write_all_at(&dead, offset + at)?;
+        self.dirty.store(true, Ordering::SeqCst);
+        self.give_back(offset, record);
+        Ok(())
+    }
+
+    /// Give back a range no live record touches.
+    pub fn give_back(&self, offset: u64, length: u64) {
+        let added = offset..offset + length;
+        // The lock is held while punching, so that a range is never given back late, over something newer.
+        let mut ranges = self.dead.lock();
+        let dead = ranges.add(added.clone());
+        if let Some(blocks) = blocks_freed(&dead, &added, BLOCK)
+            && let Err(error) = disk::punch(&self.file, blocks.start, blocks.end)
+        {
+            tracing::debug!(segment = self.number, %error, "punch");
+        }
+    }
+
+    /// Note that a range is dead without giving it back: compaction sees to what a start finds.
+    pub fn note_dead(&self, from: u64, to: u64) {
+        if from < to {
+            self.dead.lock().add(from..to);
+        }
+    }
+
+    /// Punch every dead range again, as a crash may have come between death and punch.
+    pub fn punch_dead(&self) -> io::Result<()> {
+        let ranges: Vec<_> = self.dead.lock().iter().collect();
+        let blocks = ranges.iter().filter_map(|dead| blocks_freed(dead, dead, BLOCK));
+        blocks.into_iter().try_for_each(|blocks| disk::punch(&self.file, blocks.start, blocks.end))
+    }
+
+    /// Length of the file.
+    pub fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Bytes that the file system gave it.
+    pub fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// fdatasync.
+    pub fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        faults::before_sync(&self.folder)?;
+        self.file.sync_data()
+    }
+
+    /// Give it its final name. It must be left, without writers and flushed.
+    pub fn seal(&self) -> io::Result<()> {
+        let mut name = self.name.lock();
+        if *name == Name::Open {
+            let (from, to) = (self.path(Name::Open), self.path(Name::Sealed));
+            fs::rename(from, to)?;
+            *name = Name::Sealed;
+        }
+        Ok(())
+    }
+
+    /// Remove the file; who reads it still can.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut name = self.name.lock();
+        if *name != Name::Removed {
+            fs::remove_file(self.path(*name))?;
+            *name = Name::Removed;
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: Name) -> PathBuf {
+        path(&self.folder, self.number, name)
+    }
+}
+
+fn path(folder: &Path, number: u32, name: Name) -> PathBuf {
+    let ending = if name == Name::Sealed { "seg" } else { "open" };
+    folder.join(format!("{number:08}.{ending}"))
+}
+
+/// Disks that fail on demand, by segment folder.
+#[cfg(test)]
+pub mod faults {
+    use std::collections::HashMap;
+    use std::io;
+    use std::path::{Path, PathBuf};
+
+    use parking_lot::Mutex;
+
+    /// How a folder's disk fails.
+    #[derive(Clone, Copy, Default)]
+    pub struct Faults {
+        /// Every fdatasync fails.
+        pub sync: bool,
+        /// Every write fails with this.
+        pub write: Option<i32>,
+    }
+
+    static FAULTS: Mutex<Option<HashMap<PathBuf, Faults>>> = Mutex::new(None);
+
+    /// From now on the disk of `segments` fails like this.
+    pub fn set(segments: &Path, faults: Faults) {
+        FAULTS.lock().get_or_insert_default().insert(segments.to_owned(), faults);
+    }
+
+    fn of(segments: &Path) -> Faults {
+        FAULTS.lock().as_ref().and_then(|all| all.get(segments).copied()).unwrap_or_default()
+    }
+
+    pub(super) fn before_sync(segments: &Path) -> io::Result<()> {
+        if of(segments).sync { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
+    pub(super) fn before_write(segments: &Path) -> io::Result<()> {
+        of(segments).write.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+}

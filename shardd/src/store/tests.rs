@@ -1,0 +1,495 @@
+//! The store on a real folder: what is kept, refused, lost and found again.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use common::codec::{Codec, split};
+use common::hash::HashId;
+use common::wire::ObjectId;
+
+use super::segment::faults::{self, Faults};
+use super::*;
+
+/// One object of code 2+2, encoded.
+struct Object {
+    fpcc: Vec<u8>,
+    fragments: Vec<Bytes>,
+}
+
+fn object(seed: u64, length: usize) -> Object {
+    let code = "2+2".parse().unwrap();
+    let bytes: Vec<u8> = (0..length as u64)
+        .map(|i| ((i + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9) >> 13) as u8)
+        .collect();
+    let codec = Codec::of(code);
+    let data = split(code, &bytes.into());
+    let parity = codec.parity_of(&data);
+    let fragments: Vec<Bytes> = data.into_iter().chain(parity.into_iter().map(Bytes::from)).collect();
+    let slices: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
+    let fpcc = Fpcc::compute(&codec, HashId::Blake3, length as u64, &slices);
+    Object { fpcc: fpcc.to_bytes(), fragments }
+}
+
+fn name(key: &str, index: u8) -> FragmentName {
+    FragmentName { key: key.into(), version: 1, index }
+}
+
+fn open(path: &Path) -> Arc<Store> {
+    Store::open(StoreOptions { capacity: Some(64 << 20), ..StoreOptions::new(path) }).unwrap()
+}
+
+const C: Author = Author::Client;
+const S: Space = Space::ObjectStore;
+
+impl Store {
+    fn keep_object(&self, key: &str, index: u8, object: &Object) -> Result<(), StoreError> {
+        self.put(&C, &name(key, index), &object.fpcc, &object.fragments[usize::from(index)])
+    }
+
+    /// Every fragment there is verifies. How many.
+    fn verified(&self) -> usize {
+        let mut count = 0;
+        for object in self.list(S, "", 1000).unwrap().objects {
+            for index in object.indexes {
+                let kept = self.get(S, &name(&object.key, index)).unwrap();
+                Fpcc::parse(&kept.fpcc()).unwrap().check_bytes(index.into(), &kept.fragment()).unwrap();
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn crash(self: Arc<Self>) {
+        self.upkeep.stop();
+    }
+}
+
+#[test]
+fn a_fragment_is_kept_and_found_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = object(1, 5000);
+    let store = open(folder.path());
+    let (node, boot) = (store.node(), store.boot());
+    store.keep_object("k", 1, &kept).unwrap();
+    store.keep_object("k", 1, &kept).unwrap();
+    assert_eq!(store.usage().fragments, 1);
+    store.crash();
+    let store = open(folder.path());
+    assert_eq!(store.node(), node);
+    assert_ne!(store.boot(), boot);
+    let found = store.get(S, &name("k", 1)).unwrap();
+    assert_eq!((&found.fpcc()[..], &found.fragment()), (&kept.fpcc[..], &kept.fragments[1]));
+    assert_eq!(store.status(S, "k", 1).unwrap().indexes, [1]);
+}
+
+#[test]
+fn what_is_inconsistent_is_refused_and_nothing_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let object = object(1, 5000);
+    let mut flipped = object.fragments[0].to_vec();
+    flipped[7] ^= 1;
+    let refused: [(u8, &[u8], &[u8]); 6] = [
+        (0, &object.fpcc, &flipped),
+        (0, &object.fpcc, &object.fragments[1]),
+        (0, &object.fpcc, &object.fragments[0][1..]),
+        (4, &object.fpcc, &object.fragments[0]),
+        (0, &object.fpcc[1..], &object.fragments[0]),
+        (0, b"", &object.fragments[0]),
+    ];
+    for (index, fpcc, fragment) in refused {
+        let result = store.put(&C, &name("k", index), fpcc, fragment);
+        assert!(matches!(result, Err(StoreError::Inconsistent(_))), "{result:?}");
+    }
+    assert_eq!((store.usage().fragments, store.usage().used_bytes), (0, 0));
+}
+
+#[test]
+fn another_fpcc_for_a_version_is_a_conflict_at_every_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.keep_object("k", 1, &object(1, 5000)).unwrap();
+    for index in [1, 2] {
+        let result = store.keep_object("k", index, &object(2, 5000));
+        assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+    }
+    store.delete(&C, "k", 1, None).unwrap();
+    store.keep_object("k", 2, &object(2, 5000)).unwrap();
+    store.crash();
+    let store = open(folder.path());
+    assert_eq!(store.status(S, "k", 1).unwrap().indexes, [2]);
+}
+
+#[test]
+fn of_two_fpccs_that_arrive_at_once_one_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let objects: Vec<_> = (0..4).map(|seed| object(seed * 2 + 1, 40_000)).collect();
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let put = |i: usize| {
+                let (store, object, key) = (&store, &objects[i], &key);
+                scope.spawn(move || store.keep_object(key, i as u8, object))
+            };
+            let threads: Vec<_> = (0..4).map(put).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    }
+    assert_eq!(store.verified(), 20);
+}
+
+#[test]
+fn a_full_node_stays_readable_and_can_be_emptied_and_filled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let kept = object(1, 400_000);
+    for _ in 0..2 {
+        let mut count = 0;
+        let refused = loop {
+            match store.keep_object(&format!("k{count:04}"), 0, &kept) {
+                Ok(()) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::NoSpace { .. }), "{refused}");
+        let kept_bytes = count * 200_000;
+        assert!((58 << 20..60 << 20).contains(&kept_bytes), "{kept_bytes}");
+        assert_eq!(store.verified(), count);
+        store.flush_blocking().unwrap();
+        assert!(on_disk(folder.path()) >= kept_bytes as u64);
+        for i in 0..count {
+            assert_eq!(store.delete(&C, &format!("k{i:04}"), 1, None).unwrap(), 1);
+        }
+        assert_eq!(store.usage().used_bytes, 0);
+        assert!(on_disk(folder.path()) < 2 << 20, "{}", on_disk(folder.path()));
+    }
+}
+
+fn segments(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path.join("segments")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Bytes the file system gave the segments.
+fn on_disk(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    segments(path).iter().map(|path| std::fs::metadata(path).unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn small_fragments_give_their_blocks_back_when_neighbours_die() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let small = object(1, 600);
+    (0..2000).for_each(|i| store.keep_object(&format!("{i}"), 0, &small).unwrap());
+    store.flush_blocking().unwrap();
+    let before = on_disk(folder.path());
+    (0..1000).for_each(|i| {
+        store.delete(&C, &format!("{i}"), 1, None).unwrap();
+    });
+    assert!(on_disk(folder.path()) < before * 6 / 10, "{} of {before}", on_disk(folder.path()));
+    assert_eq!(store.verified(), 1000);
+}
+
+#[test]
+fn compaction_gives_back_what_scattered_deletions_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.upkeep.stop();
+    let small = object(1, 600);
+    let count = 30_000;
+    (0..count).for_each(|i| store.keep_object(&format!("{i:05}"), 0, &small).unwrap());
+    store.flush_blocking().unwrap();
+    let scattered = (0..count).filter(|i| i % 4 != 0);
+    scattered.for_each(|i| {
+        store.delete(&C, &format!("{i:05}"), 1, None).unwrap();
+    });
+    let (before, used) = (on_disk(folder.path()), store.usage().used_bytes);
+    let held = store.get(S, &name("00000", 0)).unwrap();
+    let sealed: Vec<_> = store.log.segments().into_iter().filter(|s| s.is_sealed()).collect();
+    assert!(sealed.len() >= 3);
+    for segment in sealed {
+        assert!(segment.is_sparse() && segment.wastes_blocks().unwrap());
+        store.compact(&segment).unwrap();
+    }
+    assert_eq!(store.usage().used_bytes, used);
+    assert!(on_disk(folder.path()) < before / 2, "{} of {before}", on_disk(folder.path()));
+    assert_eq!(held.fragment(), small.fragments[0]);
+    let kept = || (0..count).step_by(4).map(|i| format!("{i:05}"));
+    kept().for_each(|key| assert!(store.get(S, &name(&key, 0)).is_ok()));
+    store.crash();
+    let store = open(folder.path());
+    assert_eq!(store.usage().fragments, kept().count() as u64);
+    kept().for_each(|key| assert!(store.get(S, &name(&key, 0)).is_ok()));
+}
+
+#[test]
+fn ten_thousand_small_fragments_make_few_files_and_one_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let small = object(1, 2048);
+    let flushes = store.counts.flushes.get();
+    for counter in 0..10_000 {
+        store.keep_object(&ObjectId { epoch: 1, counter }.key(), 0, &small).unwrap();
+    }
+    store.upkeep.stop();
+    store.flush_blocking().unwrap();
+    let background = segments(folder.path()).len() as u64;
+    assert!(background <= 5, "{background} files");
+    assert!(store.counts.flushes.get() - flushes <= 1 + background);
+    assert_eq!(store.list(S, "", 1000).unwrap().objects.len(), 1000);
+}
+
+/// A crash may cut the last record anywhere.
+#[test]
+fn a_torn_tail_costs_only_what_was_torn() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let objects = [object(1, 300), object(2, 300)];
+    store.keep_object("first", 0, &objects[0]).unwrap();
+    store.keep_object("last", 0, &objects[1]).unwrap();
+    store.crash();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let whole = std::fs::read(path).unwrap();
+    for length in 0..=whole.len() {
+        let torn = copy_of(folder.path());
+        std::fs::write(torn.path().join("segments").join(path.file_name().unwrap()), &whole[..length])
+            .unwrap();
+        let store = open(torn.path());
+        let expected = usize::from(length >= whole.len() / 2) + usize::from(length == whole.len());
+        let seen = store.verified();
+        assert!(seen == expected || length.abs_diff(whole.len() / 2) < 64, "{seen} at {length}");
+        store.keep_object("last", 0, &objects[1]).unwrap();
+        store.crash();
+        assert!(open(torn.path()).get(S, &name("last", 0)).is_ok());
+    }
+}
+
+fn copy_of(path: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("segments")).unwrap();
+    std::fs::copy(path.join("node.json"), copy.path().join("node.json")).unwrap();
+    for segment in segments(path) {
+        std::fs::copy(&segment, copy.path().join("segments").join(segment.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+/// Sealed or not, a flipped byte costs at most the record it is in.
+#[test]
+fn a_flipped_byte_anywhere_loses_at_most_its_own_record() {
+    for sealed in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let objects: Vec<_> = (0..3).map(|seed| object(seed * 2 + 1, 300)).collect();
+        for (key, object) in ["a", "b", "c"].iter().zip(&objects) {
+            store.keep_object(key, 0, object).unwrap();
+        }
+        if sealed {
+            store.close().unwrap();
+        }
+        store.crash();
+        let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+        let whole = std::fs::read(path).unwrap();
+        let record = whole.len() / 3 / 64 * 64 + 64;
+        for at in record..2 * record {
+            let damaged = copy_of(folder.path());
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(damaged.path().join("segments").join(path.file_name().unwrap()), bytes).unwrap();
+            let store = open(damaged.path());
+            for (key, object) in [("a", &objects[0]), ("c", &objects[2])] {
+                assert_eq!(store.get(S, &name(key, 0)).unwrap().fragment(), object.fragments[0], "{at}");
+            }
+            let good =
+                store.get(S, &name("b", 0)).is_ok_and(|kept| kept.fragment() == objects[1].fragments[0]);
+            let silent_padding = at - record >= 64 + 1 + objects[1].fpcc.len() + 150 || at == record + 4;
+            assert_eq!(good, silent_padding, "byte {}", at - record);
+            store.keep_object("b", 0, &objects[1]).unwrap();
+            assert_eq!(store.verified(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_record_is_not_found_while_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let kept = object(1, 5000);
+    store.keep_object("k", 0, &kept).unwrap();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    std::fs::write(path, vec![0; 5000]).unwrap();
+    assert!(matches!(store.get(S, &name("k", 0)), Err(StoreError::NotFound(_))));
+    std::fs::write(path, "").unwrap();
+    assert!(matches!(store.get(S, &name("k", 0)), Err(StoreError::Io { .. })));
+    store.keep_object("k", 0, &kept).unwrap();
+    assert_eq!(store.verified(), 1);
+}
+
+/// After a power loss every page is as it was at the last flush, or newer, or of any time between.
+#[test]
+fn a_power_loss_keeps_what_was_flushed_and_shows_nothing_torn() {
+    for seed in 0..30u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        store.upkeep.stop();
+        let mut random = Random(seed);
+        let objects: Vec<_> = (0..8).map(|seed| object(seed * 2 + 1, 3000 << (seed % 4))).collect();
+        (0..30).for_each(|i| store.keep_object(&format!("f{i}"), 0, &objects[i % 8]).unwrap());
+        (0..10).for_each(|i| {
+            store.delete(&C, &format!("f{i}"), 1, None).unwrap();
+        });
+        store.flush_blocking().unwrap();
+        let flushed = copy_of(folder.path());
+        (10..20).for_each(|i| {
+            store.delete(&C, &format!("f{i}"), 1, None).unwrap();
+        });
+        (0..20).for_each(|i| store.keep_object(&format!("n{i}"), 0, &objects[i % 8]).unwrap());
+        let lost = lose_power(flushed.path(), folder.path(), &mut random);
+        store.crash();
+        let store = open(lost.path());
+        let seen = store.verified();
+        assert!((10..=50).contains(&seen), "seed {seed}: {seen}");
+        for i in 20..30 {
+            let kept = store.get(S, &name(&format!("f{i}"), 0)).unwrap();
+            assert_eq!(kept.fragment(), objects[i % 8].fragments[0], "seed {seed}: f{i}");
+        }
+        for i in 0..10 {
+            assert!(store.get(S, &name(&format!("f{i}"), 0)).is_err(), "seed {seed}: f{i} came back");
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Mix the pages of two states of a folder.
+fn lose_power(old: &Path, new: &Path, random: &mut Random) -> tempfile::TempDir {
+    let lost = copy_of(new);
+    for path in segments(new) {
+        let file_name = path.file_name().unwrap();
+        let before = std::fs::read(old.join("segments").join(file_name)).unwrap_or_default();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (page, chunk) in bytes.chunks_mut(4096).enumerate() {
+            if random.next() % 3 == 0 {
+                chunk.fill(0);
+                let from = before.get(page * 4096..).unwrap_or_default();
+                let length = from.len().min(chunk.len());
+                chunk[..length].copy_from_slice(&from[..length]);
+            }
+        }
+        std::fs::write(lost.path().join("segments").join(file_name), bytes).unwrap();
+    }
+    lost
+}
+
+/// The kernel reports a lost page once and then says that all is well.
+#[test]
+fn a_failed_flush_is_not_followed_by_a_success_that_means_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.upkeep.stop();
+    let kept = object(1, 50_000);
+    store.keep_object("k", 0, &kept).unwrap();
+    let (boot, disk) = (store.boot(), folder.path().join("segments"));
+    faults::set(&disk, Faults { sync: true, ..Faults::default() });
+    for _ in 0..3 {
+        assert!(matches!(store.flush_blocking(), Err(StoreError::Flush(_))));
+        assert_eq!(store.get(S, &name("k", 0)).unwrap().fragment(), kept.fragments[0]);
+    }
+    assert_ne!(store.boot(), boot);
+    let poisoned = segments(folder.path());
+    faults::set(&disk, Faults::default());
+    store.flush_blocking().unwrap();
+    assert!(segments(folder.path()).iter().all(|path| !poisoned.contains(path)), "copied to a new segment");
+    assert_eq!(store.verified(), 1);
+}
+
+#[test]
+fn a_page_lost_by_a_failed_flush_is_not_said_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.upkeep.stop();
+    let objects = [object(1, 50_000), object(3, 50_000)];
+    store.keep_object("good", 0, &objects[0]).unwrap();
+    store.keep_object("lost", 0, &objects[1]).unwrap();
+    let disk = folder.path().join("segments");
+    faults::set(&disk, Faults { sync: true, ..Faults::default() });
+    assert!(store.flush_blocking().is_err());
+    let boot = store.boot();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let mut bytes = std::fs::read(path).unwrap();
+    let length = bytes.len();
+    bytes[length - 2000] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    faults::set(&disk, Faults::default());
+    store.flush_blocking().unwrap();
+    assert_ne!(store.boot(), boot, "who was told it is there must ask again");
+    assert!(store.has(S, &name("good", 0)).is_ok());
+    assert!(matches!(store.has(S, &name("lost", 0)), Err(StoreError::NotFound(_))));
+}
+
+#[test]
+fn a_disk_that_is_full_refuses_data_and_forgets_what_it_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let kept = object(1, 50_000);
+    store.keep_object("before", 0, &kept).unwrap();
+    let (used, disk) = (store.usage().used_bytes, folder.path().join("segments"));
+    for (errno, is_full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+        faults::set(&disk, Faults { write: Some(errno), ..Faults::default() });
+        let result = store.keep_object("k", 0, &kept);
+        assert_eq!(matches!(result, Err(StoreError::NoSpace { .. })), is_full, "{result:?}");
+        assert!(result.is_err() && store.get(S, &name("k", 0)).is_err());
+    }
+    assert_eq!(store.usage().used_bytes, used);
+    assert_eq!(store.verified(), 1);
+    assert_eq!(store.delete(&C, "before", 1, None).unwrap(), 1);
+    faults::set(&disk, Faults::default());
+    store.keep_object("k", 0, &object(3, 50_000)).unwrap();
+    store.crash();
+    assert_eq!(open(folder.path()).verified(), 1);
+}
+
+#[test]
+fn a_client_cannot_hide_a_record_inside_a_fragment() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let inner = object(1, 300);
+    let head = Head {
+        sequence: 99,
+        space: S,
+        key: "forged",
+        version: 1,
+        index: 0,
+        fpcc: &inner.fpcc,
+        fragment_length: 150,
+    };
+    let mut bytes = vec![0; 20_000];
+    for at in (0..19_000).step_by(64) {
+        let position = Position { segment: 1, offset: at as u64 + 512 };
+        let forged = head.encode(&record::Seal([0; 32]), position);
+        bytes[at..at + 64].copy_from_slice(&forged[..64]);
+    }
+    let code = "1+1".parse().unwrap();
+    let fragments = [&bytes[..], &bytes[..]];
+    let fpcc = Fpcc::compute(&Codec::of(code), HashId::Blake3, 20_000, &fragments).to_bytes();
+    store.put(&C, &name("carrier", 0), &fpcc, &bytes).unwrap();
+    store.crash();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let mut damaged = std::fs::read(path).unwrap();
+    damaged[0] ^= 1;
+    std::fs::write(path, damaged).unwrap();
+    assert_eq!(open(folder.path()).list(S, "", 10).unwrap().objects, []);
+}

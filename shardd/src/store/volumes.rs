@@ -1,0 +1,196 @@
+//! The volumes a node was told of, and the newest epoch of each that has written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::code::Code;
+use common::hash::HashId;
+use common::wire::{VolumeDescriptor, VolumeEntry, VolumeId, VolumeList};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use serde::{Deserialize, Serialize};
+
+use super::folder::Folder;
+use crate::error::StoreError;
+
+const FORMAT: u32 = 1;
+const NAME: &str = "volumes.json";
+
+/// Every volume known.
+pub struct Volumes {
+    known: RwLock<BTreeMap<VolumeId, Arc<Volume>>>,
+    /// One change of the file at a time.
+    saving: Mutex<()>,
+}
+
+/// One volume.
+pub struct Volume {
+    descriptor: VolumeDescriptor,
+    /// Held for reading while a change of this epoch is carried out, so that none of an older one follows a newer's first.
+    epoch: RwLock<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct VolumesFile {
+    format: u32,
+    volumes: Vec<VolumeEntry>,
+}
+
+impl Volumes {
+    /// What earlier runs remembered.
+    pub fn load(folder: &Folder) -> Result<Volumes, StoreError> {
+        let refused = |why: String| StoreError::folder(folder.path(), format!("{NAME}: {why}"));
+        let mut known = BTreeMap::new();
+        if let Some(bytes) = folder.read(NAME).map_err(|error| refused(error.to_string()))? {
+            let file: VolumesFile =
+                serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+            if file.format != FORMAT {
+                return Err(refused(format!("its format is {}, not {FORMAT}", file.format)));
+            }
+            for VolumeEntry { descriptor, epoch } in file.volumes {
+                known.insert(descriptor.volume, Arc::new(Volume { descriptor, epoch: RwLock::new(epoch) }));
+            }
+        }
+        Ok(Volumes { known: RwLock::new(known), saving: Mutex::new(()) })
+    }
+
+    /// Remember a volume, durably. The same again changes nothing.
+    pub fn register(&self, folder: &Folder, descriptor: VolumeDescriptor) -> Result<(), StoreError> {
+        check(&descriptor)?;
+        let _saving = self.saving.lock();
+        for known in self.known.read().values().map(|volume| &volume.descriptor) {
+            if *known == descriptor {
+                return Ok(());
+            }
+            if known.volume == descriptor.volume || known.name == descriptor.name {
+                let why = format!("volume {} {:?} is here with another shape", known.volume, known.name);
+                return Err(StoreError::Conflict(why));
+            }
+        }
+        let mut list = self.list();
+        list.volumes.push(VolumeEntry { descriptor: descriptor.clone(), epoch: 0 });
+        save(folder, list)?;
+        let volume = Arc::new(Volume { descriptor, epoch: RwLock::new(0) });
+        self.known.write().insert(volume.descriptor.volume, volume);
+        Ok(())
+    }
+
+    /// Every volume and the newest epoch seen of it.
+    pub fn list(&self) -> VolumeList {
+        let known = self.known.read();
+        let entry = |volume: &Arc<Volume>| VolumeEntry {
+            descriptor: volume.descriptor.clone(),
+            epoch: *volume.epoch.read_recursive(),
+        };
+        VolumeList { volumes: known.values().map(entry).collect() }
+    }
+
+    /// The volume with this identity.
+    pub fn find(&self, volume: VolumeId) -> Result<Arc<Volume>, StoreError> {
+        let known = self.known.read().get(&volume).cloned();
+        known.ok_or_else(|| StoreError::NotFound(format!("volume {volume}")))
+    }
+
+    /// Let a change of `epoch` happen while the guard lives; a newer epoch is remembered first, an older refused.
+    pub fn admit<'a>(
+        &self,
+        folder: &Folder,
+        volume: &'a Volume,
+        epoch: u32,
+    ) -> Result<RwLockReadGuard<'a, u32>, StoreError> {
+        loop {
+            let newest = volume.epoch.read();
+            if epoch == *newest {
+                return Ok(newest);
+            }
+            if epoch < *newest {
+                let volume = volume.descriptor.volume;
+                return Err(StoreError::StaleEpoch { volume, asked: epoch, newest: *newest });
+            }
+            drop(newest);
+            self.advance(folder, volume, epoch)?;
+        }
+    }
+
+    fn advance(&self, folder: &Folder, volume: &Volume, epoch: u32) -> Result<(), StoreError> {
+        let _saving = self.saving.lock();
+        if epoch <= *volume.epoch.read() {
+            return Ok(());
+        }
+        let mut list = self.list();
+        for entry in list.volumes.iter_mut().filter(|entry| entry.descriptor == volume.descriptor) {
+            entry.epoch = epoch;
+        }
+        save(folder, list)?;
+        // Waits for the changes of the older epoch that were let in; none follows them.
+        *volume.epoch.write() = epoch;
+        Ok(())
+    }
+}
+
+fn save(folder: &Folder, list: VolumeList) -> Result<(), StoreError> {
+    let file = VolumesFile { format: FORMAT, volumes: list.volumes };
+    let bytes = serde_json::to_vec(&file).expect("names and numbers are JSON");
+    folder.replace(NAME, &bytes).map_err(StoreError::io(NAME))
+}
+
+fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
+    let wrong = |why: String| Err(StoreError::Request(why));
+    if descriptor.volume.0 == [0; 16] {
+        return wrong("a volume's identity is not all zeros".into());
+    }
+    if descriptor.name.is_empty() || descriptor.name.len() > 255 {
+        return wrong("a volume's name has 1 to 255 bytes".into());
+    }
+    if let Err(error) = descriptor.code.parse::<Code>() {
+        return wrong(error.to_string());
+    }
+    if let Err(error) = descriptor.hash.parse::<HashId>() {
+        return wrong(error.to_string());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(volume: u8, name: &str) -> VolumeDescriptor {
+        VolumeDescriptor {
+            volume: VolumeId([volume; 16]),
+            name: name.into(),
+            code: "3+2".into(),
+            hash: "blake3".into(),
+            object_size: 4 << 20,
+        }
+    }
+
+    #[test]
+    fn a_volume_is_remembered_as_it_was_first_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let volumes = Volumes::load(&folder).unwrap();
+        volumes.register(&folder, descriptor(1, "a")).unwrap();
+        volumes.register(&folder, descriptor(1, "a")).unwrap();
+        let other_shape = VolumeDescriptor { code: "4+2".into(), ..descriptor(1, "a") };
+        assert!(matches!(volumes.register(&folder, other_shape), Err(StoreError::Conflict(_))));
+        assert!(matches!(volumes.register(&folder, descriptor(2, "a")), Err(StoreError::Conflict(_))));
+        let nonsense = VolumeDescriptor { code: "0+0".into(), ..descriptor(3, "c") };
+        assert!(matches!(volumes.register(&folder, nonsense), Err(StoreError::Request(_))));
+        assert_eq!(Volumes::load(&folder).unwrap().list(), volumes.list());
+        assert_eq!(volumes.list().volumes.len(), 1);
+    }
+
+    #[test]
+    fn a_newer_epoch_is_durable_before_it_is_obeyed_and_an_older_one_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let volumes = Volumes::load(&folder).unwrap();
+        volumes.register(&folder, descriptor(1, "a")).unwrap();
+        let volume = volumes.find(VolumeId([1; 16])).unwrap();
+        drop(volumes.admit(&folder, &volume, 5).unwrap());
+        assert_eq!(Volumes::load(&folder).unwrap().list().volumes[0].epoch, 5);
+        let stale = volumes.admit(&folder, &volume, 4).err();
+        assert!(matches!(stale, Some(StoreError::StaleEpoch { asked: 4, newest: 5, .. })));
+        drop(volumes.admit(&folder, &volume, 5).unwrap());
+    }
+}
