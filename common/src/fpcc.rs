@@ -10,6 +10,7 @@ use crate::codec::{self, Codec, CodecError};
 use crate::fingerprint::{Fingerprint, Point};
 use crate::gf256::CpuPath;
 use crate::hash::{Hash, HashId};
+use crate::slice::{self, Tree};
 
 const MAGIC: &[u8; 8] = b"AVIDFPCC";
 const VERSION: u8 = 1;
@@ -260,6 +261,24 @@ impl Fpcc {
         self.check_fingerprint(index, fragment)
     }
 
+    /// The same, and the tree that makes slices of the fragment; the hash is computed once for both.
+    ///
+    /// No tree where slices need none: for another hash than BLAKE3, and for a fragment of one group.
+    pub fn check_with_tree(&self, index: usize, fragment: &[u8]) -> Result<Option<Tree>, Inconsistent> {
+        self.check_length(index, fragment.len() as u64)?;
+        let tree = (self.hash == HashId::Blake3).then(|| slice::tree(fragment));
+        let root = tree.as_ref().and_then(Tree::root);
+        match root {
+            Some(found) if found != self.hashes[index] => {
+                return Err(Inconsistent::Hash { expected: self.hashes[index], found });
+            }
+            Some(_) => (),
+            None => self.check_hash(index, fragment)?,
+        }
+        self.check_fingerprint(index, fragment)?;
+        Ok(tree.filter(|_| root.is_some()))
+    }
+
     fn check_length(&self, index: usize, found: u64) -> Result<(), Inconsistent> {
         let (count, expected) = (self.code.n(), self.fragment_length);
         if index >= count {
@@ -431,6 +450,23 @@ mod tests {
                     let same = object.fragments[(i + 1) % object.fragments.len()] == fragment;
                     assert_eq!(elsewhere.is_ok(), same, "{code} {i}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_check_that_yields_a_tree_agrees_with_one_that_does_not() {
+        for (hash, length) in [(HashId::Blake3, 5000), (HashId::Blake3, 200_000), (HashId::Sha256, 200_000)] {
+            let object = object("3+2", hash, length);
+            let fragment = &object.fragments[1];
+            let expected = (hash == HashId::Blake3 && length > 100_000).then(|| slice::tree(fragment));
+            assert_eq!(object.fpcc.check_with_tree(1, fragment), Ok(expected));
+            let mut flipped = fragment.to_vec();
+            flipped[17] ^= 1;
+            let wrong = [(1, &flipped[..]), (0, &fragment[..]), (5, &fragment[..]), (1, &fragment[1..])];
+            for (index, bytes) in wrong {
+                let found = object.fpcc.check_with_tree(index, bytes).map(drop);
+                assert!(found.is_err() && found == object.fpcc.check_bytes(index, bytes), "{index}");
             }
         }
     }

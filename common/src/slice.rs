@@ -56,6 +56,16 @@ impl Tree {
         self.groups.concat()
     }
 
+    /// The fragment's hash; `None` for a fragment of one group, whose tree is empty.
+    pub fn root(&self) -> Option<Hash> {
+        if self.groups.is_empty() {
+            return None;
+        }
+        let (left, right) = halves(&(0..self.groups.len() as u64))?;
+        let root = merge_subtrees_root(&self.merged(left), &self.merged(right), Mode::Hash);
+        Some(Hash::from(*root.as_bytes()))
+    }
+
     /// What goes before the bytes [`covered`] by `range` to make the slice.
     pub fn proof(&self, range: Range<u64>) -> Result<Vec<u8>, Inconsistent> {
         let wanted = self.shape.groups_of(&range)?;
@@ -275,6 +285,15 @@ mod tests {
                     assert_eq!(bytes.as_deref(), Ok(&fragment[start..end]), "{length} {range:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_trees_root_is_the_hash() {
+        for length in [1, GROUP, GROUP + 1, 2 * GROUP, 5 * GROUP - 1, 86 * GROUP + 7] {
+            let fragment = fragment(length);
+            let root = (length > GROUP).then(|| HashId::Blake3.hash(&fragment));
+            assert_eq!(tree(&fragment).root(), root, "{length}");
         }
     }
 

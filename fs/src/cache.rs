@@ -200,6 +200,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::path::Path;
 
     const KIB: usize = 1 << 10;
@@ -354,11 +355,13 @@ mod tests {
     async fn a_file_cut_short_or_gone_is_a_miss() {
         let folder = tempfile::tempdir().unwrap();
         let cache = spilled(folder.path());
-        std::fs::write(&files(folder.path())[0], b"short").unwrap();
+        let whole_blocks_cut_off = File::options().write(true).open(&files(folder.path())[0]).unwrap();
+        whole_blocks_cut_off.set_len(64 * KIB as u64).unwrap();
         std::fs::remove_file(&files(folder.path())[1]).unwrap();
         assert_eq!(cache.get_disk(object(0), 0).await, None);
         assert_eq!(cache.get_disk(object(1), 0).await, None);
         assert!(cache.get_disk(object(2), 0).await.is_some());
+        assert_eq!(cache.stats().disk_rotten, 2);
     }
 
     #[test]
@@ -398,9 +401,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drop(spilled(folder.path()));
         assert_eq!(files(folder.path()).len(), 3);
-        std::fs::write(folder.path().join("notes.txt"), b"mine").unwrap();
+        let mut others = ["notes.fragment", "0123456789abcdef.txt"].map(|name| folder.path().join(name));
+        others.iter().for_each(|file| std::fs::write(file, b"mine").unwrap());
         let cache = open(0, 1000 * KIB, Some(folder.path()));
-        assert_eq!(files(folder.path()), [folder.path().join("notes.txt")]);
+        others.sort();
+        assert_eq!(files(folder.path()), others);
         assert_eq!(cache.stats(), CacheStats::default());
     }
 

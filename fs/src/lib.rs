@@ -6,9 +6,12 @@
 pub mod buffers;
 pub mod cache;
 pub mod error;
+pub mod fuse;
 pub mod inode;
 pub mod metadata;
+pub mod open_file;
 pub mod placement;
 pub mod pool;
 pub mod stripe;
 pub mod transport;
+pub mod volume;

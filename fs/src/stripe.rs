@@ -94,7 +94,7 @@ impl StripeOptions {
 }
 
 /// How it goes.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct StripeStatus {
     /// Objects being sent.
     pub sending_objects: usize,

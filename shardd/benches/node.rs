@@ -1,6 +1,7 @@
 //! What one node does per second, CPU second and byte of memory, over loopback.
 //!
-//! `cargo bench -p shardd --bench node [-- FOLDER]`; FOLDER is /dev/shm by default, so that no disk is measured.
+//! `cargo bench -p shardd --bench node [-- FOLDER [LABEL]]`; FOLDER is /dev/shm by default, so that no disk is measured.
+//! With LABEL only the lines that contain it are run, among them what they read back.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -20,13 +21,14 @@ use tokio::net::TcpStream;
 const GIB: f64 = (1u64 << 30) as f64;
 
 fn main() {
-    let folder = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
-    let folder = folder.unwrap_or_else(|| "/dev/shm".into());
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let folder = arguments.next().unwrap_or_else(|| "/dev/shm".into());
+    let label = arguments.next().unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for hash in [HashId::Blake3, HashId::Sha256] {
         println!("{hash}, data in {folder}");
         let temp = tempfile::tempdir_in(&folder).unwrap();
-        let node = Node::start(temp.path());
+        let node = Node::start(temp.path(), label.clone());
         runtime.block_on(measure(&node, hash));
     }
 }
@@ -106,10 +108,11 @@ fn get(key: &str) -> Request<Full<Bytes>> {
 struct Node {
     process: Child,
     address: String,
+    wanted: String,
 }
 
 impl Node {
-    fn start(data: &std::path::Path) -> Node {
+    fn start(data: &std::path::Path, wanted: String) -> Node {
         let mut process = Command::new(env!("CARGO_BIN_EXE_shardd"))
             .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(data.join("node"))
@@ -119,7 +122,7 @@ impl Node {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
-        Node { process, address }
+        Node { process, address, wanted }
     }
 
     async fn run(
@@ -130,6 +133,9 @@ impl Node {
         connections: usize,
         request: impl Fn(usize) -> Request<Full<Bytes>>,
     ) {
+        if !label.contains(&self.wanted) {
+            return;
+        }
         let (began, cpu) = (Instant::now(), self.cpu_seconds());
         let next = std::cell::Cell::new(0);
         let worker = async || {

@@ -1,5 +1,6 @@
 //! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake` and `server`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Router;
@@ -174,9 +175,11 @@ impl Node {
         bytes: usize,
         work: impl FnOnce(&Store) -> T + Send + 'static,
     ) -> T {
-        if bytes < INLINE_BYTES {
-            return work(&self.store);
-        }
+        if bytes < INLINE_BYTES { work(&self.store) } else { self.apart(work).await }
+    }
+
+    /// The same for what may wait for the disk however small it is.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> T {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.expect("the store does not panic")
     }
@@ -210,13 +213,24 @@ async fn keep(
 }
 
 async fn fetch(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
+    if let (Some(offset), Some(length)) = (options.offset, options.length) {
+        return fetch_slice(&node, names, offset..offset.saturating_add(length)).await;
+    }
     if options.offset.is_some() || options.length.is_some() {
-        return Err(bad_request("slices are not served"));
+        return Err(bad_request("a slice has both offset and length"));
     }
     let (space, name) = (names.space(), names.fragment());
     let length = node.store.body_length(space, &name).unwrap_or(0);
     let share = node.intake.share(length).await?;
     let kept = node.work(length, move |store| store.get(space, &name)).await?;
+    Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
+}
+
+async fn fetch_slice(node: &Node, names: Names, range: Range<u64>) -> Answer {
+    let (space, name) = (names.space(), names.fragment());
+    let length = node.store.slice_length(space, &name, range.clone())?;
+    let share = node.intake.share(length).await?;
+    let kept = node.work(length, move |store| store.slice(space, &name, range)).await?;
     Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
 }
 
@@ -233,7 +247,9 @@ async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {
 }
 
 async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, headers: HeaderMap) -> Answer {
-    let deleted = node.store.delete(&names.author(&headers)?, &names.key, names.version, options.index)?;
+    let author = names.author(&headers)?;
+    let index = options.index;
+    let deleted = node.apart(move |store| store.delete(&author, &names.key, names.version, index)).await?;
     node.flush_if(&options).await?;
     Ok(Json(json!({ "deleted": deleted })).into_response())
 }
@@ -262,8 +278,10 @@ async fn batch(
     node.store.check_space(space)?;
     let answer_length = batch.answer_length(&node.store, space);
     let share = node.intake.share(answer_length).await?;
-    let parts =
-        node.work(received.max(answer_length), move |store| batch.carry_out(store, space, author)).await;
+    let parts = match received.max(answer_length) < INLINE_BYTES && batch.is_quick() {
+        true => batch.carry_out(&node.store, space, author),
+        false => node.apart(move |store| batch.carry_out(store, space, author)).await,
+    };
     node.flush_if(&options).await?;
     Ok(bytes_answer(Body::new(batch::PartsBody::new(parts, share))))
 }
@@ -281,10 +299,7 @@ async fn register(State(node): State<Arc<Node>>, names: Names, body: Body) -> An
     if Some(descriptor.volume) != names.volume {
         return Err(bad_request("path and descriptor name different volumes"));
     }
-    // Rare, and it waits for the disk.
-    let store = node.store.clone();
-    let registered = tokio::task::spawn_blocking(move || store.register(descriptor)).await;
-    registered.expect("the store does not panic")?;
+    node.apart(move |store| store.register(descriptor)).await?;
     Ok(Json(json!({})).into_response())
 }
 

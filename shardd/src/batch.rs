@@ -19,6 +19,9 @@ use crate::store::{Author, Space, Store};
 /// Bytes of an answer beside FPCC and fragment, at most.
 const ANSWER_OVERHEAD: usize = 12;
 
+/// More operations than this take longer than handing them over.
+const QUICK_OPERATIONS: usize = 16;
+
 /// What one request asks for.
 pub struct Batch(Vec<Operation>);
 
@@ -31,6 +34,12 @@ impl Batch {
     /// Whether it asks for a change.
     pub fn changes(&self) -> bool {
         self.0.iter().any(|operation| matches!(operation, Operation::Put { .. } | Operation::Delete(_)))
+    }
+
+    /// Whether it is few operations, none of which waits for the disk.
+    pub fn is_quick(&self) -> bool {
+        let waits = |operation: &Operation| matches!(operation, Operation::Delete(_));
+        self.0.len() <= QUICK_OPERATIONS && !self.0.iter().any(waits)
     }
 
     /// Bytes of the answer, near enough to set memory aside; never more than an answer may have.

@@ -51,8 +51,8 @@ impl Idle {
         if length < SMALLEST {
             return None;
         }
-        let fits = |buffer: &Box<[u8]>| (length..=2 * length + STEP).contains(&buffer.len());
-        let found = self.buffers.iter().rposition(fits)?;
+        let fitting = length..=2 * length + STEP;
+        let found = self.buffers.iter().rposition(|buffer| fitting.contains(&buffer.len()))?;
         let buffer = self.buffers.remove(found);
         self.bytes -= buffer.len();
         Some(buffer)

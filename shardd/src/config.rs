@@ -14,7 +14,7 @@ const LEAST_CAPACITY: ByteSize = ByteSize(1 << 20);
 
 /// One node of an avidfs pool: keeps verified fragments in a folder and serves them over HTTP.
 #[derive(Parser, Debug, Default)]
-#[command(name = "shardd", version, max_term_width = 100)]
+#[command(name = "shardd", version, max_term_width = 100, args_override_self = true)]
 pub struct Flags {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7001]
     #[arg(long, env = "SHARDD_LISTEN", value_name = "HOST:PORT")]

@@ -16,4 +16,6 @@ pub use api::app;
 pub use error::StoreError;
 pub use intake::Limits;
 pub use server::serve;
-pub use store::{Author, Space, Store, StoreOptions, StoredFragment, Usage, raise_file_limit};
+pub use store::{
+    Author, Space, Store, StoreOptions, StoredFragment, Usage, raise_file_limit, settle_allocator,
+};

@@ -30,6 +30,7 @@ fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
         EnvFilter::try_new(&config.log).map_err(|error| format!("--log {:?}: {error}", config.log))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    shardd::settle_allocator();
     shardd::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -11,6 +11,7 @@ mod log;
 mod ranges;
 mod record;
 mod segment;
+mod slice;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use common::fpcc::Fpcc;
-use common::hash::Hash;
+use common::hash::{Hash, HashId};
+use common::slice::GROUP_LENGTH;
 use common::wire::{
     BootId, FragmentName, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus, VolumeDescriptor, VolumeId,
     VolumeList,
@@ -43,11 +45,11 @@ use segment::Segment;
 use upkeep::Upkeep;
 use volumes::Volumes;
 
-pub use disk::raise_file_limit;
+pub use disk::{raise_file_limit, settle_allocator};
 pub use record::Space;
 
 /// Idle buffers kept for the next large fragment.
-const IDLE_BUFFER_BYTES: usize = 24 << 20;
+const IDLE_BUFFER_BYTES: usize = 32 << 20;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -191,9 +193,10 @@ impl Store {
             StoreError::Inconsistent(format!("{}: {why}", Named(author.space(), name)))
         };
         let parsed = Fpcc::parse(fpcc).map_err(|error| inconsistent(&error))?;
-        parsed.check_bytes(name.index.into(), fragment).map_err(|error| inconsistent(&error))?;
+        let tree = parsed.check_with_tree(name.index.into(), fragment);
+        let tree = tree.map_err(|error| inconsistent(&error))?.map_or_else(Vec::new, |tree| tree.to_bytes());
         let shape = shape(&parsed, fpcc.len());
-        self.admitted(author, |space| self.keep(space, name, &shape, fpcc, fragment))
+        self.admitted(author, |space| self.keep(space, name, &shape, fpcc, fragment, &tree))
     }
 
     /// Read a fragment.
@@ -208,9 +211,8 @@ impl Store {
                 continue;
             }
             read.map_err(StoreError::io(format!("read {}", Named(space, name))))?;
-            if !self.is_record_of(space, name, position, &bytes) {
-                tracing::warn!(fragment = %Named(space, name), "damaged record");
-                self.counts.damaged.add(1);
+            if self.head_of(space, name, position, &bytes).is_none() {
+                self.drop_damaged(space, name, position);
                 break;
             }
             let prefix = lengths.head() - lengths.fpcc - 4;
@@ -320,6 +322,7 @@ impl Store {
         shape: &Shape,
         fpcc: &[u8],
         fragment: &[u8],
+        tree: &[u8],
     ) -> Result<(), StoreError> {
         let conflict = |other: Hash| {
             StoreError::Conflict(format!("{} is kept under another FPCC, {other}", Named(space, name)))
@@ -328,7 +331,7 @@ impl Store {
             return Ok(());
         }
         self.index.lock().arriving(space, name, shape.fpcc).map_err(conflict)?;
-        let kept = self.append(space, name, fpcc, fragment);
+        let kept = self.append(space, name, shape, fpcc, fragment, tree);
         let mut index = self.index.lock();
         index.arrived(space, name);
         let reserved = kept?;
@@ -352,8 +355,10 @@ impl Store {
         &self,
         space: Space,
         name: &FragmentName,
+        shape: &Shape,
         fpcc: &[u8],
         fragment: &[u8],
+        tree: &[u8],
     ) -> Result<Reserved, StoreError> {
         let head = Head {
             sequence: 0,
@@ -363,10 +368,11 @@ impl Store {
             index: name.index,
             fpcc,
             fragment_length: fragment.len() as u32,
+            tree_groups: shape.tree_groups(),
         };
         let length = head.lengths().record();
         self.claim(length)?;
-        self.log.append(&head, fragment, false).map_err(|error| {
+        self.log.append(&head, fragment, tree, false).map_err(|error| {
             self.used.fetch_sub(length, Ordering::SeqCst);
             self.write_error(error, length)
         })
@@ -388,7 +394,7 @@ impl Store {
         shape: &Shape,
         reserved: &Reserved,
     ) -> Option<(Arc<Segment>, u64, u64)> {
-        let length = record_length(name, shape);
+        let length = shape.lengths(name.key.len()).record();
         reserved.segment.enliven(length);
         let before = index.insert(space, name, shape, reserved.position);
         let before = before.expect("arriving() settled the FPCC of this name")?;
@@ -440,14 +446,20 @@ impl Store {
         Ok((segment, position, holding.lengths(name.key.len())))
     }
 
-    fn is_record_of(&self, space: Space, name: &FragmentName, position: Position, bytes: &[u8]) -> bool {
-        Head::decode(self.log.seal(), position, bytes).is_some_and(|(head, _)| {
-            head.space == space
-                && head.key == name.key
-                && head.version == name.version
-                && head.index == name.index
-                && head.lengths().content() == bytes.len()
-        })
+    /// What stands before the fragment, if `bytes` begin with the record that the index means.
+    fn head_of<'a>(
+        &self,
+        space: Space,
+        name: &FragmentName,
+        position: Position,
+        bytes: &'a [u8],
+    ) -> Option<Head<'a>> {
+        let (head, _) = Head::decode(self.log.seal(), position, bytes)?;
+        let is_meant = head.space == space
+            && head.key == name.key
+            && head.version == name.version
+            && head.index == name.index;
+        is_meant.then_some(head)
     }
 
     /// Take `length` bytes of the space for data.
@@ -504,10 +516,6 @@ fn shape(fpcc: &Fpcc, fpcc_length: usize) -> Shape {
         object_length: fpcc.object_length(),
         fragment_length: fpcc.fragment_length() as u32,
         fpcc_length: fpcc_length as u16,
+        has_tree: fpcc.hash_id() == HashId::Blake3 && fpcc.fragment_length() > GROUP_LENGTH,
     }
-}
-
-fn record_length(name: &FragmentName, shape: &Shape) -> u64 {
-    let (fpcc, fragment) = (shape.fpcc_length.into(), shape.fragment_length as usize);
-    Lengths { key: name.key.len(), fpcc, fragment }.record()
 }

@@ -24,7 +24,8 @@ use crate::buffers::Buffers;
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A header of nodes is some 200 bytes; the rest of this is for bodies, read in pieces of up to this size.
+/// Answers are read in pieces of up to this size: larger ones leave the cache before they are copied
+/// (0.27 s of CPU per GB with this, 0.31 s with hyper's own 400 KiB).
 const READ_BUFFER: usize = 256 << 10;
 
 /// The bounds of an `HttpTransport`.
@@ -32,7 +33,8 @@ const READ_BUFFER: usize = 256 << 10;
 pub struct HttpOptions {
     /// Until a connection stands.
     pub connect_limit: Duration,
-    /// Most connections, and requests at once, per node; others wait, within their own limit.
+    /// Most requests at once per node, each on its connection, and most connections that wait for the next one.
+    /// Requests beyond wait for their turn, within their own limit.
     pub connections_per_node: usize,
 }
 

@@ -56,14 +56,15 @@ impl Store {
         if self.index.lock().position(head.space, &name) != Some(from) {
             return Ok(true);
         }
-        let mut bytes = self.buffers.take(head.lengths().content());
-        let fragment = head.lengths().head();
-        let verified = segment.read(offset, &mut bytes).ok().and_then(|()| verify(head, &bytes[fragment..]));
-        let Some(fpcc) = verified else {
+        let lengths = head.lengths();
+        let mut bytes = self.buffers.take(lengths.whole());
+        let read = segment.read(offset, &mut bytes);
+        let (fragment, tree) = bytes[lengths.head()..].split_at(lengths.fragment);
+        let Some(fpcc) = read.ok().and_then(|()| verify(head, fragment)) else {
             return Ok(!self.drop_damaged(head.space, &name, from));
         };
-        let copy = self.log.append(head, &bytes[fragment..], true);
-        let copy = copy.map_err(|error| self.write_error(error, head.lengths().record()))?;
+        let copy = self.log.append(head, fragment, tree, true);
+        let copy = copy.map_err(|error| self.write_error(error, lengths.record()))?;
         let mut index = self.index.lock();
         if index.position(head.space, &name) != Some(from) {
             drop(index);
@@ -83,8 +84,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Stop keeping a fragment that cannot be read or does not verify; `false` if it was gone already.
-    fn drop_damaged(&self, space: Space, name: &FragmentName, position: Position) -> bool {
+    /// Stop keeping a fragment that cannot be read or does not verify, so that nobody is told it is here; `false` if it
+    /// was gone already.
+    pub(super) fn drop_damaged(&self, space: Space, name: &FragmentName, position: Position) -> bool {
         let mut index = self.index.lock();
         if index.position(space, name) != Some(position) {
             return false;

@@ -1,10 +1,8 @@
 //! What the store asks of Linux beyond std: holes, free space, dropping cached pages. The only file with unsafe code.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rand::TryRngCore;
@@ -53,13 +51,12 @@ pub fn drop_cached(file: &File) {
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
-/// Space of the file system that holds `path`.
-pub fn room(path: &Path) -> io::Result<Room> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
+/// Space of the file system that holds an open file.
+pub fn room(file: &File) -> io::Result<Room> {
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` ends in NUL and `stat` has room for the answer, which is read only when the call says it is there.
+    // SAFETY: `stat` has room for the answer, which is read only when the call says it is there.
     let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+        if libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) != 0 {
             return Err(io::Error::last_os_error());
         }
         stat.assume_init()
@@ -76,6 +73,18 @@ pub fn raise_file_limit() {
             limit.rlim_cur = limit.rlim_max;
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
+    }
+}
+
+/// Have the allocator give large buffers back to the system, and small ones share few arenas.
+///
+/// Left alone it keeps freed buffers scattered over an arena per thread, which doubled a node's memory.
+pub fn settle_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets two numbers of the allocator; called before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 512 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
 

@@ -13,8 +13,8 @@ use crate::error::StoreError;
 /// Rounds asked for and done.
 #[derive(Default)]
 pub struct Flushing {
-    turn: Arc<Mutex<()>>,
-    asked: AtomicU64,
+    pub(super) turn: Arc<Mutex<()>>,
+    pub(super) asked: AtomicU64,
     done: AtomicU64,
 }
 

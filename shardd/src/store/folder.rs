@@ -25,7 +25,7 @@ pub struct Folder {
     pub node: NodeId,
     /// What keys its records' checks.
     pub seal: Seal,
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl Folder {
         let node = read_node(path)?;
         let segments = path.join(SEGMENTS);
         fs::create_dir_all(&segments).map_err(|error| refused(error.to_string()))?;
-        Ok(Folder { path: path.to_owned(), node: node.node, seal: Seal(*node.seal.as_bytes()), _lock: lock })
+        Ok(Folder { path: path.to_owned(), node: node.node, seal: Seal(*node.seal.as_bytes()), lock })
     }
 
     /// Where it is.
@@ -67,7 +67,7 @@ impl Folder {
 
     /// Space of its file system.
     pub fn room(&self) -> io::Result<Room> {
-        disk::room(&self.path)
+        disk::room(&self.lock)
     }
 
     /// Read a file of it; `None` if it is absent.

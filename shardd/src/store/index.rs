@@ -7,9 +7,10 @@ use std::ops::Bound;
 
 use common::code::Code;
 use common::hash::Hash;
+use common::slice::GROUP_LENGTH;
 use common::wire::{FragmentName, ObjectId, ObjectStatus};
 
-use super::record::{ALIGNMENT, Lengths, Position, Space};
+use super::record::{ALIGNMENT, Lengths, Position, Space, TREE_GROUP};
 
 /// Of one key, a listing shows at most this many versions, the newest.
 pub const LISTED_VERSIONS: usize = 1000;
@@ -51,6 +52,25 @@ pub struct Shape {
     pub fragment_length: u32,
     /// Bytes of the encoded FPCC.
     pub fpcc_length: u16,
+    /// Whether a tree for slices is kept with each fragment.
+    pub has_tree: bool,
+}
+
+impl Shape {
+    /// Lengths of the record of each fragment, under a key of `key_length` bytes.
+    pub fn lengths(&self, key_length: usize) -> Lengths {
+        Lengths {
+            key: key_length,
+            fpcc: self.fpcc_length.into(),
+            fragment: self.fragment_length as usize,
+            tree: TREE_GROUP * usize::from(self.tree_groups()),
+        }
+    }
+
+    /// Groups in each fragment's tree.
+    pub fn tree_groups(&self) -> u16 {
+        if self.has_tree { u64::from(self.fragment_length).div_ceil(GROUP_LENGTH) as u16 } else { 0 }
+    }
 }
 
 /// One (key, version): its shape, packed, and where its fragments are; at least one.
@@ -62,8 +82,10 @@ pub struct Holding {
     fpcc_length: u16,
     m: u8,
     p: u8,
+    has_tree: bool,
     first: Place,
-    /// Nearly always none: a node holds one fragment of an object.
+    /// Nearly always none, as a node holds one fragment of an object; boxed, so that none takes 8 bytes instead of 24.
+    #[allow(clippy::box_collection)]
     more: Option<Box<Vec<Place>>>,
 }
 
@@ -100,6 +122,7 @@ impl Holding {
             fpcc_length: shape.fpcc_length,
             m: shape.code.m() as u8,
             p: shape.code.p() as u8,
+            has_tree: shape.has_tree,
             first,
             more: None,
         }
@@ -114,12 +137,13 @@ impl Holding {
             object_length: high | u64::from(self.object_length_low),
             fragment_length: self.fragment_length,
             fpcc_length: self.fpcc_length,
+            has_tree: self.has_tree,
         }
     }
 
     /// Lengths of the record of each of its fragments, under a key of `key_length` bytes.
     pub fn lengths(&self, key_length: usize) -> Lengths {
-        Lengths { key: key_length, fpcc: self.fpcc_length.into(), fragment: self.fragment_length as usize }
+        self.shape().lengths(key_length)
     }
 
     /// Where fragment `index` is.
@@ -431,8 +455,9 @@ mod tests {
             fpcc: Hash::from([fpcc; 32]),
             code: "3+2".parse().unwrap(),
             object_length: (5 << 32) + 7,
-            fragment_length: 1000,
+            fragment_length: 40_000,
             fpcc_length: 300,
+            has_tree: true,
         }
     }
 

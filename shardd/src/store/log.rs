@@ -92,12 +92,18 @@ impl Log {
     /// Append a record and mark its segment as to be flushed. `copied` keeps the sequence of what it is a copy of.
     ///
     /// What comes back must live until the index knows the record. After an error nothing of the record is ever found.
-    pub fn append(&self, head: &Head<'_>, fragment: &[u8], copied: bool) -> io::Result<Reserved> {
+    pub fn append(
+        &self,
+        head: &Head<'_>,
+        fragment: &[u8],
+        tree: &[u8],
+        copied: bool,
+    ) -> io::Result<Reserved> {
         let length = head.lengths().record();
         let reserved = self.reserve(length)?;
         let sequence = if copied { head.sequence } else { reserved.sequence };
         let bytes = Head { sequence, ..*head }.encode(&self.seal, reserved.position);
-        let written = reserved.segment.write(reserved.position.offset, &bytes, fragment);
+        let written = reserved.segment.write(reserved.position.offset, &bytes, fragment, tree);
         reserved.segment.dirty.store(true, Ordering::SeqCst);
         match written {
             Ok(()) => Ok(reserved),

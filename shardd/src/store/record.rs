@@ -1,5 +1,6 @@
 //! One record of a segment: what docs/node-store.md draws, bytes in, values out. It knows no file.
 
+use common::slice::GROUP_LENGTH;
 use common::wire::{MAX_BODY, MAX_KEY, VolumeId};
 
 /// Records begin at multiples of this.
@@ -70,7 +71,12 @@ pub struct Head<'a> {
     pub fpcc: &'a [u8],
     /// Bytes in the fragment.
     pub fragment_length: u32,
+    /// Groups in the tree that makes slices of it; 0 if it has none.
+    pub tree_groups: u16,
 }
+
+/// Bytes that a tree has for each group.
+pub const TREE_GROUP: usize = 32;
 
 /// The lengths a header announces. Believed only as far as reading what the check then covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +87,8 @@ pub struct Lengths {
     pub fpcc: usize,
     /// Of the fragment.
     pub fragment: usize,
+    /// Of the tree.
+    pub tree: usize,
 }
 
 impl Lengths {
@@ -94,20 +102,29 @@ impl Lengths {
         self.head() + self.fragment
     }
 
+    /// Bytes up to the end of the tree.
+    pub fn whole(&self) -> usize {
+        self.content() + self.tree
+    }
+
     /// Bytes up to where the next record begins.
     pub fn record(&self) -> u64 {
-        (self.content() as u64).next_multiple_of(ALIGNMENT)
+        (self.whole() as u64).next_multiple_of(ALIGNMENT)
     }
 
     /// What `header` announces, if it begins as a record and its lengths are possible.
     pub fn of_header(header: &[u8; HEADER]) -> Option<Lengths> {
         let lengths = Lengths {
             key: usize::from(u16::from_le_bytes([header[6], header[7]])),
-            fpcc: u32_at(header, 40) as usize,
+            fpcc: usize::from(u16::from_le_bytes([header[40], header[41]])),
             fragment: u32_at(header, 44) as usize,
+            tree: TREE_GROUP * usize::from(u16::from_le_bytes([header[42], header[43]])),
         };
-        let possible =
-            (1..=MAX_KEY).contains(&lengths.key) && lengths.fpcc <= MAX_FPCC && lengths.fragment <= MAX_BODY;
+        let groups = lengths.fragment.div_ceil(GROUP_LENGTH as usize);
+        let possible = (1..=MAX_KEY).contains(&lengths.key)
+            && lengths.fpcc <= MAX_FPCC
+            && lengths.fragment <= MAX_BODY
+            && lengths.tree <= TREE_GROUP * groups;
         (header[..4] == *MAGIC && possible).then_some(lengths)
     }
 }
@@ -115,7 +132,12 @@ impl Lengths {
 impl<'a> Head<'a> {
     /// Lengths of the record.
     pub fn lengths(&self) -> Lengths {
-        Lengths { key: self.key.len(), fpcc: self.fpcc.len(), fragment: self.fragment_length as usize }
+        Lengths {
+            key: self.key.len(),
+            fpcc: self.fpcc.len(),
+            fragment: self.fragment_length as usize,
+            tree: TREE_GROUP * usize::from(self.tree_groups),
+        }
     }
 
     /// Everything before the fragment, live, as it stands at `position`.
@@ -127,7 +149,8 @@ impl<'a> Head<'a> {
         head.extend_from_slice(&self.sequence.to_le_bytes());
         head.extend_from_slice(&self.space.to_bytes());
         head.extend_from_slice(&self.version.to_le_bytes());
-        head.extend_from_slice(&(self.fpcc.len() as u32).to_le_bytes());
+        head.extend_from_slice(&(self.fpcc.len() as u16).to_le_bytes());
+        head.extend_from_slice(&self.tree_groups.to_le_bytes());
         head.extend_from_slice(&self.fragment_length.to_le_bytes());
         head.extend_from_slice(&[0; HEADER - CHECK]);
         head.extend_from_slice(self.key.as_bytes());
@@ -153,6 +176,7 @@ impl<'a> Head<'a> {
             index: bytes[5],
             fpcc,
             fragment_length: lengths.fragment as u32,
+            tree_groups: (lengths.tree / TREE_GROUP) as u16,
         };
         let life = if bytes[STATE] == DEAD { Life::Dead } else { Life::Live };
         Some((head, life))
@@ -203,7 +227,8 @@ mod tests {
             version: 1,
             index: 4,
             fpcc: b"an fpcc of some length",
-            fragment_length: 1000,
+            fragment_length: 40_000,
+            tree_groups: 3,
         }
     }
 

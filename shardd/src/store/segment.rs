@@ -113,14 +113,16 @@ impl Segment {
         *self.name.lock() == Name::Sealed
     }
 
-    /// Write a record. The fragment first: a head is never on disk before what it announces.
-    pub fn write(&self, offset: u64, head: &[u8], fragment: &[u8]) -> io::Result<()> {
+    /// Write a record. What stands before the fragment last: a head is never on disk before what it announces.
+    pub fn write(&self, offset: u64, head: &[u8], fragment: &[u8], tree: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         faults::before_write(&self.folder)?;
         if fragment.len() <= ONE_WRITE {
-            return self.file.write_all_at(&[head, fragment].concat(), offset);
+            return self.file.write_all_at(&[head, fragment, tree].concat(), offset);
         }
-        self.file.write_all_at(fragment, offset + head.len() as u64)?;
+        let content = offset + head.len() as u64;
+        self.file.write_all_at(fragment, content)?;
+        self.file.write_all_at(tree, content + fragment.len() as u64)?;
         self.file.write_all_at(head, offset)
     }
 

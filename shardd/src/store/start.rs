@@ -60,7 +60,7 @@ impl Store {
             buffers: Buffers::new(IDLE_BUFFER_BYTES),
             counts: StoreCounts::default(),
         });
-        // Seals what the last run left open, now that it is verified.
+        // Whatever is seen from now on is durable; what the last run left open is verified, so it is sealed.
         store.flush_blocking()?;
         store.upkeep.start(Arc::downgrade(&store)).map_err(StoreError::io("start a thread"))?;
         Ok(store)
@@ -121,6 +121,8 @@ impl Scan {
     fn segment(&mut self, segment: &Arc<Segment>) -> std::io::Result<()> {
         let seal = self.seal.clone();
         let holes = Holes::of(segment)?;
+        // What an earlier run marked dead and did not flush is flushed with the rest before anybody is told of it.
+        segment.dirty.store(true, Ordering::SeqCst);
         let mut end = 0;
         let mut walk = Walk::new(segment, &seal)?;
         while let Some(found) = walk.next()? {
@@ -214,7 +216,6 @@ impl Holes {
             // What a failed flush left in the page cache is not what the disk has.
             segment.sync()?;
             disk::drop_cached(segment.file());
-            segment.dirty.store(true, Ordering::SeqCst);
             return Ok(Holes::Unflushed);
         }
         let length = segment.length()?;

@@ -324,7 +324,10 @@ fn a_damaged_record_is_not_found_while_running() {
     let [path] = &segments(folder.path())[..] else { panic!("one segment") };
     std::fs::write(path, vec![0; 5000]).unwrap();
     assert!(matches!(store.get(S, &name("k", 0)), Err(StoreError::NotFound(_))));
-    std::fs::write(path, "").unwrap();
+    assert!(store.has(S, &name("k", 0)).is_err(), "it does not say it has what it cannot give");
+    store.keep_object("k", 0, &kept).unwrap();
+    let length = std::fs::metadata(path).unwrap().len();
+    std::fs::File::options().write(true).open(path).unwrap().set_len(length - 3000).unwrap();
     assert!(matches!(store.get(S, &name("k", 0)), Err(StoreError::Io { .. })));
     store.keep_object("k", 0, &kept).unwrap();
     assert_eq!(store.verified(), 1);
@@ -382,7 +385,7 @@ fn lose_power(old: &Path, new: &Path, random: &mut Random) -> tempfile::TempDir 
         let before = std::fs::read(old.join("segments").join(file_name)).unwrap_or_default();
         let mut bytes = std::fs::read(&path).unwrap();
         for (page, chunk) in bytes.chunks_mut(4096).enumerate() {
-            if random.next() % 3 == 0 {
+            if random.next().is_multiple_of(3) {
                 chunk.fill(0);
                 let from = before.get(page * 4096..).unwrap_or_default();
                 let length = from.len().min(chunk.len());
@@ -475,6 +478,7 @@ fn a_client_cannot_hide_a_record_inside_a_fragment() {
         index: 0,
         fpcc: &inner.fpcc,
         fragment_length: 150,
+        tree_groups: 0,
     };
     let mut bytes = vec![0; 20_000];
     for at in (0..19_000).step_by(64) {
@@ -492,4 +496,144 @@ fn a_client_cannot_hide_a_record_inside_a_fragment() {
     damaged[0] ^= 1;
     std::fs::write(path, damaged).unwrap();
     assert_eq!(open(folder.path()).list(S, "", 10).unwrap().objects, []);
+}
+
+#[test]
+fn slices_verify_wherever_they_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for length in [100, 32_768, 32_769, 32_770, 200_001, 1_000_000] {
+        let object = object(length as u64, length);
+        let (fpcc, key) = (Fpcc::parse(&object.fpcc).unwrap(), format!("k{length}"));
+        store.keep_object(&key, 1, &object).unwrap();
+        let end = object.fragments[1].len() as u64;
+        for range in [0..1, 0..end, end - 1..end, end / 2..end / 2 + 1, end / 3..end] {
+            let kept = store.slice(S, &name(&key, 1), range.clone()).unwrap();
+            assert_eq!(kept.fpcc(), object.fpcc);
+            let length = store.slice_length(S, &name(&key, 1), range.clone()).unwrap();
+            assert_eq!(kept.body.len(), length);
+            let root = fpcc.fragment_hash(1);
+            let bytes = common::slice::verify_slice(root, end, range.clone(), kept.fragment()).unwrap();
+            assert_eq!(bytes, object.fragments[1].slice(range.start as usize..range.end as usize));
+        }
+        for wrong in [0..0, 5..4, 0..end + 1, u64::MAX - 1..u64::MAX] {
+            assert!(matches!(store.slice(S, &name(&key, 1), wrong), Err(StoreError::Request(_))));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_tree_costs_time_and_a_damaged_fragment_its_slices() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let object = object(1, 200_000);
+    store.keep_object("k", 0, &object).unwrap();
+    let [path] = &segments(folder.path())[..] else { panic!("one segment") };
+    let whole = std::fs::read(path).unwrap();
+    let flip = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    flip(whole.len() - 100);
+    let kept = store.slice(S, &name("k", 0), 50_000..50_010).unwrap();
+    let root = *Fpcc::parse(&object.fpcc).unwrap().fragment_hash(0);
+    assert!(common::slice::verify_slice(&root, 100_000, 50_000..50_010, kept.fragment()).is_ok());
+    flip(64 + 1 + object.fpcc.len() + 50_000);
+    assert!(store.slice(S, &name("k", 0), 0..10).is_ok());
+    assert!(matches!(store.slice(S, &name("k", 0), 50_000..50_010), Err(StoreError::NotFound(_))));
+    assert!(store.has(S, &name("k", 0)).is_err());
+}
+
+#[tokio::test]
+async fn flushes_that_wait_share_one_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let turn = store.flushing.turn.clone().lock_owned().await;
+    let (before, asked) = (store.counts.flushes.get(), store.flushing.asked.load(Ordering::SeqCst));
+    let waiting: Vec<_> = (0..50)
+        .map(|_| {
+            tokio::spawn({
+                let store = store.clone();
+                async move { store.flush().await }
+            })
+        })
+        .collect();
+    while store.flushing.asked.load(Ordering::SeqCst) < asked + 50 {
+        tokio::task::yield_now().await;
+    }
+    drop(turn);
+    for flushed in waiting {
+        flushed.await.unwrap().unwrap();
+    }
+    assert_eq!(store.counts.flushes.get() - before, 1);
+}
+
+/// Writers with names of their own put, delete, read and flush while segments roll, are compacted and removed.
+#[test]
+fn what_each_writer_did_last_is_what_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        Store::open(StoreOptions { capacity: Some(16 << 20), ..StoreOptions::new(folder.path()) }).unwrap()
+    };
+    let store = open();
+    let objects: Vec<_> =
+        [500, 900, 1500, 2500, 4000, 80_000].map(|length| object(length, length as usize)).into();
+    let models: Vec<Vec<Option<usize>>> = std::thread::scope(|scope| {
+        let writer = |id: u64| {
+            let (store, objects) = (&store, &objects);
+            scope.spawn(move || act(store, objects, id))
+        };
+        let writers: Vec<_> = (0..4).map(writer).collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let check = |store: &Store| {
+        let mut fragments = 0;
+        for (id, model) in models.iter().enumerate() {
+            for (i, kept) in model.iter().enumerate() {
+                let found = store.get(S, &name(&format!("w{id}-{i}"), 0)).ok().map(|found| found.fragment());
+                assert_eq!(found, kept.map(|kept| objects[kept].fragments[0].clone()), "w{id}-{i}");
+                fragments += u64::from(kept.is_some());
+            }
+        }
+        assert_eq!(store.usage().fragments, fragments);
+        store.usage().used_bytes
+    };
+    let used = check(&store);
+    assert!(store.counts.compactions.get() > 0, "segments were compacted meanwhile");
+    store.crash();
+    assert_eq!(check(&open()), used);
+}
+
+/// What is kept of each of a writer's names after it did many things to them.
+fn act(store: &Store, objects: &[Object], id: u64) -> Vec<Option<usize>> {
+    let mut random = Random(id);
+    let mut model: Vec<Option<usize>> = vec![None; 300];
+    for step in 0..6000 {
+        let i = random.next() as usize % model.len();
+        let (key, choice) = (format!("w{id}-{i}"), random.next() as usize % objects.len());
+        match (random.next() % 8, model[i]) {
+            (0, Some(kept)) if kept != choice => {
+                let conflict = store.keep_object(&key, 0, &objects[choice]);
+                assert!(matches!(conflict, Err(StoreError::Conflict(_))), "{conflict:?}");
+            }
+            (1..4, Some(_)) => {
+                assert_eq!(store.delete(&C, &key, 1, None).unwrap(), 1);
+                model[i] = None;
+            }
+            (_, Some(kept)) => {
+                let found = store.get(S, &name(&key, 0)).unwrap();
+                assert_eq!(found.fragment(), objects[kept].fragments[0], "{key}");
+            }
+            (_, None) if step % 3 == 0 || choice < 4 => match store.keep_object(&key, 0, &objects[choice]) {
+                Ok(()) => model[i] = Some(choice),
+                Err(error) => assert!(matches!(error, StoreError::NoSpace { .. }), "{error}"),
+            },
+            _ => assert!(store.has(S, &name(&key, 0)).is_err()),
+        }
+        if step % 500 == 0 {
+            store.flush_blocking().unwrap();
+        }
+    }
+    model
 }

@@ -28,7 +28,7 @@ pub struct Found<'a> {
     pub head: Head<'a>,
     /// Whether it is alive.
     pub life: Life,
-    /// The file goes on to the end of its fragment.
+    /// The file goes on to its end.
     pub complete: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Walk<'a> {
         let from = (offset - self.window_at) as usize;
         let (head, life) =
             Head::decode(self.seal, position, &self.window[from..]).expect("find() decoded it");
-        let complete = offset + lengths.content() as u64 <= self.length;
+        let complete = offset + lengths.whole() as u64 <= self.length;
         Ok(Some(Found { offset, head, life, complete }))
     }
 

@@ -1,0 +1,744 @@
+//! The kernel's FUSE requests in front of a `Volume`: kernel types become ours, the caller's time is stamped, errors
+//! become errnos. The only file that knows fuser. Metadata is answered on the thread that read the request; what may
+//! wait for nodes goes to the runtime with its reply.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, SessionUnmounter,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::error::{Error, Result};
+use crate::inode::{Caller, Ino, Inode, Time};
+use crate::metadata::{NewInode, RenameMode};
+use crate::volume::{SetAttributes, SetTime, Volume, Written};
+
+/// How long the kernel may trust what it was told. Every change passes through this kernel, so for as long as it likes.
+const TTL: Duration = Duration::from_secs(3600);
+/// Inode numbers are never reused.
+const GENERATION: Generation = Generation(0);
+/// Largest read or write the kernel sends at once.
+const MAX_REQUEST: u32 = 1 << 20;
+/// Entries asked of the store at once while listing.
+const PAGE: usize = 256;
+/// Name of the extended attribute of the root that tells where the daemon is reached.
+pub const CONTROL_XATTR: &str = "avidfs.control";
+
+/// How the kernel shows the mount, and to whom.
+#[derive(Clone, Debug)]
+pub struct FuseOptions {
+    /// The source in /proc/mounts.
+    pub name: String,
+    /// Whether other users may use it.
+    pub allow_other: bool,
+    /// Whether the kernel refuses changes.
+    pub read_only: bool,
+    /// Further options of mount(8): nosuid, nodev, noexec, noatime, ...
+    pub extra: Vec<String>,
+    /// The daemon's control socket.
+    pub control: PathBuf,
+}
+
+/// A mount that answers.
+pub struct Mounted {
+    session: Session<Fuse>,
+    unmounter: Unmounter,
+}
+
+/// Unmounts from any thread.
+pub struct Unmounter(SessionUnmounter);
+
+impl Unmounter {
+    /// Unmount.
+    ///
+    /// # Errors
+    /// EBUSY while somebody uses it.
+    pub fn unmount(&mut self) -> io::Result<()> {
+        self.0.unmount()
+    }
+}
+
+impl Mounted {
+    /// Take out what unmounts from any thread.
+    pub fn split(self) -> (Serving, Unmounter) {
+        (Serving(self.session), self.unmounter)
+    }
+}
+
+/// A mount to be served.
+pub struct Serving(Session<Fuse>);
+
+impl Serving {
+    /// Answer the kernel until the file system is unmounted.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.run()
+    }
+}
+
+/// Mount a volume. It answers once `Serving::wait` runs.
+///
+/// # Errors
+/// mount(2)'s or fusermount3's.
+pub fn mount(
+    volume: Arc<Volume>,
+    mountpoint: &Path,
+    options: &FuseOptions,
+    runtime: Handle,
+) -> io::Result<Mounted> {
+    let mut config = Config::default();
+    config.mount_options = mount_options(options);
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
+    config.clone_fd = true;
+    let fuse = Fuse { volume, runtime, control: options.control.clone() };
+    let mut session = Session::new(fuse, mountpoint, &config)?;
+    let unmounter = Unmounter(session.unmount_callable());
+    Ok(Mounted { session, unmounter })
+}
+
+fn mount_options(options: &FuseOptions) -> Vec<MountOption> {
+    let mut list = vec![
+        MountOption::FSName(options.name.clone()),
+        MountOption::Subtype("avidfs".into()),
+        MountOption::DefaultPermissions,
+    ];
+    if options.read_only {
+        list.push(MountOption::RO);
+    }
+    list.extend(options.extra.iter().map(|option| match option.as_str() {
+        "nosuid" => MountOption::NoSuid,
+        "suid" => MountOption::Suid,
+        "nodev" => MountOption::NoDev,
+        "dev" => MountOption::Dev,
+        "noexec" => MountOption::NoExec,
+        "exec" => MountOption::Exec,
+        "noatime" => MountOption::NoAtime,
+        "atime" => MountOption::Atime,
+        "dirsync" => MountOption::DirSync,
+        "sync" => MountOption::Sync,
+        other => MountOption::CUSTOM(other.into()),
+    }));
+    list
+}
+
+struct Fuse {
+    volume: Arc<Volume>,
+    runtime: Handle,
+    control: PathBuf,
+}
+
+impl Fuse {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
+    fn control(&self) -> Vec<u8> {
+        let told = serde_json::json!({ "socket": self.control, "pid": std::process::id() });
+        told.to_string().into_bytes()
+    }
+
+    fn create_inode(&self, req: &Request, parent: INodeNo, name: &OsStr, new: NewInode) -> Result<Inode> {
+        self.volume.create(ino(parent), name.as_bytes(), new, caller(req))
+    }
+}
+
+fn ino(ino: INodeNo) -> Ino {
+    Ino(ino.0)
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), now: Time::now() }
+}
+
+/// The errno of an error, which is logged here, once, if somebody should read about it.
+fn errno(error: &Error) -> Errno {
+    if error.is_trouble() {
+        tracing::warn!(%error, "a request failed");
+    }
+    Errno::from_i32(error.errno())
+}
+
+/// fuser 0.18 takes nanoseconds before 1970 for negative ones as well; the kernel counts them upwards.
+fn time_from_kernel(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => time.into(),
+        Err(error) => {
+            let before = error.duration();
+            Time { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+        }
+    }
+}
+
+fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
+    time.map(|time| match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(time_from_kernel(time)),
+    })
+}
+
+fn kind(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn attr(inode: &Inode) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(inode.ino.0),
+        size: inode.size,
+        blocks: inode.allocated.div_ceil(512),
+        atime: inode.atime.into(),
+        mtime: inode.mtime.into(),
+        ctime: inode.ctime.into(),
+        crtime: inode.btime.into(),
+        kind: kind(inode.mode),
+        perm: (inode.mode & 0o7777) as u16,
+        nlink: inode.links,
+        uid: inode.uid,
+        gid: inode.gid,
+        rdev: inode.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// What tells the kernel that there is no such name, so that it remembers that, too.
+fn nothing() -> FileAttr {
+    let never = UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: never,
+        mtime: never,
+        ctime: never,
+        crtime: never,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<Inode>) {
+    match result {
+        Ok(inode) => reply.entry(&TTL, &attr(&inode), GENERATION),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_data(reply: ReplyData, result: Result<Vec<Bytes>>) {
+    match result {
+        Ok(parts) => match parts.as_slice() {
+            [] => reply.data(&[]),
+            [whole] => reply.data(whole),
+            _ => reply.data(&parts.concat()),
+        },
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Filesystem for Fuse {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // All changes pass through this kernel: it need not drop pages because an mtime moved.
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ];
+        for flag in wanted {
+            // What an older kernel lacks only costs speed.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_REQUEST);
+        let _ = config.set_max_readahead(u32::MAX);
+        let _ = config.set_max_background(64);
+        let _ = config.set_congestion_threshold(48);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.volume.lookup(ino(parent), name.as_bytes()) {
+            Err(Error::NotFound) => reply.entry(&TTL, &nothing(), GENERATION),
+            result => reply_entry(reply, result),
+        }
+    }
+
+    fn forget(&self, _req: &Request, node: INodeNo, nlookup: u64) {
+        self.volume.forget(ino(node), nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.volume.attributes(ino(node)) {
+            Ok(inode) => reply.attr(&TTL, &attr(&inode)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttributes { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        match self.volume.set_attributes(ino(node), &set, caller(req)) {
+            Ok(inode) => reply.attr(&TTL, &attr(&inode)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        match self.volume.target(ino(node)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = NewInode { mode: mode & !umask, uid: req.uid(), gid: req.gid(), rdev, target: None };
+        reply_entry(reply, self.create_inode(req, parent, name, new));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let mode = libc::S_IFDIR | (mode & 0o7777 & !umask);
+        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0, target: None };
+        reply_entry(reply, self.create_inode(req, parent, name, new));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.volume.unlink(ino(parent), name.as_bytes(), caller(req)));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.volume.rmdir(ino(parent), name.as_bytes(), caller(req)));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = Some(target.as_os_str().as_bytes().to_vec());
+        let new = NewInode { mode: libc::S_IFLNK | 0o777, uid: req.uid(), gid: req.gid(), rdev: 0, target };
+        reply_entry(reply, self.create_inode(req, parent, name, new));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            flags if flags.is_empty() => RenameMode::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (from, to) = ((ino(parent), name.as_bytes()), (ino(newparent), newname.as_bytes()));
+        reply_empty(reply, self.volume.rename(from, to, mode, caller(req)));
+    }
+
+    fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, self.volume.link(ino(node), ino(newparent), newname.as_bytes(), caller(req)));
+    }
+
+    fn open(&self, _req: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.volume.open_file(ino(node)) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let mode = libc::S_IFREG | (mode & 0o7777 & !umask);
+        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0, target: None };
+        let created = self.create_inode(req, parent, name, new);
+        match created.and_then(|inode| self.volume.open_file(inode.ino).map(|()| inode)) {
+            Ok(inode) => {
+                reply.created(&TTL, &attr(&inode), GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let _inside = self.runtime.enter();
+        match self.volume.try_read(ino(node), offset, size) {
+            Ok(Some(parts)) => reply_data(reply, Ok(parts)),
+            Ok(None) => {
+                let volume = self.volume.clone();
+                self.spawn(async move { reply_data(reply, volume.read(ino(node), offset, size).await) });
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let _inside = self.runtime.enter();
+        let (node, now, length) = (ino(node), Time::now(), data.len() as u32);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && req.uid() != 0
+            && let Err(error) = self.volume.clear_set_id(node)
+        {
+            return reply.error(errno(&error));
+        }
+        match self.volume.try_write(node, offset, data, now) {
+            Ok(Written::Done) => reply.written(length),
+            Ok(Written::Full) => {
+                let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
+                self.spawn(async move {
+                    match volume.write(node, offset, data, now).await {
+                        Ok(()) => reply.written(length),
+                        Err(error) => reply.error(errno(&error)),
+                    }
+                });
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        if self.volume.is_clean(ino(node)) {
+            return reply.ok();
+        }
+        let volume = self.volume.clone();
+        self.spawn(async move { reply_empty(reply, volume.flush(ino(node)).await) });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.close_file(ino(node));
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let volume = self.volume.clone();
+        self.spawn(async move { reply_empty(reply, volume.fsync(ino(node)).await) });
+    }
+
+    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.list(ino(node), offset, |inode, cookie, name| {
+            reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listed = self.list(ino(node), offset, |inode, cookie, name| {
+            let attr = attr(inode);
+            let full = reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION);
+            // The kernel takes no reference on the two dots.
+            if !full && name != b"." && name != b".." {
+                self.volume.remember(inode.ino);
+            }
+            full
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let volume = self.volume.clone();
+        self.spawn(async move { reply_empty(reply, volume.sync().await) });
+    }
+
+    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        const BLOCK: u32 = 4096;
+        let space = self.volume.space();
+        let (total, free) = (space.total_bytes / u64::from(BLOCK), space.available_bytes / u64::from(BLOCK));
+        match self.volume.inodes() {
+            // An inode needs no room in the pool but for its bytes; as many may come as there are blocks.
+            Ok(inodes) => reply.statfs(total, free, free, inodes + free, free, BLOCK, 255, BLOCK),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if name == CONTROL_XATTR || name.as_bytes().starts_with(b"system.posix_acl_") {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        reply_empty(reply, self.volume.set_xattr(ino(node), name.as_bytes(), value, flags, caller(req)));
+    }
+
+    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if node == INodeNo::ROOT && name == CONTROL_XATTR {
+            return reply_xattr(reply, size, Ok(self.control()));
+        }
+        reply_xattr(reply, size, self.volume.xattr(ino(node), name.as_bytes()));
+    }
+
+    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let joined = self.volume.xattrs(ino(node)).map(|names| {
+            let terminated = names.into_iter().flat_map(|name| name.into_iter().chain([0]));
+            terminated.collect()
+        });
+        reply_xattr(reply, size, joined);
+    }
+
+    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.volume.remove_xattr(ino(node), name.as_bytes(), caller(req)));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let node = ino(node);
+        let result = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            // Room is not set aside: an object is made of what is written. The size is all there is to change.
+            0 if keep_size => Ok(()),
+            0 => self.volume.grow(node, end, caller(req)),
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
+                self.volume.punch(node, offset..end, keep_size, caller(req))
+            }
+            _ => Err(Error::Unsupported),
+        };
+        reply_empty(reply, result);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.volume.seek(ino(node), offset, data) {
+            Ok(Some(found)) => reply.offset(found as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The answer is a u32: clip below 4 GiB, in whole pages.
+        let length = len.min(u64::from(u32::MAX) & !4095);
+        let (volume, caller) = (self.volume.clone(), caller(req));
+        self.spawn(async move {
+            let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
+            match volume.copy_range(from, to, length, caller).await {
+                Ok(copied) => reply.written(copied as u32),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+}
+
+impl Fuse {
+    /// Hand out entries after a cookie until `add` says that no more fit; `.` has cookie 1 and `..` 2.
+    fn list(
+        &self,
+        directory: Ino,
+        after: u64,
+        mut add: impl FnMut(&Inode, u64, &[u8]) -> bool,
+    ) -> Result<()> {
+        if after < 1 && add(&self.volume.attributes(directory)?, 1, b".") {
+            return Ok(());
+        }
+        if after < 2 {
+            let parent = self.volume.parent(directory)?;
+            if add(&self.volume.attributes(parent)?, 2, b"..") {
+                return Ok(());
+            }
+        }
+        let mut after = after.max(2);
+        loop {
+            let page = self.volume.list(directory, after, PAGE)?;
+            for entry in &page {
+                if add(&entry.inode, entry.cookie, &entry.name) {
+                    return Ok(());
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = last.cookie,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_mean_what_the_kernel_meant() {
+        // -1.2 s is sent as -2 s and 800,000,000 ns, which fuser decodes as 2.8 s before 1970.
+        let decoded = UNIX_EPOCH - Duration::new(2, 800_000_000);
+        assert_eq!(time_from_kernel(decoded), Time { seconds: -2, nanos: 800_000_000 });
+        assert_eq!(time_from_kernel(UNIX_EPOCH - Duration::new(5, 0)), Time { seconds: -5, nanos: 0 });
+    }
+}

@@ -1,0 +1,519 @@
+//! One open file per inode, shared by all its handles: what is written and not yet in the metadata, in layers.
+//! Newest first: dirty runs, seals on their way to the nodes, extents the store knows. A value under one lock; it
+//! sends nothing and commits nothing itself.
+
+pub mod dirty;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use common::code::Code;
+use common::wire::ObjectId;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::buffers::{Buffer, Buffers};
+use crate::error::{Error, Result};
+use crate::inode::{Ino, Inode, Time};
+use crate::metadata::{Extent, FileCommit, MetadataStore, ObjectRecord};
+use dirty::{DirtyRuns, PADDING};
+
+/// How many extents are remembered at once.
+const REMEMBERED: usize = 256;
+
+/// A file that is open, or closed with bytes still on their way.
+pub struct OpenFile {
+    /// Which.
+    pub ino: Ino,
+    state: Mutex<State>,
+    /// Told whenever a seal has moved on.
+    pub changed: Notify,
+}
+
+impl OpenFile {
+    /// A file as the store knows it.
+    pub fn new(inode: &Inode, code: Code, object_size: u32) -> OpenFile {
+        let state = State {
+            handles: 0,
+            size: inode.size,
+            mtime: None,
+            dirty: DirtyRuns::new(object_size as usize),
+            dirty_since: None,
+            seals: VecDeque::new(),
+            next_sequence: 0,
+            known: Known::default(),
+            ahead: ReadAhead::default(),
+            code,
+        };
+        OpenFile { ino: inode.ino, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Its layers. Never held across an await; the metadata store may be asked meanwhile.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Wait until every seal before `sequence` is committed.
+    ///
+    /// # Errors
+    /// The first failed one's error; its bytes stay and can be tried again.
+    pub async fn committed(&self, sequence: u64) -> Result<()> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change between look and wait is missed.
+            changed.as_mut().enable();
+            {
+                let state = self.state();
+                if let Some(error) = state.failure() {
+                    return Err(error);
+                }
+                if state.seals.front().is_none_or(|seal| seal.sequence >= sequence) {
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+/// What one lock guards.
+pub struct State {
+    /// Open handles.
+    pub handles: u32,
+    /// The size every reader sees.
+    pub size: u64,
+    /// When it was last written, if the store does not know yet.
+    pub mtime: Option<Time>,
+    /// Written and not sealed.
+    pub dirty: DirtyRuns,
+    /// Since when something is dirty.
+    pub dirty_since: Option<Instant>,
+    /// Sealed and not committed, oldest first; they are committed in this order.
+    pub seals: VecDeque<Seal>,
+    next_sequence: u64,
+    known: Known,
+    ahead: ReadAhead,
+    code: Code,
+}
+
+/// Bytes bound to an object and on their way to the nodes.
+pub struct Seal {
+    /// Its place among the file's seals.
+    pub sequence: u64,
+    /// The object; the same bytes keep it through every retry.
+    pub id: ObjectId,
+    /// The object's bytes, filled up with zeros to whole fragments.
+    pub padded: Bytes,
+    /// The object's true length.
+    pub length: u32,
+    /// Where its bytes belong in the file, by offset; cut when the file is truncated meanwhile.
+    pub extents: Vec<Extent>,
+    /// Bytes of the write-behind budget it holds.
+    pub charged: u64,
+    /// When the newest of them was written.
+    pub mtime: Option<Time>,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// How far a seal is.
+pub enum Progress {
+    /// On its way.
+    Storing,
+    /// On enough nodes; waits for those before it.
+    Stored(ObjectRecord),
+    /// Not on enough nodes; to be tried again.
+    Failed(Error),
+}
+
+/// Where bytes asked for are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Here.
+    Memory(Bytes),
+    /// Nowhere: zeros.
+    Hole,
+    /// In this range of an object.
+    Object(Arc<ObjectRecord>, Range<u32>),
+}
+
+/// One piece of a read: a range of the file and where its bytes are.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The file's range.
+    pub range: Range<u64>,
+    /// Where to have it from.
+    pub source: Source,
+}
+
+impl State {
+    /// Whether the store knows everything.
+    pub fn is_clean(&self) -> bool {
+        self.dirty.is_empty() && self.seals.is_empty()
+    }
+
+    /// The error of the first seal that failed, until a retry has stored it.
+    pub fn failure(&self) -> Option<Error> {
+        self.seals.iter().find_map(|seal| match &seal.progress {
+            Progress::Failed(error) => Some(error.clone()),
+            _ => None,
+        })
+    }
+
+    /// Bytes not yet in the metadata.
+    pub fn unsaved(&self) -> u64 {
+        self.dirty.bytes() + self.seals.iter().map(|seal| u64::from(seal.length)).sum::<u64>()
+    }
+
+    /// The sequence the next seal gets: all that is sealed now lies before it.
+    pub fn sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Lay written bytes over everything; returns how many more are dirty than before.
+    pub fn write(&mut self, offset: u64, data: &[u8], now: Time) -> u64 {
+        let taken = self.dirty.write(offset, data);
+        self.size = self.size.max(offset + data.len() as u64);
+        self.mtime = Some(now);
+        self.dirty_since.get_or_insert_with(Instant::now);
+        taken
+    }
+
+    /// Cut everything beyond `size` out of what the store does not know; returns dirty bytes given up.
+    pub fn truncate(&mut self, size: u64) -> u64 {
+        let released = self.clip(size..u64::MAX);
+        self.size = size;
+        released
+    }
+
+    /// Cut a range out of what the store does not know, and forget what is remembered of the store.
+    pub fn clip(&mut self, range: Range<u64>) -> u64 {
+        for seal in &mut self.seals {
+            seal.extents = seal.extents.iter().flat_map(|extent| without(extent, &range)).collect();
+        }
+        self.known = Known::default();
+        self.dirty.clip(range)
+    }
+
+    /// Times were set by hand: bytes that are still on their way bring none of their own.
+    pub fn keep_mtime(&mut self) {
+        self.mtime = None;
+        self.seals.iter_mut().for_each(|seal| seal.mtime = None);
+    }
+
+    /// Forget what is remembered of the store's extents.
+    pub fn forget_extents(&mut self) {
+        self.known = Known::default();
+    }
+
+    /// Seal what a write to `written` has made whole; `id` names the new object.
+    pub fn seal_full(&mut self, written: Range<u64>, id: impl FnOnce() -> ObjectId) -> Option<u64> {
+        let runs = self.dirty.take_full(written)?;
+        Some(self.seal(runs, id()))
+    }
+
+    /// Seal everything dirty, in objects of at most the object size; returns their sequences.
+    pub fn seal_all(&mut self, mut id: impl FnMut() -> ObjectId) -> Vec<u64> {
+        std::iter::from_fn(|| self.dirty.take_some().map(|runs| self.seal(runs, id()))).collect()
+    }
+
+    fn seal(&mut self, runs: Vec<(u64, Buffer)>, id: ObjectId) -> u64 {
+        let length: usize = runs.iter().map(|(_, run)| run.len()).sum();
+        let mut extents = Vec::with_capacity(runs.len());
+        let mut object_offset = 0;
+        for (offset, run) in &runs {
+            extents.push(Extent { offset: *offset, length: run.len() as u32, object: id, object_offset });
+            object_offset += run.len() as u32;
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.seals.push_back(Seal {
+            sequence,
+            id,
+            padded: pad(gather(runs, length), self.code),
+            length: length as u32,
+            extents,
+            charged: length as u64,
+            mtime: self.mtime,
+            progress: Progress::Storing,
+        });
+        if self.dirty.is_empty() {
+            self.dirty_since = None;
+        }
+        sequence
+    }
+
+    /// A seal that is still here.
+    pub fn seal_mut(&mut self, sequence: u64) -> Option<&mut Seal> {
+        self.seals.iter_mut().find(|seal| seal.sequence == sequence)
+    }
+
+    /// Let every failed seal be tried again; returns their sequences.
+    pub fn rearm(&mut self) -> Vec<u64> {
+        let failed = self.seals.iter_mut().filter(|seal| matches!(seal.progress, Progress::Failed(_)));
+        failed
+            .map(|seal| {
+                seal.progress = Progress::Storing;
+                seal.sequence
+            })
+            .collect()
+    }
+
+    /// What the stored seals at the front say to the metadata: one file commit each, in order, and the objects.
+    pub fn ready(&self, ino: Ino) -> (Vec<ObjectRecord>, Vec<FileCommit>) {
+        self.seals
+            .iter()
+            .map_while(|seal| match &seal.progress {
+                Progress::Stored(record) => Some((record.clone(), seal)),
+                _ => None,
+            })
+            .map(|(record, seal)| {
+                let size = seal.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
+                (record, FileCommit { ino, extents: seal.extents.clone(), size, mtime: seal.mtime })
+            })
+            .unzip()
+    }
+
+    /// The first `count` seals are in the metadata; returns what they held of the budget.
+    pub fn drop_committed(&mut self, count: usize) -> u64 {
+        let charged = self.seals.drain(..count).map(|seal| seal.charged).sum();
+        self.known = Known::default();
+        if self.is_clean() {
+            self.mtime = None;
+        }
+        charged
+    }
+
+    /// Where the bytes of `range` are, by offset and without gaps; `range` lies within the size.
+    pub fn plan(&mut self, ino: Ino, range: Range<u64>, store: &dyn MetadataStore) -> Result<Vec<Piece>> {
+        let mut plan = Plan::new(range.clone());
+        if !self.dirty.is_empty() {
+            for (offset, bytes) in self.dirty.pieces(range.clone()) {
+                plan.fill(offset..offset + bytes.len() as u64, |part| {
+                    let from = (part.start - offset) as usize;
+                    Source::Memory(Bytes::copy_from_slice(
+                        &bytes[from..from + (part.end - part.start) as usize],
+                    ))
+                });
+            }
+        }
+        for seal in self.seals.iter().rev() {
+            plan.fill_extents(&seal.extents, |_, part| {
+                Source::Memory(seal.padded.slice(part.start as usize..part.end as usize))
+            });
+        }
+        for gap in plan.gaps() {
+            self.known.cover(ino, gap.clone(), store)?;
+            let known = &self.known;
+            let touching = known.touching(&gap);
+            for (extent, record) in touching {
+                plan.fill_extent(extent, |part| Source::Object(record.clone(), part));
+            }
+        }
+        Ok(plan.finish())
+    }
+
+    /// Note a read; returns the objects to fetch ahead because the file is being read in order.
+    pub fn read_ahead(
+        &mut self,
+        ino: Ino,
+        range: &Range<u64>,
+        window: u64,
+        store: &dyn MetadataStore,
+    ) -> Vec<Arc<ObjectRecord>> {
+        let Some(ahead) = self.ahead.note(range, self.size, window) else { return Vec::new() };
+        if self.known.cover(ino, ahead.start..ahead.start + 1, store).is_err() {
+            return Vec::new();
+        }
+        let mut objects: Vec<Arc<ObjectRecord>> = Vec::new();
+        for (_, record) in self.known.touching(&ahead) {
+            if objects.last().is_none_or(|last| last.id != record.id) {
+                objects.push(record.clone());
+            }
+        }
+        objects
+    }
+}
+
+fn without(extent: &Extent, hole: &Range<u64>) -> impl Iterator<Item = Extent> + use<> {
+    let range = extent.range();
+    let cut = |part: Range<u64>| {
+        (part.start < part.end).then(|| Extent {
+            offset: part.start,
+            length: (part.end - part.start) as u32,
+            object: extent.object,
+            object_offset: extent.object_offset + (part.start - extent.offset) as u32,
+        })
+    };
+    let before = cut(range.start..range.end.min(hole.start));
+    let after = cut(range.start.max(hole.end)..range.end);
+    before.into_iter().chain(after)
+}
+
+fn gather(mut runs: Vec<(u64, Buffer)>, length: usize) -> Buffer {
+    if runs.len() == 1 {
+        return runs.remove(0).1;
+    }
+    let mut whole = Buffers::shared().take(length + PADDING);
+    for (_, run) in &runs {
+        whole.extend_from_slice(run);
+    }
+    whole
+}
+
+/// Fill up with zeros to m whole fragments.
+fn pad(mut object: Buffer, code: Code) -> Bytes {
+    let padded = code.m() * code.fragment_length(object.len() as u64);
+    if padded > object.capacity() {
+        let mut larger = Buffers::shared().take(padded);
+        larger.extend_from_slice(&object);
+        object = larger;
+    }
+    object.resize(padded, 0);
+    object.freeze()
+}
+
+/// A read being put together: what is still missing, and what was found.
+struct Plan {
+    gaps: Vec<Range<u64>>,
+    found: Vec<Piece>,
+}
+
+impl Plan {
+    fn new(range: Range<u64>) -> Plan {
+        Plan { gaps: vec![range], found: Vec::new() }
+    }
+
+    fn gaps(&self) -> Vec<Range<u64>> {
+        self.gaps.clone()
+    }
+
+    /// Let `range` come from `source`, as far as nothing newer has it.
+    fn fill(&mut self, range: Range<u64>, source: impl Fn(Range<u64>) -> Source) {
+        let mut gaps = Vec::with_capacity(self.gaps.len() + 1);
+        for gap in self.gaps.drain(..) {
+            let part = gap.start.max(range.start)..gap.end.min(range.end);
+            if part.start >= part.end {
+                gaps.push(gap);
+                continue;
+            }
+            if gap.start < part.start {
+                gaps.push(gap.start..part.start);
+            }
+            if part.end < gap.end {
+                gaps.push(part.end..gap.end);
+            }
+            self.found.push(Piece { range: part.clone(), source: source(part) });
+        }
+        self.gaps = gaps;
+    }
+
+    fn fill_extent(&mut self, extent: &Extent, source: impl Fn(Range<u32>) -> Source) {
+        self.fill(extent.range(), |part| {
+            let from = extent.object_offset + (part.start - extent.offset) as u32;
+            source(from..from + (part.end - part.start) as u32)
+        });
+    }
+
+    /// `extents` are sorted by offset and do not overlap.
+    fn fill_extents(&mut self, extents: &[Extent], source: impl Fn(&Extent, Range<u32>) -> Source) {
+        for gap in self.gaps() {
+            let first = extents.partition_point(|extent| extent.range().end <= gap.start);
+            for extent in extents[first..].iter().take_while(|extent| extent.offset < gap.end) {
+                self.fill_extent(extent, |part| source(extent, part));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<Piece> {
+        self.found.extend(self.gaps.drain(..).map(|range| Piece { range, source: Source::Hole }));
+        self.found.sort_unstable_by_key(|piece| piece.range.start);
+        self.found
+    }
+}
+
+/// Extents remembered from the store, over a window of the file; whoever changes the store's extents clears it.
+#[derive(Default)]
+struct Known {
+    window: Option<Range<u64>>,
+    extents: Vec<(Extent, Arc<ObjectRecord>)>,
+}
+
+impl Known {
+    /// Make sure that every extent touching `range` is remembered.
+    fn cover(&mut self, ino: Ino, range: Range<u64>, store: &dyn MetadataStore) -> Result<()> {
+        if self.window.as_ref().is_some_and(|window| window.start <= range.start && range.end <= window.end) {
+            return Ok(());
+        }
+        let mut extents: Vec<(Extent, Arc<ObjectRecord>)> = Vec::new();
+        let mut from = range.start;
+        loop {
+            let page = store.objects_of(ino, from, REMEMBERED)?;
+            let last_page = page.len() < REMEMBERED;
+            for (extent, record) in page {
+                match extents.last() {
+                    Some((_, last)) if last.id == record.id => {
+                        let shared = last.clone();
+                        extents.push((extent, shared));
+                    }
+                    _ => extents.push((extent, Arc::new(record))),
+                }
+            }
+            let end = if last_page {
+                u64::MAX
+            } else {
+                extents.last().map_or(u64::MAX, |(last, _)| last.range().end)
+            };
+            if end >= range.end {
+                *self = Known { window: Some(range.start..end), extents };
+                return Ok(());
+            }
+            from = end;
+        }
+    }
+
+    fn touching(&self, range: &Range<u64>) -> impl Iterator<Item = &(Extent, Arc<ObjectRecord>)> {
+        let first = self.extents.partition_point(|(extent, _)| extent.range().end <= range.start);
+        let end = range.end;
+        self.extents[first..].iter().take_while(move |(extent, _)| extent.offset < end)
+    }
+}
+
+/// Whether a file is read in order, and how far it has been fetched ahead.
+#[derive(Default)]
+struct ReadAhead {
+    expected: u64,
+    run: u64,
+    fetched: u64,
+}
+
+impl ReadAhead {
+    /// Bytes read in order before anything is fetched ahead.
+    const PATIENCE: u64 = 128 << 10;
+
+    /// Note a read of `range`; the range to fetch now, if any.
+    fn note(&mut self, range: &Range<u64>, size: u64, window: u64) -> Option<Range<u64>> {
+        // The kernel sends the pieces of its own read-ahead side by side, so order is judged loosely.
+        let slack = 4 << 20;
+        if range.start > self.expected + slack || range.end + slack < self.expected {
+            *self = ReadAhead::default();
+        }
+        self.run += range.end - range.start;
+        self.expected = self.expected.max(range.end);
+        if self.run < Self::PATIENCE {
+            return None;
+        }
+        let from = self.fetched.max(range.end);
+        let to = (range.end + window).min(size);
+        // In steps of a quarter, so that the store is not asked at every read.
+        if to <= from || (to - from < window / 4 && to < size) {
+            return None;
+        }
+        self.fetched = to;
+        Some(from..to)
+    }
+}

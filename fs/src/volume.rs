@@ -1,0 +1,184 @@
+//! The file system as a value: what a kernel asks of it, without the kernel.
+//!
+//! Data first, names last: bytes are *stored* on nodes before the metadata refers to them, and taken off nodes only
+//! after it no longer does. Time is told by the caller; waiting is bounded by `io_limit`.
+
+mod attributes;
+mod backlog;
+mod budget;
+mod data;
+mod namespace;
+mod report;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::error::{Error, Result};
+use crate::inode::{Ino, Inode};
+use crate::metadata::{MetadataStore, VolumeSettings};
+use crate::open_file::OpenFile;
+use crate::pool::Pool;
+use crate::stripe::Stripe;
+use budget::Budget;
+
+pub use attributes::{SetAttributes, SetTime};
+pub use backlog::Unsaved;
+pub use data::Written;
+pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
+
+/// How a volume is served; each with its default in config.rs.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// Most bytes that are written and not yet stored.
+    pub write_behind_bytes: u64,
+    /// Dirty bytes older than this are sealed and committed unasked.
+    pub dirty_interval: Duration,
+    /// No request takes longer.
+    pub io_limit: Duration,
+    /// Folder for what no pool would take.
+    pub backlog: PathBuf,
+    /// Most bytes in it.
+    pub backlog_bytes: u64,
+    /// Whether changes are refused.
+    pub read_only: bool,
+}
+
+/// A mounted volume.
+pub struct Volume {
+    metadata: Arc<dyn MetadataStore>,
+    stripe: Arc<Stripe>,
+    pool: Arc<Pool>,
+    settings: VolumeSettings,
+    epoch: u32,
+    options: VolumeOptions,
+    files: Mutex<HashMap<Ino, Arc<OpenFile>>>,
+    lookups: Lookups,
+    budget: Budget,
+    /// Reads in flight, so that no object is deleted under one.
+    reads: upkeep::ReadGate,
+    /// Told when there is something to delete or to move.
+    work: Notify,
+    stop: watch::Sender<bool>,
+    shut: AtomicBool,
+}
+
+impl Volume {
+    /// Serve a volume: stores what the last run left in the backlog, gives up orphans, and begins the upkeep.
+    ///
+    /// # Errors
+    /// The backlog cannot be stored yet, the store fails, or there is no volume in it. Nothing runs then.
+    pub async fn open(
+        metadata: Arc<dyn MetadataStore>,
+        stripe: Arc<Stripe>,
+        pool: Arc<Pool>,
+        options: VolumeOptions,
+    ) -> Result<Arc<Volume>> {
+        let settings = metadata.settings()?.ok_or_else(|| Error::Store("there is no volume here".into()))?;
+        let volume = Arc::new(Volume {
+            budget: Budget::new(options.write_behind_bytes),
+            epoch: stripe.options().epoch,
+            metadata,
+            stripe,
+            pool,
+            settings,
+            options,
+            files: Mutex::default(),
+            lookups: Lookups::default(),
+            reads: upkeep::ReadGate::default(),
+            work: Notify::new(),
+            stop: watch::Sender::new(false),
+            shut: AtomicBool::new(false),
+        });
+        if !volume.options.read_only {
+            volume.store_backlog().await?;
+            for orphan in volume.metadata.orphans()? {
+                volume.metadata.reclaim(orphan)?;
+            }
+            volume.start_upkeep();
+        }
+        Ok(volume)
+    }
+
+    /// What the volume is.
+    pub fn settings(&self) -> &VolumeSettings {
+        &self.settings
+    }
+
+    /// Stop the upkeep and bring everything dirty to the nodes, within `io_limit`; what they do not take goes to
+    /// the backlog. Further calls do nothing.
+    ///
+    /// # Errors
+    /// How much waits in the backlog.
+    pub async fn shut_down(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
+        if self.shut.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let saved = self.save_everything().await;
+        self.stop.send_replace(true);
+        saved
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    /// The open file of an inode, if there is one.
+    fn file(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.files.lock().get(&ino).cloned()
+    }
+
+    fn open_files(&self) -> Vec<Arc<OpenFile>> {
+        self.files.lock().values().cloned().collect()
+    }
+
+    /// Lay what an open file knows better over what the store says.
+    fn overlay(&self, mut inode: Inode) -> Inode {
+        if !inode.is_file() {
+            return inode;
+        }
+        let Some(file) = self.file(inode.ino) else { return inode };
+        let state = file.state();
+        inode.size = state.size;
+        if let Some(mtime) = state.mtime {
+            inode.mtime = inode.mtime.max(mtime);
+            inode.ctime = inode.ctime.max(mtime);
+        }
+        inode.allocated += state.unsaved();
+        inode
+    }
+}
+
+/// How often the kernel was told of each inode; it may use one until it has forgotten it as often.
+#[derive(Default)]
+struct Lookups {
+    counts: Mutex<HashMap<Ino, u64>>,
+}
+
+impl Lookups {
+    fn add(&self, ino: Ino) {
+        *self.counts.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// Whether none is left.
+    fn remove(&self, ino: Ino, count: u64) -> bool {
+        let mut counts = self.counts.lock();
+        let Some(left) = counts.get_mut(&ino) else { return true };
+        *left = left.saturating_sub(count);
+        if *left > 0 {
+            return false;
+        }
+        counts.remove(&ino);
+        true
+    }
+
+    fn knows(&self, ino: Ino) -> bool {
+        self.counts.lock().contains_key(&ino)
+    }
+}

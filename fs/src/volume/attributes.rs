@@ -1,0 +1,143 @@
+//! Attributes, extended attributes, and sizes set by hand.
+
+use super::Volume;
+use crate::error::{Error, Result};
+use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
+use crate::metadata::AttributeChange;
+
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+
+/// A time to set.
+#[derive(Clone, Copy, Debug)]
+pub enum SetTime {
+    /// The caller's now.
+    Now,
+    /// A given one.
+    At(Time),
+}
+
+/// Attributes a caller wants changed; `None` stays. The kernel has checked that the caller may.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size of a regular file.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of the content.
+    pub mtime: Option<SetTime>,
+}
+
+impl Volume {
+    /// The attributes of an inode.
+    pub fn attributes(&self, ino: Ino) -> Result<Inode> {
+        Ok(self.overlay(self.metadata.inode(ino)?))
+    }
+
+    /// Change attributes; returns them all.
+    pub fn set_attributes(&self, ino: Ino, set: &SetAttributes, caller: Caller) -> Result<Inode> {
+        self.writable()?;
+        if let Some(size) = set.size {
+            self.truncate(ino, size, caller)?;
+        }
+        let now = |time: SetTime| match time {
+            SetTime::Now => caller.now,
+            SetTime::At(time) => time,
+        };
+        let mut change = AttributeChange {
+            permissions: set.mode.map(|mode| mode & 0o7777),
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.atime.map(now),
+            mtime: set.mtime.map(now),
+            ctime: Some(caller.now),
+        };
+        if change.permissions.is_none() {
+            change.permissions = self.without_set_id(ino, set, caller)?;
+        }
+        if change.mtime.is_some()
+            && let Some(file) = self.file(ino)
+        {
+            file.state().keep_mtime();
+        }
+        Ok(self.overlay(self.metadata.set_attributes(ino, &change)?))
+    }
+
+    /// A new owner, or another size set by somebody who is not root, takes set-id bits away; the kernel leaves that
+    /// to us (FUSE_HANDLE_KILLPRIV_V2).
+    fn without_set_id(&self, ino: Ino, set: &SetAttributes, caller: Caller) -> Result<Option<u32>> {
+        let owner = set.uid.is_some() || set.gid.is_some();
+        let resized = set.size.is_some() && caller.uid != 0;
+        if !owner && !resized {
+            return Ok(None);
+        }
+        let inode = self.metadata.inode(ino)?;
+        Ok(if inode.is_directory() { None } else { cleared(inode.mode) })
+    }
+
+    /// Somebody who is not root wrote: take the set-id bits away.
+    pub fn clear_set_id(&self, ino: Ino) -> Result<()> {
+        let inode = self.metadata.inode(ino)?;
+        if let Some(permissions) = cleared(inode.mode) {
+            let change = AttributeChange { permissions: Some(permissions), ..AttributeChange::default() };
+            self.metadata.set_attributes(ino, &change)?;
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, ino: Ino, size: u64, caller: Caller) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(Error::TooLarge);
+        }
+        let Some(file) = self.file(ino) else {
+            self.metadata.truncate(ino, size, caller.now)?;
+            self.work.notify_one();
+            return Ok(());
+        };
+        let mut state = file.state();
+        self.metadata.truncate(ino, size, caller.now)?;
+        self.budget.give(state.truncate(size));
+        state.keep_mtime();
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// An extended attribute's value.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.metadata.xattr(ino, name)
+    }
+
+    /// The names of all extended attributes.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        self.metadata.xattrs(ino)
+    }
+
+    /// Set an extended attribute; `flags` as setxattr(2).
+    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32, caller: Caller) -> Result<()> {
+        self.writable()?;
+        if value.len() > 65_536 {
+            return Err(Error::Range);
+        }
+        let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
+        self.metadata.set_xattr(ino, name, value, create, replace, caller.now)
+    }
+
+    /// Remove an extended attribute.
+    pub fn remove_xattr(&self, ino: Ino, name: &[u8], caller: Caller) -> Result<()> {
+        self.writable()?;
+        self.metadata.remove_xattr(ino, name, caller.now)
+    }
+}
+
+/// The permission bits without set-id, if there are any to clear. Set-group-id without group execution is a
+/// mandatory-locking mark of old and stays, as in the kernel's setattr_should_drop_sgid.
+fn cleared(mode: u32) -> Option<u32> {
+    let kept = if mode & libc::S_IXGRP == 0 { libc::S_ISGID } else { 0 };
+    let clear = SET_ID & !kept;
+    (mode & clear != 0).then_some(mode & 0o7777 & !clear)
+}

@@ -1,0 +1,291 @@
+//! Sealed bytes that no pool would take, kept on the mount host's disk over a restart. One file per object, named
+//! after it; docs/backlog.md draws it. The next mount stores them before it serves anything.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use common::wire::ObjectId;
+
+use super::Volume;
+use super::data::blocking;
+use crate::error::{Error, Result};
+use crate::inode::{Ino, Time};
+use crate::metadata::{Commit, Extent, FileCommit};
+
+const MAGIC: &[u8; 8] = b"AVIDBKL1";
+const HEAD: usize = 40;
+const EXTENT: usize = 16;
+const HASH: usize = 32;
+
+/// What could not be brought to the nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unsaved {
+    /// Bytes that wait in the backlog.
+    pub bytes: u64,
+    /// In how many files.
+    pub files: usize,
+    /// Bytes that did not even get there, and why.
+    pub lost: Option<(u64, String)>,
+    /// Why the nodes did not take them.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Unsaved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes of {} files wait in the backlog ({})", self.bytes, self.files, self.reason)?;
+        match &self.lost {
+            Some((bytes, why)) => write!(f, "; {bytes} bytes could not be kept: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Unsaved {}
+
+/// One sealed object and where it belongs.
+struct Item {
+    ino: Ino,
+    id: ObjectId,
+    bytes: Bytes,
+    length: u32,
+    extents: Vec<Extent>,
+    mtime: Option<Time>,
+}
+
+impl Volume {
+    /// Bring everything to the nodes; the rest to the backlog.
+    pub(super) async fn save_everything(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
+        let saves = self.open_files().into_iter().map(|file| {
+            let volume = self.clone();
+            async move { volume.save(&file, false).await }
+        });
+        let outcomes = futures_util::future::join_all(saves).await;
+        if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+            return self.keep_backlog(error.to_string()).await;
+        }
+        // Everything is stored; flushing it besides is a courtesy to whoever pulls the plug next.
+        if let Err(error) = self.sync().await {
+            tracing::warn!(%error, "stored, but not everywhere on stable storage yet");
+        }
+        Ok(())
+    }
+
+    async fn keep_backlog(&self, reason: String) -> std::result::Result<(), Unsaved> {
+        let items: Vec<Item> = self.open_files().iter().flat_map(|file| unsaved_items(file)).collect();
+        let folder = self.options.backlog.clone();
+        let limit = self.options.backlog_bytes;
+        let kept = blocking(move || Ok(keep(&folder, limit, &items))).await;
+        let mut unsaved = kept.unwrap_or_default();
+        unsaved.reason = reason;
+        Err(unsaved)
+    }
+
+    /// Store what the last run left behind.
+    pub(super) async fn store_backlog(self: &Arc<Self>) -> Result<()> {
+        let folder = self.options.backlog.clone();
+        for path in backlog_files(&folder)? {
+            let item = read_item(&path)?;
+            let padded = pad(&item.bytes, self.settings.code);
+            let record = self.stripe.store(item.id, padded, item.length, true).await?;
+            let size = item.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
+            let file = FileCommit { ino: item.ino, extents: item.extents, size, mtime: item.mtime };
+            self.metadata.commit(&Commit { objects: vec![record], files: vec![file] })?;
+            self.metadata.sync()?;
+            fs::remove_file(&path).map_err(|error| host("remove", &path, &error))?;
+            tracing::info!(object = %item.id, bytes = item.length, "stored from the backlog");
+        }
+        Ok(())
+    }
+
+    /// Bytes in the backlog now.
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        let files = backlog_files(&self.options.backlog).unwrap_or_default();
+        files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
+    }
+}
+
+fn unsaved_items(file: &crate::open_file::OpenFile) -> Vec<Item> {
+    let state = file.state();
+    let item = |seal: &crate::open_file::Seal| Item {
+        ino: file.ino,
+        id: seal.id,
+        bytes: seal.padded.slice(..seal.length as usize),
+        length: seal.length,
+        extents: seal.extents.clone(),
+        mtime: seal.mtime,
+    };
+    state.seals.iter().map(item).collect()
+}
+
+fn keep(folder: &Path, limit: u64, items: &[Item]) -> Unsaved {
+    let mut unsaved = Unsaved::default();
+    let mut files = std::collections::HashSet::new();
+    for item in items {
+        let length = u64::from(item.length);
+        let written = if unsaved.bytes + length > limit {
+            Err(Error::NoSpace(format!("the backlog holds {limit} bytes at most")))
+        } else {
+            write_item(folder, item)
+        };
+        match written {
+            Ok(()) => {
+                unsaved.bytes += length;
+                files.insert(item.ino);
+            }
+            Err(error) => {
+                let lost = unsaved.lost.get_or_insert((0, error.to_string()));
+                lost.0 += length;
+            }
+        }
+    }
+    unsaved.files = files.len();
+    unsaved
+}
+
+fn write_item(folder: &Path, item: &Item) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|error| host("create", folder, &error))?;
+    let path = folder.join(item.id.to_string());
+    let unfinished = folder.join(format!("{}.new", item.id));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&unfinished)?;
+        file.write_all(&encode(item))?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| host("write", &path, &error))
+}
+
+/// The files of the backlog in the order of sealing; what was not finished is removed.
+fn backlog_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(host("list", folder, &error)),
+    };
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| entry.ok())
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_none())
+        .collect();
+    // Names are object ids in hex of fixed width: sorted, they are in the order of sealing.
+    paths.sort();
+    Ok(paths)
+}
+
+fn encode(item: &Item) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(HEAD + item.extents.len() * EXTENT + item.bytes.len() + HASH);
+    bytes.put_slice(MAGIC);
+    bytes.put_u64_le(item.ino.0);
+    bytes.put_u32_le(item.length);
+    bytes.put_u32_le(item.extents.len() as u32);
+    let mtime = item.mtime.unwrap_or_default();
+    bytes.put_i64_le(mtime.seconds);
+    bytes.put_u32_le(mtime.nanos);
+    bytes.put_u32_le(u32::from(item.mtime.is_some()));
+    for extent in &item.extents {
+        bytes.put_u64_le(extent.offset);
+        bytes.put_u32_le(extent.length);
+        bytes.put_u32_le(extent.object_offset);
+    }
+    bytes.put_slice(&item.bytes);
+    let hash = blake3::hash(&bytes);
+    bytes.put_slice(hash.as_bytes());
+    bytes.freeze()
+}
+
+fn read_item(path: &Path) -> Result<Item> {
+    let bytes = fs::read(path).map_err(|error| host("read", path, &error))?;
+    let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    id.and_then(|id| decode(id, bytes.into())).ok_or_else(|| {
+        Error::Host(format!("{} is damaged; move it away to mount without it", path.display()))
+    })
+}
+
+fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
+    let body = whole.len().checked_sub(HASH)?;
+    let hash: [u8; HASH] = whole[body..].try_into().ok()?;
+    if body < HEAD || whole[..8] != *MAGIC || blake3::hash(&whole[..body]) != blake3::Hash::from(hash) {
+        return None;
+    }
+    let mut bytes = whole.slice(8..body);
+    let ino = Ino(bytes.get_u64_le());
+    let length = bytes.get_u32_le();
+    let count = bytes.get_u32_le() as usize;
+    let mtime = Time { seconds: bytes.get_i64_le(), nanos: bytes.get_u32_le() };
+    let mtime = (bytes.get_u32_le() != 0).then_some(mtime);
+    if bytes.len() != count.checked_mul(EXTENT)? + length as usize || length == 0 {
+        return None;
+    }
+    let extents = (0..count)
+        .map(|_| Extent {
+            offset: bytes.get_u64_le(),
+            length: bytes.get_u32_le(),
+            object: id,
+            object_offset: bytes.get_u32_le(),
+        })
+        .collect();
+    Some(Item { ino, id, bytes, length, extents, mtime })
+}
+
+fn pad(object: &Bytes, code: common::code::Code) -> Bytes {
+    let mut padded = BytesMut::from(&object[..]);
+    padded.resize(code.m() * code.fragment_length(object.len() as u64), 0);
+    padded.freeze()
+}
+
+fn host(verb: &str, path: &Path, error: &std::io::Error) -> Error {
+    Error::Host(format!("{verb} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item() -> Item {
+        let id = ObjectId { epoch: 3, counter: 9 };
+        let extents = vec![Extent { offset: 1 << 40, length: 5, object: id, object_offset: 2 }];
+        Item {
+            ino: Ino(7),
+            id,
+            bytes: Bytes::from_static(b"0123456789"),
+            length: 10,
+            extents,
+            mtime: Some(Time { seconds: -1, nanos: 5 }),
+        }
+    }
+
+    #[test]
+    fn an_item_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        write_item(folder.path(), &item()).unwrap();
+        let paths = backlog_files(folder.path()).unwrap();
+        assert_eq!(paths.len(), 1);
+        let back = read_item(&paths[0]).unwrap();
+        let was = item();
+        assert_eq!((back.ino, back.id, back.bytes, back.length), (was.ino, was.id, was.bytes, was.length));
+        assert_eq!((back.extents, back.mtime), (was.extents, was.mtime));
+    }
+
+    #[test]
+    fn an_item_damaged_anywhere_is_refused() {
+        let good = encode(&item());
+        for at in 0..good.len() {
+            let mut bad = good.to_vec();
+            bad[at] ^= 1;
+            assert!(decode(item().id, bad.into()).is_none(), "byte {at}");
+            assert!(decode(item().id, good.slice(..at)).is_none(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_as_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let unsaved = keep(folder.path(), 15, &[item(), item()]);
+        assert_eq!((unsaved.bytes, unsaved.files), (10, 1));
+        assert_eq!(unsaved.lost.unwrap().0, 10);
+    }
+}

@@ -1,0 +1,441 @@
+//! Bytes: open, read, write, flush, fsync, close, and the seals on their way to the nodes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::Volume;
+use crate::error::{Error, Result};
+use crate::inode::{Caller, Ino, MAX_SIZE, Time};
+use crate::metadata::Commit;
+use crate::open_file::{OpenFile, Piece, Progress, Source};
+
+/// How far ahead of a sequential reader fragments are fetched, in bytes.
+const READ_AHEAD: u64 = 16 << 20;
+
+/// What became of a write.
+#[derive(Debug)]
+pub enum Written {
+    /// Readable by everybody now.
+    Done,
+    /// The write-behind budget is exhausted: `write` must wait.
+    Full,
+}
+
+impl Volume {
+    /// One more handle on a regular file.
+    pub fn open_file(&self, ino: Ino) -> Result<()> {
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(&ino) {
+            file.state().handles += 1;
+            return Ok(());
+        }
+        let inode = self.metadata.inode(ino)?;
+        if inode.is_directory() {
+            return Err(Error::IsDirectory);
+        }
+        let file = OpenFile::new(&inode, self.settings.code, self.settings.object_size);
+        file.state().handles = 1;
+        files.insert(ino, Arc::new(file));
+        Ok(())
+    }
+
+    /// One handle less. What is still dirty stays until it is stored.
+    pub fn close_file(&self, ino: Ino) {
+        let mut files = self.files.lock();
+        let Some(file) = files.get(&ino) else { return };
+        let mut state = file.state();
+        state.handles = state.handles.saturating_sub(1);
+        let done = state.handles == 0 && state.is_clean();
+        drop(state);
+        if done {
+            files.remove(&ino);
+        }
+    }
+
+    fn opened(&self, ino: Ino) -> Result<Arc<OpenFile>> {
+        self.file(ino).ok_or(Error::BadHandle)
+    }
+
+    /// Write without waiting, if the budget allows.
+    ///
+    /// # Errors
+    /// Those of an earlier write-behind too, until it was stored after all; nothing of this write is kept then.
+    pub fn try_write(self: &Arc<Self>, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<Written> {
+        self.writable()?;
+        check_range(offset, data.len() as u64)?;
+        let file = self.opened(ino)?;
+        if let Some(error) = file.state().failure() {
+            return Err(error);
+        }
+        if !self.budget.try_take(data.len() as u64) {
+            return Ok(Written::Full);
+        }
+        self.lay(&file, offset, data, now);
+        Ok(Written::Done)
+    }
+
+    /// Write, waiting for the budget within `io_limit`.
+    ///
+    /// # Errors
+    /// As `try_write`; `TimedOut` when nothing could be stored meanwhile.
+    pub async fn write(self: &Arc<Self>, ino: Ino, offset: u64, data: Bytes, now: Time) -> Result<()> {
+        if let Written::Done = self.try_write(ino, offset, &data, now)? {
+            return Ok(());
+        }
+        let file = self.opened(ino)?;
+        self.seal_oldest();
+        if !self.budget.take(data.len() as u64, self.options.io_limit).await {
+            return Err(file.state().failure().unwrap_or_else(|| {
+                Error::TimedOut("the write-behind budget is full and nothing of it could be stored".into())
+            }));
+        }
+        if let Some(error) = file.state().failure() {
+            self.budget.give(data.len() as u64);
+            return Err(error);
+        }
+        self.lay(&file, offset, &data, now);
+        Ok(())
+    }
+
+    /// Lay charged bytes over the file and send off what has become whole.
+    fn lay(self: &Arc<Self>, file: &Arc<OpenFile>, offset: u64, data: &[u8], now: Time) {
+        let end = offset + data.len() as u64;
+        let mut whole = Vec::new();
+        let fresh = {
+            let mut state = file.state();
+            let fresh = state.write(offset, data, now);
+            while let Some(sequence) = state.seal_full(offset..end, || self.stripe.next_id()) {
+                whole.push(sequence);
+            }
+            fresh
+        };
+        self.budget.give(data.len() as u64 - fresh);
+        for sequence in whole {
+            self.send_off(file, sequence, false);
+        }
+    }
+
+    /// Everything that waits in small dirty runs holds budget as well; let it go.
+    fn seal_oldest(self: &Arc<Self>) {
+        for file in self.open_files() {
+            for sequence in self.seal_all(&file) {
+                self.send_off(&file, sequence, false);
+            }
+        }
+    }
+
+    pub(super) fn seal_all(&self, file: &OpenFile) -> Vec<u64> {
+        file.state().seal_all(|| self.stripe.next_id())
+    }
+
+    /// Bring one seal to the nodes in a task of its own, so that nobody who stops waiting leaves it half done.
+    pub(super) fn send_off(self: &Arc<Self>, file: &Arc<OpenFile>, sequence: u64, flush: bool) {
+        let (volume, file) = (self.clone(), file.clone());
+        tokio::spawn(async move { volume.store_seal(&file, sequence, flush).await });
+    }
+
+    /// Bring one seal to the nodes and, when its turn has come, into the metadata.
+    async fn store_seal(&self, file: &Arc<OpenFile>, sequence: u64, flush: bool) {
+        let Some((id, padded, length)) =
+            file.state().seal_mut(sequence).map(|seal| (seal.id, seal.padded.clone(), seal.length))
+        else {
+            return;
+        };
+        let outcome = self.stripe.store(id, padded, length, flush).await;
+        {
+            let mut state = file.state();
+            let Some(seal) = state.seal_mut(sequence) else { return };
+            seal.progress = match outcome {
+                Ok(record) => Progress::Stored(record),
+                Err(error) => {
+                    tracing::warn!(ino = file.ino.0, object = %id, %error, "bytes wait to be stored");
+                    Progress::Failed(error)
+                }
+            };
+        }
+        self.commit_ready(file);
+        file.changed.notify_waiters();
+    }
+
+    /// Let the stored seals at the front become visible, in one transaction.
+    fn commit_ready(&self, file: &Arc<OpenFile>) {
+        let mut state = file.state();
+        let (objects, files) = state.ready(file.ino);
+        let count = files.len();
+        if count == 0 {
+            return;
+        }
+        match self.metadata.commit(&Commit { objects, files }) {
+            Ok(()) => {
+                self.budget.give(state.drop_committed(count));
+                let done = state.handles == 0 && state.is_clean();
+                drop(state);
+                self.work.notify_one();
+                if done {
+                    self.drop_if_unused(file);
+                }
+            }
+            Err(error) => {
+                tracing::error!(ino = file.ino.0, %error, "stored bytes could not be committed");
+                state
+                    .seals
+                    .iter_mut()
+                    .take(count)
+                    .for_each(|seal| seal.progress = Progress::Failed(error.clone()));
+            }
+        }
+    }
+
+    fn drop_if_unused(&self, file: &Arc<OpenFile>) {
+        let mut files = self.files.lock();
+        let same = files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
+        let state = file.state();
+        if same && state.handles == 0 && state.is_clean() {
+            files.remove(&file.ino);
+        }
+    }
+
+    /// Nothing to do for `flush`: the usual close of a file that was only read.
+    pub fn is_clean(&self, ino: Ino) -> bool {
+        self.file(ino).is_none_or(|file| file.state().is_clean())
+    }
+
+    /// Bring all of a file's bytes to the nodes and into the metadata: what close promises.
+    ///
+    /// # Errors
+    /// `TooFewNodes`, `NoSpace`, `TimedOut`; the bytes stay, and the call may be repeated.
+    pub async fn flush(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        match self.file(ino) {
+            Some(file) => self.save(&file, false).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As `flush`, and everything is on stable storage: what fsync promises.
+    ///
+    /// # Errors
+    /// As `flush`.
+    pub async fn fsync(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        if let Some(file) = self.file(ino) {
+            self.save(&file, true).await?;
+        }
+        self.sync().await
+    }
+
+    /// All that was stored and committed before is on stable storage.
+    ///
+    /// # Errors
+    /// `TooFewNodes`, `TimedOut`, `Store`.
+    pub async fn sync(self: &Arc<Self>) -> Result<()> {
+        within(self.options.io_limit, self.stripe.flush()).await?;
+        let metadata = self.metadata.clone();
+        blocking(move || metadata.sync()).await
+    }
+
+    pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {
+        let (pending, upto) = {
+            let mut state = file.state();
+            let mut pending = state.rearm();
+            pending.extend(state.seal_all(|| self.stripe.next_id()));
+            if state.is_clean() {
+                return Ok(());
+            }
+            (pending, state.sequence())
+        };
+        for sequence in pending {
+            self.send_off(file, sequence, flush && sequence + 1 == upto);
+        }
+        within(self.options.io_limit, file.committed(upto)).await
+    }
+
+    /// Read without waiting, if every byte is here: dirty, or in the memory cache.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn try_read(self: &Arc<Self>, ino: Ino, offset: u64, size: u32) -> Result<Option<Vec<Bytes>>> {
+        let file = self.opened(ino)?;
+        let pieces = self.plan(&file, offset, size)?;
+        let mut bytes = Vec::with_capacity(pieces.len());
+        for piece in &pieces {
+            match &piece.source {
+                Source::Memory(part) => bytes.push(part.clone()),
+                Source::Hole => bytes.push(zeros(&piece.range)),
+                Source::Object(record, range) => {
+                    match self.stripe.read_cached(record.id, record.code, record.length, range.clone()) {
+                        Some(parts) => bytes.extend(parts),
+                        None => return Ok(None),
+                    }
+                }
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Read; fewer bytes than asked for only at the end of the file.
+    ///
+    /// # Errors
+    /// `Unreadable` when fewer than m good fragments can be had, `TimedOut`.
+    pub async fn read(self: &Arc<Self>, ino: Ino, offset: u64, size: u32) -> Result<Vec<Bytes>> {
+        let _passing = self.reads.enter();
+        let file = self.opened(ino)?;
+        let pieces = self.plan(&file, offset, size)?;
+        within(self.options.io_limit, self.gather(pieces)).await
+    }
+
+    async fn gather(&self, pieces: Vec<Piece>) -> Result<Vec<Bytes>> {
+        let parts = pieces.into_iter().map(|piece| async move {
+            match piece.source {
+                Source::Memory(part) => Ok(vec![part]),
+                Source::Hole => Ok(vec![zeros(&piece.range)]),
+                Source::Object(record, range) => self.stripe.read(&record, range).await,
+            }
+        });
+        Ok(futures_util::future::try_join_all(parts).await?.concat())
+    }
+
+    fn plan(self: &Arc<Self>, file: &OpenFile, offset: u64, size: u32) -> Result<Vec<Piece>> {
+        let mut state = file.state();
+        let range = offset.min(state.size)..offset.saturating_add(u64::from(size)).min(state.size);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pieces = state.plan(file.ino, range.clone(), &*self.metadata)?;
+        let ahead = state.read_ahead(file.ino, &range, READ_AHEAD, &*self.metadata);
+        drop(state);
+        for record in ahead {
+            self.stripe.prefetch((*record).clone());
+        }
+        Ok(pieces)
+    }
+
+    /// The next offset with data (`SEEK_DATA`) or in a hole (`SEEK_HOLE`) at or after `offset`; the end is a hole.
+    ///
+    /// # Errors
+    /// The store's. None past the end, or when no data follows.
+    pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>> {
+        let file = self.opened(ino)?;
+        let mut state = file.state();
+        let size = state.size;
+        if offset >= size {
+            return Ok(None);
+        }
+        let mut at = offset;
+        while at < size {
+            let end = size.min(at + SEEK_WINDOW);
+            let pieces = state.plan(ino, at..end, &*self.metadata)?;
+            let wanted = pieces.iter().find(|piece| matches!(piece.source, Source::Hole) != data);
+            if let Some(piece) = wanted {
+                return Ok(Some(piece.range.start));
+            }
+            at = end;
+        }
+        Ok(if data { None } else { Some(size) })
+    }
+
+    /// Let a range become a hole; with `keep_size` unset the file grows to its end.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn punch(&self, ino: Ino, range: Range<u64>, keep_size: bool, caller: Caller) -> Result<()> {
+        self.writable()?;
+        check_range(range.start, range.end - range.start)?;
+        let file = self.opened(ino)?;
+        let mut state = file.state();
+        let inside = range.start..range.end.min(state.size);
+        if !inside.is_empty() {
+            self.metadata.punch(ino, inside.clone(), caller.now)?;
+            self.budget.give(state.clip(inside));
+        }
+        if !keep_size && range.end > state.size {
+            self.metadata.truncate(ino, range.end, caller.now)?;
+            state.size = range.end;
+            state.forget_extents();
+        }
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Grow a file to `end` at least; the new bytes are a hole.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn grow(&self, ino: Ino, end: u64, caller: Caller) -> Result<()> {
+        self.writable()?;
+        check_range(0, end)?;
+        let file = self.opened(ino)?;
+        let mut state = file.state();
+        if end > state.size {
+            self.metadata.truncate(ino, end, caller.now)?;
+            state.size = end;
+            state.forget_extents();
+        }
+        Ok(())
+    }
+
+    /// Copy a range of one file into another by referring to the same objects; no bytes move. Returns how many
+    /// bytes, fewer only at the end of the source.
+    ///
+    /// # Errors
+    /// As `flush`: both files' bytes are stored first.
+    pub async fn copy_range(
+        self: &Arc<Self>,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        length: u64,
+        caller: Caller,
+    ) -> Result<u64> {
+        self.writable()?;
+        self.flush(from.0).await?;
+        if from.0 != to.0 {
+            self.flush(to.0).await?;
+        }
+        let source = self.opened(from.0)?;
+        let length = length.min(source.state().size.saturating_sub(from.1));
+        if length == 0 {
+            return Ok(0);
+        }
+        check_range(to.1, length)?;
+        if from.0 == to.0 && from.1 < to.1 + length && to.1 < from.1 + length {
+            return Err(Error::Invalid("the ranges overlap"));
+        }
+        let target = self.opened(to.0)?;
+        let mut state = target.state();
+        self.metadata.copy_extents(from, to, length, caller.now)?;
+        self.budget.give(state.clip(to.1..to.1 + length));
+        state.size = state.size.max(to.1 + length);
+        drop(state);
+        self.work.notify_one();
+        Ok(length)
+    }
+}
+
+/// How much of a file is looked at once when seeking, in bytes.
+const SEEK_WINDOW: u64 = 1 << 30;
+
+fn check_range(offset: u64, length: u64) -> Result<()> {
+    match offset.checked_add(length) {
+        Some(end) if end <= MAX_SIZE => Ok(()),
+        _ => Err(Error::TooLarge),
+    }
+}
+
+fn zeros(range: &Range<u64>) -> Bytes {
+    BytesMut::zeroed((range.end - range.start) as usize).freeze()
+}
+
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::TimedOut(format!("{} s have passed", limit.as_secs()))),
+    }
+}
+
+/// Carry out blocking work off the event loop.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
+}

@@ -1,0 +1,125 @@
+//! Names: look up, create, link, rename, remove, list.
+
+use super::Volume;
+use crate::error::Result;
+use crate::inode::{Caller, Ino, Inode, ROOT};
+use crate::metadata::{Entry, NewInode, Removed, RenameMode};
+
+impl Volume {
+    /// The inode under a name; counts as one lookup, to be given back by `forget`.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
+        let inode = self.metadata.lookup(parent, name)?;
+        Ok(self.told(inode))
+    }
+
+    /// A new inode under a new name; counts as one lookup. A set-group-id directory hands on its group, and to
+    /// directories the bit itself.
+    pub fn create(&self, parent: Ino, name: &[u8], mut new: NewInode, caller: Caller) -> Result<Inode> {
+        self.writable()?;
+        let directory = self.metadata.inode(parent)?;
+        if directory.mode & libc::S_ISGID != 0 {
+            new.gid = directory.gid;
+            if new.mode & libc::S_IFMT == libc::S_IFDIR {
+                new.mode |= libc::S_ISGID;
+            }
+        }
+        let inode = self.metadata.create(parent, name, &new, caller.now)?;
+        Ok(self.told(inode))
+    }
+
+    /// One more name for an inode; counts as one lookup.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8], caller: Caller) -> Result<Inode> {
+        self.writable()?;
+        let inode = self.metadata.link(ino, parent, name, caller.now)?;
+        Ok(self.told(inode))
+    }
+
+    /// Remove a name that is no directory's. What is open or known to the kernel lives on without it.
+    pub fn unlink(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<()> {
+        self.writable()?;
+        let removed = self.metadata.unlink(parent, name, caller.now)?;
+        self.give_up(Some(removed))
+    }
+
+    /// Remove an empty directory.
+    pub fn rmdir(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<()> {
+        self.writable()?;
+        let removed = self.metadata.rmdir(parent, name, caller.now)?;
+        self.give_up(Some(removed))
+    }
+
+    /// Rename, as rename(2) and renameat2(2) have it.
+    pub fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        caller: Caller,
+    ) -> Result<()> {
+        self.writable()?;
+        let replaced = self.metadata.rename(from, to, mode, caller.now)?;
+        self.give_up(replaced)
+    }
+
+    /// The target of a symbolic link.
+    pub fn target(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.metadata.target(ino)
+    }
+
+    /// The directory above; the root's is the root.
+    pub fn parent(&self, directory: Ino) -> Result<Ino> {
+        self.metadata.parent(directory)
+    }
+
+    /// At most `limit` entries after the cookie `after`, by cookie, with attributes; `.` and `..` are not among them.
+    pub fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>> {
+        let mut entries = self.metadata.list(directory, after, limit)?;
+        // Looked at once, not at every entry: most listings meet no open file.
+        if !self.files.lock().is_empty() {
+            for entry in &mut entries {
+                entry.inode = self.overlay(entry.inode.clone());
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The kernel was handed this inode once more.
+    pub fn remember(&self, ino: Ino) {
+        self.lookups.add(ino);
+    }
+
+    /// The kernel gives back `count` lookups. The last one ends an inode without a name.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if ino == ROOT || !self.lookups.remove(ino, count) || self.options.read_only {
+            return;
+        }
+        let orphaned = self.metadata.inode(ino).is_ok_and(|inode| inode.links == 0);
+        if orphaned && let Err(error) = self.reclaim(ino) {
+            tracing::warn!(ino = ino.0, %error, "an orphan waits for the next mount");
+        }
+    }
+
+    fn told(&self, inode: Inode) -> Inode {
+        self.lookups.add(inode.ino);
+        self.overlay(inode)
+    }
+
+    fn give_up(&self, removed: Option<Removed>) -> Result<()> {
+        match removed {
+            Some(removed) if removed.orphaned && !self.lookups.knows(removed.inode.ino) => {
+                self.reclaim(removed.inode.ino)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Give an orphan's inode and bytes up, also those that are still on their way.
+    fn reclaim(&self, ino: Ino) -> Result<()> {
+        if let Some(file) = self.files.lock().remove(&ino) {
+            self.budget.give(file.state().truncate(0));
+        }
+        self.metadata.reclaim(ino)?;
+        self.work.notify_one();
+        Ok(())
+    }
+}

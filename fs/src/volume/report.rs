@@ -1,0 +1,368 @@
+//! What the volume tells about itself: `status`, `info`, and `df`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use common::code::Code;
+use serde::{Deserialize, Serialize};
+
+use super::Volume;
+use crate::error::Result;
+use crate::inode::Ino;
+use crate::metadata::ObjectRecord;
+use crate::pool::NodeState;
+use crate::stripe::{FragmentLocation, Presence, StripeStatus};
+
+/// `avidfs status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its identity, in hex.
+    pub volume: String,
+    /// Its code, as `m+p`.
+    pub code: String,
+    /// Its hash.
+    pub hash: String,
+    /// The epoch of this mount.
+    pub epoch: u32,
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// How many more nodes may be lost now without losing a stored object, as far as the metadata knows.
+    pub nodes_up: usize,
+    /// Nodes that must answer for writes.
+    pub nodes_to_write: usize,
+    /// Its nodes.
+    pub nodes: Vec<NodeReport>,
+    /// Room.
+    pub space: SpaceReport,
+    /// Inodes.
+    pub inodes: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Bytes in objects.
+    pub object_bytes: u64,
+    /// Bytes of them that files refer to.
+    pub live_bytes: u64,
+    /// Objects with a fragment that is not at home.
+    pub objects_not_at_home: u64,
+    /// Bytes written and not yet stored.
+    pub dirty_bytes: u64,
+    /// Bytes that wait on this host's disk.
+    pub backlog_bytes: u64,
+    /// What is under way between the mount and its nodes.
+    pub stripe: StripeStatus,
+}
+
+/// A node as `status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Where.
+    pub address: String,
+    /// Who, in hex, if known.
+    pub node: Option<String>,
+    /// `up`, `down`, `full`, `lagging` or `suspect`.
+    pub state: String,
+    /// For how long it has been down.
+    pub down_seconds: Option<u64>,
+    /// What may fail together with it.
+    pub zone: Option<String>,
+    /// Bytes it may fill.
+    pub capacity_bytes: u64,
+    /// Bytes it has filled.
+    pub used_bytes: u64,
+    /// Fragments it holds.
+    pub fragments: u64,
+}
+
+/// Room for users' bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SpaceReport {
+    /// Users' bytes the pool could hold in all.
+    pub total_bytes: u64,
+    /// Users' bytes it can still take.
+    pub available_bytes: u64,
+}
+
+/// `avidfs info`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Inode number.
+    pub ino: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes written and not yet stored.
+    pub unsaved_bytes: u64,
+    /// Its objects, by where they first occur in the file.
+    pub objects: Vec<ObjectReport>,
+    /// How many more nodes may be lost with every byte still readable; the least of its objects.
+    pub survives: Option<usize>,
+}
+
+/// An object as `info` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ObjectReport {
+    /// Its key.
+    pub key: String,
+    /// Its bytes.
+    pub length: u32,
+    /// Its code, as `m+p`.
+    pub code: String,
+    /// The digest of its FPCC, in hex.
+    pub fpcc: String,
+    /// The file's ranges that lie in it.
+    pub ranges: Vec<Range<u64>>,
+    /// Its fragments.
+    pub fragments: Vec<FragmentReport>,
+    /// How many more nodes may be lost with it still readable.
+    pub survives: usize,
+}
+
+/// A fragment as `info` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FragmentReport {
+    /// Its index; below m data, above parity.
+    pub index: u8,
+    /// The node that should hold it, in hex.
+    pub node: Option<String>,
+    /// Where that answers.
+    pub address: Option<String>,
+    /// `home`, `guest` or `nowhere`.
+    pub place: String,
+    /// Whether the node says it is there.
+    pub present: bool,
+    /// Why not.
+    pub problem: Option<String>,
+}
+
+impl Volume {
+    /// How the volume is doing.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn status(&self) -> Result<VolumeStatus> {
+        let usage = self.metadata.usage()?;
+        let nodes: Vec<NodeReport> = self.node_reports();
+        let code = self.settings.code;
+        Ok(VolumeStatus {
+            name: self.settings.name.clone(),
+            volume: self.settings.volume.to_string(),
+            code: code.to_string(),
+            hash: self.settings.hash.to_string(),
+            epoch: self.epoch,
+            read_only: self.options.read_only,
+            nodes_up: nodes.iter().filter(|node| node.state != "down").count(),
+            nodes_to_write: nodes_to_write(code),
+            nodes,
+            space: self.space(),
+            inodes: usage.inodes,
+            objects: usage.objects,
+            object_bytes: usage.object_bytes,
+            live_bytes: usage.live_bytes,
+            objects_not_at_home: usage.objects_with_exceptions,
+            dirty_bytes: self.budget.used(),
+            backlog_bytes: self.backlog_bytes(),
+            stripe: self.stripe.status(),
+        })
+    }
+
+    fn node_reports(&self) -> Vec<NodeReport> {
+        let report = |node: crate::pool::NodeView| {
+            let info = node.info.as_ref();
+            let (state, down_seconds) = match node.state {
+                NodeState::Up => ("up", None),
+                NodeState::Down { since } => ("down", Some(since.elapsed().as_secs())),
+                NodeState::Full => ("full", None),
+                NodeState::Lagging => ("lagging", None),
+                NodeState::Suspect => ("suspect", None),
+            };
+            NodeReport {
+                address: node.address.to_string(),
+                node: node.identity.map(|id| id.to_string()),
+                state: state.into(),
+                down_seconds,
+                capacity_bytes: info.map_or(0, |info| info.capacity_bytes),
+                used_bytes: info.map_or(0, |info| info.used_bytes),
+                fragments: info.map_or(0, |info| info.fragments),
+                zone: node.zone,
+            }
+        };
+        self.pool.nodes().into_iter().map(report).collect()
+    }
+
+    /// Room for users' bytes: what the code leaves of the nodes' room, one fragment per node.
+    pub fn space(&self) -> SpaceReport {
+        let nodes = self.pool.space().nodes;
+        let rooms = |room: fn(&crate::pool::NodeSpace) -> u64| nodes.iter().map(room).collect::<Vec<_>>();
+        SpaceReport {
+            total_bytes: usable_bytes(self.settings.code, rooms(|node| node.capacity_bytes)),
+            available_bytes: usable_bytes(self.settings.code, rooms(|node| node.available_bytes)),
+        }
+    }
+
+    /// Inodes in use, for statfs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn inodes(&self) -> Result<u64> {
+        Ok(self.metadata.usage()?.inodes)
+    }
+
+    /// Where a file's bytes are. Asks the nodes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn locate(self: &Arc<Self>, ino: Ino) -> Result<FileReport> {
+        let inode = self.attributes(ino)?;
+        let unsaved_bytes = self.file(ino).map_or(0, |file| file.state().unsaved());
+        let mut objects: Vec<ObjectReport> = Vec::new();
+        for (record, ranges) in self.objects_of(ino)? {
+            objects.push(self.locate_object(&record, ranges).await);
+        }
+        let survives = objects.iter().map(|object| object.survives).min();
+        Ok(FileReport { ino: ino.0, size: inode.size, unsaved_bytes, objects, survives })
+    }
+
+    fn objects_of(&self, ino: Ino) -> Result<Vec<(ObjectRecord, Vec<Range<u64>>)>> {
+        const PAGE: usize = 1000;
+        let mut found: Vec<(ObjectRecord, Vec<Range<u64>>)> = Vec::new();
+        let mut place = std::collections::HashMap::new();
+        let mut from = 0;
+        loop {
+            let page = self.metadata.objects_of(ino, from, PAGE)?;
+            let full = page.len() == PAGE;
+            for (extent, record) in page {
+                from = extent.range().end;
+                let at = *place.entry(record.id).or_insert_with(|| {
+                    found.push((record, Vec::new()));
+                    found.len() - 1
+                });
+                found[at].1.push(extent.range());
+            }
+            if !full {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn locate_object(self: &Arc<Self>, record: &ObjectRecord, ranges: Vec<Range<u64>>) -> ObjectReport {
+        let locations = self.stripe.locate(record).await;
+        let fragments: Vec<FragmentReport> = locations.into_iter().map(fragment_report).collect();
+        ObjectReport {
+            key: record.id.key(),
+            length: record.length,
+            code: record.code.to_string(),
+            fpcc: record.fpcc.to_string(),
+            ranges,
+            survives: survives(record.code, &fragments),
+            fragments,
+        }
+    }
+}
+
+fn fragment_report(location: FragmentLocation) -> FragmentReport {
+    let place = match (location.node, location.at_home) {
+        (None, _) => "nowhere",
+        (Some(_), true) => "home",
+        (Some(_), false) => "guest",
+    };
+    FragmentReport {
+        index: location.index,
+        node: location.node.map(|node| node.to_string()),
+        address: location.address.map(|address| address.to_string()),
+        place: place.into(),
+        present: location.presence == Presence::Present,
+        problem: match location.presence {
+            Presence::Present => None,
+            Presence::Absent => Some("the node does not have it".into()),
+            Presence::Unknown(why) => Some(why),
+        },
+    }
+}
+
+/// Nodes that must take a fragment each for an object to be stored, when no node takes two.
+pub fn nodes_to_write(code: Code) -> usize {
+    (code.m() + code.margin()).min(code.n())
+}
+
+/// How many more nodes may be lost, whichever they are, before fewer than m fragments are left.
+fn survives(code: Code, fragments: &[FragmentReport]) -> usize {
+    let mut per_node = std::collections::HashMap::new();
+    let present = fragments.iter().filter(|fragment| fragment.present);
+    for fragment in present {
+        *per_node.entry(&fragment.node).or_insert(0usize) += 1;
+    }
+    let mut counts: Vec<usize> = per_node.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let mut left: usize = counts.iter().sum();
+    counts
+        .iter()
+        .take_while(|count| {
+            left = left.saturating_sub(**count);
+            left >= code.m()
+        })
+        .count()
+}
+
+/// The most users' bytes that fit when every object puts one fragment on each of n of the nodes: the greatest t with
+/// sum(min(room, t)) >= n * t, times m. (With t bytes per fragment position no node can give more than t.)
+pub fn usable_bytes(code: Code, mut rooms: Vec<u64>) -> u64 {
+    rooms.sort_unstable();
+    let n = code.n();
+    if rooms.len() < n {
+        return 0;
+    }
+    let fits = |t: u64| {
+        rooms.iter().map(|room| u128::from(*room.min(&t))).sum::<u128>() >= n as u128 * u128::from(t)
+    };
+    let total: u128 = rooms.iter().map(|room| u128::from(*room)).sum();
+    let (mut low, mut high) = (0, u64::try_from(total / n as u128).unwrap_or(u64::MAX));
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low.saturating_mul(code.m() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(text: &str) -> Code {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn room_is_what_the_smallest_nodes_allow() {
+        assert_eq!(usable_bytes(code("3+2"), vec![100; 5]), 300);
+        assert_eq!(usable_bytes(code("3+2"), vec![100, 100, 100, 100, 10]), 30);
+        assert_eq!(usable_bytes(code("3+2"), vec![100; 10]), 600);
+        assert_eq!(usable_bytes(code("3+2"), vec![100; 4]), 0);
+        assert_eq!(usable_bytes(code("1+1"), vec![100, 1000, 100]), 200);
+    }
+
+    fn lying(nodes: &[(u8, &str)]) -> Vec<FragmentReport> {
+        let report = |(index, node): &(u8, &str)| FragmentReport {
+            index: *index,
+            node: Some((*node).into()),
+            address: None,
+            place: "home".into(),
+            present: true,
+            problem: None,
+        };
+        nodes.iter().map(report).collect()
+    }
+
+    #[test]
+    fn losses_are_counted_in_nodes_not_in_fragments() {
+        let spread = lying(&[(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e")]);
+        assert_eq!(survives(code("3+2"), &spread), 2);
+        let crowded = lying(&[(0, "a"), (1, "a"), (2, "b"), (3, "b"), (4, "c")]);
+        assert_eq!(survives(code("3+2"), &crowded), 1);
+        assert_eq!(survives(code("3+2"), &spread[..3]), 0);
+    }
+}

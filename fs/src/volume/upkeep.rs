@@ -1,0 +1,263 @@
+//! What goes on unasked: old dirty bytes are sealed, failed seals tried again, unreferenced objects deleted, and
+//! fragments brought home.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::wire::ObjectId;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Volume;
+use super::data::blocking;
+use crate::error::Result;
+use crate::metadata::ObjectRecord;
+use crate::pool::PoolEvent;
+use crate::stripe::PlacementChange;
+
+/// Between looks at what is dirty or failed.
+const TICK: Duration = Duration::from_secs(1);
+/// Objects deleted or moved in one round.
+const ROUND: usize = 512;
+/// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Before a placement change of an object that is not committed yet is looked at again.
+const COMMIT_TIME: Duration = Duration::from_millis(50);
+
+impl Volume {
+    pub(super) fn start_upkeep(self: &Arc<Self>) {
+        self.spawn_until_stop(|volume| async move { volume.write_back().await });
+        self.spawn_until_stop(|volume| async move { volume.delete_condemned().await });
+        self.spawn_until_stop(|volume| async move { volume.bring_home().await });
+        self.spawn_until_stop(|volume| async move { volume.note_placements().await });
+    }
+
+    fn spawn_until_stop<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        task: impl FnOnce(Arc<Volume>) -> F,
+    ) {
+        let mut stop = self.stop.subscribe();
+        let work = task(self.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = work => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+    }
+
+    /// Seal what has been dirty too long, and try again what failed.
+    async fn write_back(self: &Arc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            for file in self.open_files() {
+                let due = {
+                    let mut state = file.state();
+                    let mut due = state.rearm();
+                    if state.dirty_since.is_some_and(|since| since.elapsed() >= self.options.dirty_interval) {
+                        due.extend(state.seal_all(|| self.stripe.next_id()));
+                    }
+                    due
+                };
+                for sequence in due {
+                    self.send_off(&file, sequence, false);
+                }
+            }
+        }
+    }
+
+    /// Delete the fragments of objects to which nothing refers.
+    async fn delete_condemned(self: &Arc<Self>) {
+        loop {
+            let more = match self.delete_round().await {
+                Ok(deleted) => deleted == ROUND,
+                Err(error) => {
+                    tracing::warn!(%error, "unreferenced objects could not be deleted yet");
+                    tokio::time::sleep(PATIENCE).await;
+                    false
+                }
+            };
+            if !more {
+                let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
+            }
+        }
+    }
+
+    /// One round; returns how many objects are gone.
+    async fn delete_round(self: &Arc<Self>) -> Result<usize> {
+        let condemned = self.metadata.condemned(ROUND)?;
+        if condemned.is_empty() {
+            return Ok(0);
+        }
+        // Reads that began before may still fetch them; what begins from here on finds no extent of theirs.
+        self.reads.all_before_have_passed().await;
+        // Bytes go last: what no longer refers to them is durable first.
+        let metadata = self.metadata.clone();
+        blocking(move || metadata.sync()).await?;
+        let gone = self.stripe.delete(&condemned).await;
+        self.metadata.forget(&gone)?;
+        Ok(gone.len())
+    }
+
+    /// Bring fragments to their homes when nodes return.
+    async fn bring_home(self: &Arc<Self>) {
+        let mut events = self.pool.events();
+        loop {
+            if let Err(error) = self.home_round().await {
+                tracing::warn!(%error, "fragments wait to go home");
+            }
+            let returned =
+                async { while !matches!(events.recv().await, Ok(PoolEvent::Returned(_)) | Err(_)) {} };
+            let _ = tokio::time::timeout(PATIENCE, returned).await;
+        }
+    }
+
+    async fn home_round(self: &Arc<Self>) -> Result<()> {
+        if self.metadata.usage()?.objects_with_exceptions == 0 {
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let page = self.metadata.with_exceptions(after, ROUND)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id);
+            for objects in page.chunks(4) {
+                let moves = objects.iter().map(|object| self.move_home(object));
+                for moved in futures_util::future::join_all(moves).await {
+                    moved?;
+                }
+            }
+        }
+    }
+
+    /// Store at home and flush, commit, durable, then delete the guest's copy: in this order nothing is ever on
+    /// less than it was.
+    async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<()> {
+        let left = self.stripe.move_home(object).await?;
+        if left == object.exceptions {
+            return Ok(());
+        }
+        self.metadata.set_exceptions(object.id, &left)?;
+        let metadata = self.metadata.clone();
+        blocking(move || metadata.sync()).await?;
+        self.forget_extents();
+        self.reads.all_before_have_passed().await;
+        let now = ObjectRecord { exceptions: left, ..object.clone() };
+        if !self.stripe.drop_guests(&now, &object.exceptions).await {
+            tracing::info!(object = %object.id, "a guest keeps a copy that is not needed");
+        }
+        Ok(())
+    }
+
+    /// Write down where fragments came to lie after their object was stored.
+    async fn note_placements(self: &Arc<Self>) {
+        loop {
+            self.stripe.placement_changed().await;
+            let (early, due) = self.sort_out(self.stripe.take_placement_changes());
+            for (object, exceptions) in due {
+                if let Err(error) = self.metadata.set_exceptions(object, &exceptions) {
+                    tracing::error!(%object, %error, "a placement could not be written down");
+                }
+            }
+            self.forget_extents();
+            if !early.is_empty() {
+                self.stripe.keep_placement_changes(early);
+                tokio::time::sleep(COMMIT_TIME).await;
+            }
+        }
+    }
+
+    /// Changes of objects that wait for their commit, and the others: the store takes no change of what it does not
+    /// know yet.
+    fn sort_out(&self, changes: Vec<PlacementChange>) -> (Vec<PlacementChange>, Vec<PlacementChange>) {
+        let files = self.open_files();
+        let pending: HashSet<ObjectId> = files
+            .iter()
+            .flat_map(|file| file.state().seals.iter().map(|seal| seal.id).collect::<Vec<_>>())
+            .collect();
+        changes.into_iter().partition(|(object, _)| pending.contains(object))
+    }
+
+    fn forget_extents(&self) {
+        self.open_files().iter().for_each(|file| file.state().forget_extents());
+    }
+}
+
+/// Lets a deletion wait for the reads that began before it, and for no other.
+#[derive(Default)]
+pub struct ReadGate {
+    inner: Mutex<Generations>,
+    left: Notify,
+}
+
+#[derive(Default)]
+struct Generations {
+    current: u64,
+    reading: BTreeMap<u64, usize>,
+}
+
+/// A read in flight.
+pub struct Passing<'a> {
+    gate: &'a ReadGate,
+    generation: u64,
+}
+
+impl ReadGate {
+    /// A read begins; it ends when the value is dropped.
+    pub fn enter(&self) -> Passing<'_> {
+        let mut inner = self.inner.lock();
+        let generation = inner.current;
+        *inner.reading.entry(generation).or_insert(0) += 1;
+        Passing { gate: self, generation }
+    }
+
+    /// Returns once every read that had begun has ended. Reads are bounded in time, so is this.
+    pub async fn all_before_have_passed(&self) {
+        let generation = {
+            let mut inner = self.inner.lock();
+            inner.current += 1;
+            inner.current
+        };
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.inner.lock().reading.first_key_value().is_none_or(|(oldest, _)| *oldest >= generation) {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.gate.inner.lock();
+        let count = inner.reading.get_mut(&self.generation).expect("a read in flight is counted");
+        *count -= 1;
+        if *count == 0 {
+            inner.reading.remove(&self.generation);
+            drop(inner);
+            self.gate.left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_waits_for_earlier_reads_only() {
+        let gate = ReadGate::default();
+        let earlier = gate.enter();
+        let wait = gate.all_before_have_passed();
+        tokio::pin!(wait);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut wait).await.is_err());
+        let later = gate.enter();
+        drop(earlier);
+        wait.await;
+        drop(later);
+    }
+}
