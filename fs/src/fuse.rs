@@ -20,6 +20,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::host;
 use crate::inode::{Caller, Ino, Inode, Time};
 use crate::metadata::{NewInode, RenameMode};
 use crate::volume::{SetAttributes, SetTime, Volume, Written};
@@ -105,9 +106,23 @@ pub fn mount(
     config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
     config.clone_fd = true;
     let fuse = Fuse { volume, runtime, control: options.control.clone() };
-    let mut session = Session::new(fuse, mountpoint, &config)?;
+    let mut session = if host::is_root() {
+        // Mounted by ourselves: only so is its type fuse.avidfs and not merely fuse.
+        let device = host::mount_fuse(mountpoint, &options.name, &kernel_options(options))?;
+        Session::from_fd(fuse, device, config.acl, config)?
+    } else {
+        Session::new(fuse, mountpoint, &config)?
+    };
     let unmounter = Unmounter(session.unmount_callable());
     Ok(Mounted { session, unmounter })
+}
+
+fn kernel_options(options: &FuseOptions) -> Vec<&str> {
+    let mut list = vec!["default_permissions"];
+    list.extend(options.allow_other.then_some("allow_other"));
+    list.extend(options.read_only.then_some("ro"));
+    list.extend(options.extra.iter().map(String::as_str));
+    list
 }
 
 fn mount_options(options: &FuseOptions) -> Vec<MountOption> {

@@ -5,13 +5,23 @@
 
 pub mod buffers;
 pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod embedded;
 pub mod error;
 pub mod fuse;
+pub mod host;
 pub mod inode;
 pub mod metadata;
+pub mod mount;
 pub mod open_file;
 pub mod placement;
 pub mod pool;
+pub mod report;
+pub mod state;
 pub mod stripe;
 pub mod transport;
+pub mod umount;
 pub mod volume;

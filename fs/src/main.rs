@@ -1,2 +1,536 @@
-//! The mount program and its command line.
-fn main() {}
+//! The mount program: the one place that names concrete parts and fits them together.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use avidfs::cache::{Cache, CacheOptions};
+use avidfs::cli::{Cli, Command, InfoArgs, MountArgs, StatusArgs, UmountArgs, usage_sentence};
+use avidfs::config::{self, ConfigError, MountConfig, Surroundings};
+use avidfs::control::{self, Answering, Daemon, Request};
+use avidfs::daemon::{self, Announce, Running};
+use avidfs::embedded::Embedded;
+use avidfs::fuse::{self, FuseOptions};
+use avidfs::host::{self, MountEntry, reason};
+use avidfs::inode::Time;
+use avidfs::metadata::sqlite::SqliteStore;
+use avidfs::metadata::{Configuration, MetadataStore, VolumeSettings};
+use avidfs::mount::{self, Nodes, Survey};
+use avidfs::pool::{Pool, PoolOptions};
+use avidfs::report;
+use avidfs::state::{self, Refusal, Remembered, StateFolder};
+use avidfs::stripe::{Stripe, StripeOptions};
+use avidfs::transport::http::{HttpOptions, HttpTransport};
+use avidfs::transport::{FragmentTransport, NodeAddress};
+use avidfs::umount::{self, Unmounted};
+use avidfs::volume::{FileReport, Volume, VolumeOptions, VolumeStatus};
+use clap::Parser;
+
+/// How far the kernel reads ahead on a mount: two objects of the usual size, so that the next one is on its way while
+/// one is read.
+const READ_AHEAD_KIB: u32 = 8 << 10;
+/// Until a node has said hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// Until a running daemon has answered a question.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let done = match &cli.command {
+        Command::Mount(args) => mount(args),
+        Command::Umount(args) => umount(args),
+        Command::Status(args) => status(args),
+        Command::Info(args) => info(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(sentence)) => fail(&sentence, 2),
+        Err(Failure::Refused(sentence)) => fail(&sentence, 1),
+        Err(Failure::Told) => ExitCode::FAILURE,
+    }
+}
+
+/// Why a command ended without having done what it was asked for.
+enum Failure {
+    /// The command line makes no sense.
+    Usage(String),
+    /// It could not be done.
+    Refused(String),
+    /// The same, and the person who asked was told already.
+    Told,
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Usage(error.0)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refused(refusal.0)
+    }
+}
+
+fn fail(sentence: &str, code: u8) -> ExitCode {
+    eprintln!("avidfs: {sentence}");
+    ExitCode::from(code)
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    match usage_sentence(error) {
+        Some(sentence) => fail(&sentence, 2),
+        None => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn mount(args: &MountArgs) -> Result<(), Failure> {
+    let config = config::mount_config(args, &surroundings()?)?;
+    if args.daemon {
+        let announce = Announce::as_daemon().map_err(|error| host_refusal("the daemon", &error))?;
+        serve(&config, announce).map_err(|_| Failure::Told)
+    } else if config.foreground {
+        Ok(serve(&config, Announce::Terminal)?)
+    } else {
+        Ok(daemon::start(&config.state)?)
+    }
+}
+
+fn surroundings() -> Result<Surroundings<'static>, Refusal> {
+    let current_dir = std::env::current_dir().map_err(|error| host_refusal("the current folder", &error))?;
+    Ok(Surroundings { env: &|name| std::env::var(name).ok(), current_dir, root: host::is_root() })
+}
+
+fn serve(config: &MountConfig, announce: Announce) -> Result<(), Refusal> {
+    avidfs::embedded::raise_file_limit();
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let begun = begin(config, &announce).await;
+        if let Err(refusal) = &begun {
+            announce.error(&refusal.0);
+        }
+        begun?.serve(announce).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+/// A mount that answers, and everything it needs.
+struct Begun {
+    running: Running,
+    answering: Answering,
+    embedded: Option<Embedded>,
+    /// Nobody else uses the folder while this lives.
+    _state: StateFolder,
+}
+
+impl Begun {
+    async fn serve(self, announce: Announce) -> Result<(), Refusal> {
+        // Whoever waited for the mount and is gone does not want it any more.
+        let ended = match announce.ready() {
+            Ok(()) => self.running.until_the_end().await,
+            Err(_) => self.running.end().await,
+        };
+        if let Err(refusal) = &ended {
+            tracing::error!(%refusal, "unmounted");
+        }
+        if let Some(nodes) = &self.embedded {
+            nodes.close();
+        }
+        // The answer to `avidfs umount` is on its way once nobody is being answered.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.answering.write()).await;
+        ended
+    }
+}
+
+async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refusal> {
+    let place = mount::look_at(&config.mountpoint)?.clear()?;
+    mount::check_apart(place.path(), &config.state)?;
+    let opened = open(config).await?;
+    announce_and_log(&opened, announce)?;
+    let volume = volume(config, &opened).await?;
+    let running = show(config, place.path(), &opened.state, volume)?;
+    let answering = Answering::default();
+    let listener =
+        control::listen(opened.state.path()).map_err(|error| host_refusal("the control socket", &error))?;
+    tokio::spawn(control::serve(listener, running.handler(), answering.clone()));
+    if let Err(refusal) = daemon::answers(place.path()).await {
+        let _ = running.end().await;
+        return Err(refusal);
+    }
+    if host::is_root()
+        && let Err(error) = host::set_read_ahead(place.path(), READ_AHEAD_KIB)
+    {
+        tracing::debug!(%error, "read-ahead stays as the kernel has it");
+    }
+    Ok(Begun { running, answering, embedded: opened.embedded, _state: opened.state })
+}
+
+fn announce_and_log(opened: &Opened, announce: &Announce) -> Result<(), Refusal> {
+    for warning in &opened.nodes.warnings {
+        announce.warning(warning);
+    }
+    let log = opened.state.open_log().and_then(|log| announce.redirect(&log));
+    log.map_err(|error| host_refusal("the log", &error))?;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("AVIDFS_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+/// A volume on its nodes, before it is served.
+struct Opened {
+    state: StateFolder,
+    store: Arc<dyn MetadataStore>,
+    settings: VolumeSettings,
+    nodes: Nodes,
+    configuration: Configuration,
+    epoch: u32,
+    transport: Arc<dyn FragmentTransport>,
+    embedded: Option<Embedded>,
+}
+
+async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
+    let remembered = state::look(&config.state)?;
+    if state::has_metadata(&config.state) {
+        let state = StateFolder::take(&config.state)?;
+        let store = open_store(&state)?;
+        if let Some(settings) = store.settings()? {
+            return reopen(config, state, store, settings, remembered).await;
+        }
+    }
+    make(config).await
+}
+
+/// Open a volume that was made before.
+async fn reopen(
+    config: &MountConfig,
+    state: StateFolder,
+    store: Arc<dyn MetadataStore>,
+    settings: VolumeSettings,
+    remembered: Option<Remembered>,
+) -> Result<Opened, Refusal> {
+    mount::check_shape(&config.shape, &settings)?;
+    let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
+    let Reach { transport, addresses, embedded } = reach(config, &state, &remembered, settings.code.n())?;
+    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let configurations = store.configurations()?;
+    let newest = configurations.into_iter().max_by_key(|configuration| configuration.number);
+    let newest =
+        newest.ok_or_else(|| Refusal(format!("the metadata of volume {} names no nodes", settings.name)))?;
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let (configuration, epoch) = if config.read_only {
+        (newest, 0)
+    } else {
+        let configuration = store.configure(&nodes.current)?;
+        register(&transport, &survey, &settings, config.io_timeout).await?;
+        (configuration, store.begin_epoch()?)
+    };
+    state.remember(&remembered_nodes(&settings, &nodes))?;
+    Ok(Opened { state, store, settings, nodes, configuration, epoch, transport, embedded })
+}
+
+/// Make a volume.
+async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
+    if config.read_only {
+        return Err(Refusal(format!(
+            "there is no volume in {}, and a read-only mount makes none",
+            config.state.display()
+        )));
+    }
+    match &config.peers {
+        Some(peers) => {
+            let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+            let (settings, survey) = plan(config, &transport, peers).await?;
+            let state = StateFolder::take(&config.state)?;
+            format(config, state, transport, None, settings, survey).await
+        }
+        None => {
+            let state = StateFolder::take(&config.state)?;
+            let n = config.shape.code.unwrap_or_else(mount::default_code).n();
+            let planned = match embedded(&state, n) {
+                Ok(reach) => plan(config, &reach.transport, &reach.addresses).await.map(|plan| (reach, plan)),
+                Err(refusal) => Err(refusal),
+            };
+            match planned {
+                Ok((reach, (settings, survey))) => {
+                    format(config, state, reach.transport, reach.embedded, settings, survey).await
+                }
+                Err(refusal) => {
+                    state.give_back();
+                    Err(refusal)
+                }
+            }
+        }
+    }
+}
+
+async fn plan(
+    config: &MountConfig,
+    transport: &Arc<dyn FragmentTransport>,
+    addresses: &[NodeAddress],
+) -> Result<(VolumeSettings, Survey), Refusal> {
+    let survey = mount::survey(transport, addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let settings = mount::volume_to_make(&config.shape, &survey, host::user_and_group(), Time::now())?;
+    Ok((settings, survey))
+}
+
+/// Everything is checked: write it down here, then tell the nodes. A crash in between is made good by the next mount,
+/// which tells the nodes again.
+async fn format(
+    config: &MountConfig,
+    state: StateFolder,
+    transport: Arc<dyn FragmentTransport>,
+    embedded: Option<Embedded>,
+    settings: VolumeSettings,
+    survey: Survey,
+) -> Result<Opened, Refusal> {
+    let known: Vec<_> =
+        survey.answered.iter().map(|hello| (hello.address.clone(), hello.info.node)).collect();
+    let current = known.iter().map(|(_, node)| *node).collect();
+    let nodes = Nodes { current, known, unknown: Vec::new(), warnings: Vec::new() };
+    let store = open_store(&state)?;
+    store.format(&settings)?;
+    let configuration = store.configure(&nodes.current)?;
+    state.remember(&remembered_nodes(&settings, &nodes))?;
+    register(&transport, &survey, &settings, config.io_timeout).await?;
+    let epoch = store.begin_epoch()?;
+    store.sync()?;
+    Ok(Opened { state, store, settings, nodes, configuration, epoch, transport, embedded })
+}
+
+fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
+    let known = nodes.known.iter().map(|(address, node)| (*node, address.clone()));
+    Remembered::new(settings.volume, &settings.name, known)
+}
+
+async fn register(
+    transport: &Arc<dyn FragmentTransport>,
+    survey: &Survey,
+    settings: &VolumeSettings,
+    limit: Duration,
+) -> Result<(), Refusal> {
+    let descriptor = mount::descriptor(settings);
+    let told = survey.answered.iter().map(|hello| async {
+        let told = transport.register(&hello.address, &descriptor, limit).await;
+        told.map(drop)
+            .map_err(|error| Refusal(format!("{} does not take the volume: {error}", hello.address)))
+    });
+    futures_util::future::join_all(told).await.into_iter().collect()
+}
+
+/// How a volume's nodes are reached.
+struct Reach {
+    transport: Arc<dyn FragmentTransport>,
+    addresses: Vec<NodeAddress>,
+    embedded: Option<Embedded>,
+}
+
+fn reach(
+    config: &MountConfig,
+    state: &StateFolder,
+    remembered: &[(NodeAddress, common::wire::NodeId)],
+    n: usize,
+) -> Result<Reach, Refusal> {
+    let remembered: Vec<NodeAddress> = remembered.iter().map(|(address, _)| address.clone()).collect();
+    let addresses = match &config.peers {
+        Some(peers) => peers.clone(),
+        None if state.nodes().exists() => return embedded(state, remembered.len().max(n)),
+        None if remembered.is_empty() => {
+            return Err(Refusal(
+                "where the volume's nodes are is not known any more: name them with --peers".into(),
+            ));
+        }
+        None => remembered,
+    };
+    let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
+    Ok(Reach { transport, addresses, embedded: None })
+}
+
+fn embedded(state: &StateFolder, count: usize) -> Result<Reach, Refusal> {
+    let nodes = Embedded::open(&state.nodes(), count)?;
+    Ok(Reach { transport: nodes.transport(), addresses: nodes.addresses(), embedded: Some(nodes) })
+}
+
+fn open_store(state: &StateFolder) -> Result<Arc<dyn MetadataStore>, Refusal> {
+    Ok(Arc::new(SqliteStore::open(&state.metadata())?))
+}
+
+async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Refusal> {
+    let known = opened.nodes.known.iter().map(|(address, _)| address);
+    let addresses = known.chain(&opened.nodes.unknown).cloned().collect();
+    let pool_options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
+    let pool = Pool::connect(opened.transport.clone(), addresses, pool_options).await?;
+    pool.remember(&opened.nodes.known);
+    pool.start();
+    let cache = Cache::open(CacheOptions {
+        memory_bytes: config.cache_memory_bytes,
+        disk_bytes: config.cache_disk_bytes,
+        disk: (config.cache_disk_bytes > 0).then(|| opened.state.cache()),
+    })?;
+    let settings = &opened.settings;
+    let stripe_options = StripeOptions {
+        io_limit: config.io_timeout,
+        ..StripeOptions::new(settings.volume, opened.epoch, settings.code, settings.hash)
+    };
+    let configurations = opened.store.configurations()?;
+    let stripe =
+        Stripe::new(pool.clone(), cache, configurations, opened.configuration.number, stripe_options);
+    let options = VolumeOptions {
+        write_behind_bytes: config.write_behind_bytes,
+        dirty_interval: config.dirty_interval,
+        io_limit: config.io_timeout,
+        backlog: config.backlog_dir.clone(),
+        backlog_bytes: config.backlog_bytes,
+        read_only: config.read_only,
+    };
+    Ok(Volume::open(opened.store.clone(), stripe, pool, options).await?)
+}
+
+/// Let the kernel show the volume.
+fn show(
+    config: &MountConfig,
+    place: &Path,
+    state: &StateFolder,
+    volume: Arc<Volume>,
+) -> Result<Running, Refusal> {
+    let options = FuseOptions {
+        // The state folder as the source: with it the daemon is found even when it does not answer.
+        name: state.path().display().to_string(),
+        allow_other: config.allow_other,
+        read_only: config.read_only,
+        extra: config.kernel_options.clone(),
+        control: control::socket(state.path()),
+    };
+    let shown = place.display();
+    let refused = |error: std::io::Error| Refusal(format!("{shown} cannot be mounted: {}", reason(&error)));
+    let mounted =
+        fuse::mount(volume.clone(), place, &options, tokio::runtime::Handle::current()).map_err(refused)?;
+    let (serving, _) = mounted.split();
+    let wait = move || {
+        if let Err(error) = serving.wait() {
+            tracing::error!(%error, "the connection to the kernel");
+        }
+    };
+    Running::new(volume, place, wait).map_err(refused)
+}
+
+fn umount(args: &UmountArgs) -> Result<(), Failure> {
+    let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
+    if umount::umount(&mountpoint)? == Unmounted::Dead {
+        daemon::warn("the mount daemon had ended before; the dead mount is detached");
+    }
+    Ok(())
+}
+
+fn status(args: &StatusArgs) -> Result<(), Failure> {
+    match (&args.peers, &args.mountpoint) {
+        (Some(peers), _) => status_of_pool(peers, args.json),
+        (None, Some(mountpoint)) => {
+            let mountpoint = surroundings()?.current_dir.join(mountpoint);
+            status_of_mounts(&[umount::find(&mountpoint)?], args.json)
+        }
+        (None, None) => {
+            let mounts = host::mounts().map_err(|error| host_refusal("/proc/self/mountinfo", &error))?;
+            let ours: Vec<MountEntry> = mounts.into_iter().filter(MountEntry::is_ours).collect();
+            if ours.is_empty() {
+                return Err(Failure::Refused("there is no avidfs mount on this machine".to_owned()));
+            }
+            status_of_mounts(&ours, args.json)
+        }
+    }
+}
+
+fn status_of_pool(peers: &str, json: bool) -> Result<(), Failure> {
+    let addresses =
+        config::peers(peers).map_err(|reason| Failure::Usage(format!("--peers {peers}: {reason}")))?;
+    let survey = runtime()?.block_on(async {
+        let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+        mount::survey(&transport, &addresses, HELLO_LIMIT).await
+    })?;
+    print(&if json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
+    match survey.silent.len() {
+        0 => Ok(()),
+        silent => Err(Failure::Refused(format!("{silent} of {} nodes do not answer", addresses.len()))),
+    }
+}
+
+fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
+    for (position, entry) in mounts.iter().enumerate() {
+        let mut daemon = daemon(entry)?;
+        let value: serde_json::Value = daemon.ask(Request::Status, Some(QUESTION_LIMIT))?;
+        if json {
+            print(&pretty(&value));
+            continue;
+        }
+        let status: VolumeStatus = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+        let gap = if position > 0 { "\n" } else { "" };
+        print(&format!(
+            "{gap}{}",
+            report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
+        ));
+    }
+    Ok(())
+}
+
+fn info(args: &InfoArgs) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = args.path.display().to_string();
+    let metadata = args.path.metadata().map_err(|error| host_refusal(&shown, &error))?;
+    if !metadata.is_file() {
+        return Err(Failure::Refused(format!("{shown} is not a file: info tells where a file's bytes are")));
+    }
+    let entry = host::mount_of(&args.path).map_err(|error| host_refusal(&shown, &error))?;
+    let entry = entry.filter(MountEntry::is_ours);
+    let entry = entry.ok_or_else(|| Failure::Refused(format!("{shown} is not on an avidfs mount")))?;
+    let value: serde_json::Value =
+        daemon(&entry)?.ask(Request::Info { ino: metadata.ino() }, Some(QUESTION_LIMIT))?;
+    if args.json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let file: FileReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    print(&report::file(&shown, &file));
+    Ok(())
+}
+
+fn daemon(entry: &MountEntry) -> Result<Daemon, Refusal> {
+    umount::daemon_of(entry)?.ok_or_else(|| {
+        let shown = entry.mountpoint.display();
+        Refusal(format!("the daemon of {shown} has ended: avidfs umount {shown} detaches the dead mount"))
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Refusal> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| host_refusal("the runtime", &error))
+}
+
+/// Like `print!`, but a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn garbled(error: &serde_json::Error) -> Refusal {
+    Refusal(format!("the mount daemon is of another version: {error}"))
+}
+
+fn host_refusal(what: &str, error: &std::io::Error) -> Refusal {
+    Refusal(format!("{what}: {}", reason(error)))
+}

@@ -4,6 +4,8 @@
 //! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
 //! nothing that the store could not invalidate, so that a second implementation for several mounts can follow.
 
+pub mod sqlite;
+
 use std::ops::Range;
 
 use common::code::Code;
@@ -12,6 +14,11 @@ use common::wire::{NodeId, ObjectId, VolumeId};
 
 use crate::error::Result;
 use crate::inode::{Ino, Inode, Time};
+
+/// Longest name of an extended attribute, in bytes.
+pub const MAX_XATTR_NAME: usize = 255;
+/// Longest value of an extended attribute, in bytes.
+pub const MAX_XATTR_VALUE: usize = 65_536;
 
 /// What a volume is; written once when it is formatted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +33,7 @@ pub struct VolumeSettings {
     pub hash: HashId,
     /// The most bytes in one object.
     pub object_size: u32,
-    /// Owner and group of the root directory at first, and when it was formatted.
+    /// Owner and group of the root directory at first.
     pub root: (u32, u32),
     /// When it was formatted.
     pub created: Time,
@@ -45,7 +52,8 @@ pub struct Configuration {
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Position in the directory; never reused while the directory lives, 1 and 2 are kept for `.` and `..`.
+    /// Position in the directory, below 2^63; never reused while the directory lives. 1 and 2 are kept for `.` and
+    /// `..`. A name that rename replaces, swaps or changes inside its directory keeps its position.
     pub cookie: u64,
     /// Any bytes but `/` and NUL.
     pub name: Vec<u8>,
@@ -167,7 +175,7 @@ pub struct FileCommit {
     pub ino: Ino,
     /// Extents, in order.
     pub extents: Vec<Extent>,
-    /// The size it has then at least; the store never shrinks it here.
+    /// The size it has then at least, as it has where its extents end; the store never shrinks it here.
     pub size: u64,
     /// Last change of the content (and of the inode), if newer than what the store has.
     pub mtime: Option<Time>,
@@ -182,50 +190,66 @@ pub struct Usage {
     pub objects: u64,
     /// Bytes in objects.
     pub object_bytes: u64,
-    /// Bytes of them that extents refer to.
+    /// Bytes of them that extents refer to; what files share counts for each of them.
     pub live_bytes: u64,
     /// Objects with a fragment that is not at home.
     pub objects_with_exceptions: u64,
 }
 
-/// The store. Synchronous; each verb is one transaction and is visible to all when it returns.
-/// Durable against the end of the process when it returns, against power loss after `sync`.
+/// The store. Synchronous; each verb is one transaction and is visible to all when it returns; one that fails
+/// changed nothing. Durable against the end of the process when it returns, against power loss after `sync`.
+///
+/// Every verb may also fail with `Store` (damage, a foreign format) or `Host` (the disk is full or broken).
+/// Where an inode number stands for nothing the answer is `NotFound`, where a directory is needed and there is
+/// another inode `NotDirectory`; each name is checked: `NameTooLong`, and `Invalid` for what cannot be one.
+/// Permissions and quotas are the caller's business; so is to lock out a second process.
 pub trait MetadataStore: Send + Sync + 'static {
-    /// Make an empty volume with a root directory of mode 0755. Refused if there is one.
+    /// Make an empty volume with a root directory of mode 0755. `Exists` if there is one.
     fn format(&self, settings: &VolumeSettings) -> Result<()>;
     /// The volume, if one was formatted here.
     fn settings(&self) -> Result<Option<VolumeSettings>>;
-    /// Begin a new epoch: one more than the greatest ever begun here.
+    /// Begin a new epoch: one more than the greatest ever begun here, 1 at first. Survives power loss when it
+    /// returns, as no epoch may begin twice. `Invalid` before `format`.
     fn begin_epoch(&self) -> Result<u32>;
-    /// Remember a configuration; the number of an equal one if it is known already.
+    /// Remember a configuration; an equal one (also in its order) keeps its number. `Invalid` for an empty one.
     fn configure(&self, nodes: &[NodeId]) -> Result<Configuration>;
-    /// All configurations ever used.
+    /// All configurations ever used, by number.
     fn configurations(&self) -> Result<Vec<Configuration>>;
-    /// After this everything that returned before survives power loss of this host.
+    /// After this everything that returned before survives power loss of this host. Callers at the same time share
+    /// one flush; without a change since the last one it is free. Once it failed it fails until the store is opened
+    /// anew, because nobody knows then what the disk has.
     fn sync(&self) -> Result<()>;
 
-    /// The inode under a name. `NotFound`, `NotDirectory`.
+    /// The inode under a name. `NotFound`, `NotDirectory`, `NameTooLong`.
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode>;
     /// An inode, orphans included. `NotFound`.
     fn inode(&self, ino: Ino) -> Result<Inode>;
-    /// The directory that holds this directory; the root's is the root.
+    /// The directory that holds this directory, or held it last; the root's is the root. `NotDirectory`.
     fn parent(&self, directory: Ino) -> Result<Ino>;
     /// The target of a symbolic link. `Invalid` for anything else.
     fn target(&self, ino: Ino) -> Result<Vec<u8>>;
-    /// At most `limit` entries with a cookie greater than `after`, by cookie; without `.` and `..`.
+    /// At most `limit` entries with a cookie greater than `after`, by cookie; without `.` and `..`. An entry that
+    /// is there all along is met once by a caller who goes on from the last cookie, whatever comes and goes
+    /// meanwhile. A removed directory is empty.
     fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>>;
 
-    /// A new inode under a new name; also counts the parent's links and stamps its times.
-    /// `Exists`, `NotFound` (also for a removed parent), `NotDirectory`, `NameTooLong`, `TooManyLinks`.
+    /// A new inode under a new name; also counts the parent's links and size and stamps its mtime and ctime.
+    /// `Exists`, `NotFound` (also for a removed parent), `NotDirectory`, `NameTooLong`, `TooManyLinks`; `Invalid`
+    /// for a mode without a type, and for a target where there should be none or none where there should be one.
     fn create(&self, parent: Ino, name: &[u8], new: &NewInode, now: Time) -> Result<Inode>;
-    /// One more name for an inode that is no directory. `NotPermitted` for one, `NotFound` for an orphan.
+    /// One more name for an inode that is no directory; stamps its ctime and the parent's mtime and ctime.
+    /// `NotPermitted` for a directory, `NotFound` for an orphan or in a removed parent, `Exists`, `TooManyLinks`.
     fn link(&self, ino: Ino, parent: Ino, name: &[u8], now: Time) -> Result<Inode>;
-    /// Remove a name that is no directory's. `IsDirectory`, `NotFound`.
+    /// Remove a name that is no directory's; stamps as `link`. `IsDirectory`, `NotFound`.
     fn unlink(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed>;
-    /// Remove an empty directory. `NotDirectory`, `NotEmpty`, `NotFound`.
+    /// Remove an empty directory, which is an orphan then; stamps as `link`. `NotDirectory`, `NotEmpty`, `NotFound`.
     fn rmdir(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed>;
-    /// Rename with rename(2)'s rules and errors, loops included (`Invalid`); returns what was replaced.
-    /// Both names of one inode: nothing happens.
+    /// Rename with rename(2)'s rules; returns what was replaced. Both names of one inode: nothing happens.
+    /// Stamps mtime and ctime of both directories and ctime of what moved and what was replaced.
+    ///
+    /// `NotFound` (also for a removed destination directory, and for an exchange with nothing), `NotDirectory` (a
+    /// directory over something else), `IsDirectory` (something else over a directory), `NotEmpty`, `Exists` (with
+    /// `NoReplace`), `Invalid` (a directory would lie below itself), `TooManyLinks`.
     fn rename(
         &self,
         from: (Ino, &[u8]),
@@ -234,18 +258,20 @@ pub trait MetadataStore: Send + Sync + 'static {
         now: Time,
     ) -> Result<Option<Removed>>;
 
-    /// Change attributes; returns them all.
+    /// Change attributes; returns them all. Stamps nothing by itself.
     fn set_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<Inode>;
     /// Set a file's size; bytes beyond it are gone, a longer one ends in a hole. Stamps mtime and ctime.
+    /// `IsDirectory`, `Invalid` (neither file nor directory), `TooLarge`.
     fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode>;
-    /// Let a range become a hole; the size stays. Stamps mtime and ctime.
+    /// Let a range become a hole; the size stays. Stamps mtime and ctime. Errors as `truncate`.
     fn punch(&self, ino: Ino, range: Range<u64>, now: Time) -> Result<Inode>;
 
     /// An extended attribute's value. `NoAttribute`.
     fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
     /// The names of all extended attributes.
     fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
-    /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`).
+    /// Set one; `create` refuses one that exists (`Exists`), `replace` one that does not (`NoAttribute`). Stamps
+    /// ctime. `Range` beyond `MAX_XATTR_NAME` or `MAX_XATTR_VALUE` and for an empty name.
     fn set_xattr(
         &self,
         ino: Ino,
@@ -255,22 +281,30 @@ pub trait MetadataStore: Send + Sync + 'static {
         replace: bool,
         now: Time,
     ) -> Result<()>;
-    /// Remove one. `NoAttribute`.
+    /// Remove one. Stamps ctime. `NoAttribute`.
     fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()>;
 
-    /// The extents that touch a range, by offset, uncut.
+    /// The extents that have bytes in a range, by offset, uncut. They never overlap, and none lies beyond the size.
     fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>>;
-    /// Let new bytes become visible, all or nothing. Whatever they cover is gone.
+    /// Let new bytes become visible, all or nothing. Whatever they cover is gone. An object that no extent refers to
+    /// afterwards, because its file is gone or it was covered at once, is condemned; so all files that share a new
+    /// object belong in the commit that brings it.
+    ///
+    /// `Invalid` for an object the store knows already, and for an extent that is empty, reaches beyond its object,
+    /// or refers to one that is unknown or condemned; `TooLarge`; `IsDirectory`. It may be retried after any error.
     fn commit(&self, commit: &Commit) -> Result<()>;
-    /// Refer from one file's range to another's objects; no bytes move. Ranges of one file do not overlap.
-    /// Stamps the target's mtime and ctime and grows it to the range's end.
+    /// Refer from one file's range to another's objects; no bytes move, holes come along. Costs O(extents).
+    /// Stamps the target's mtime and ctime and grows it to the range's end; the caller has cut the range to the
+    /// source's size. `Invalid` where two ranges of one file overlap; otherwise errors as `truncate`.
     fn copy_extents(&self, from: (Ino, u64), to: (Ino, u64), length: u64, now: Time) -> Result<()>;
 
-    /// A stored object. `NotFound`.
+    /// A stored object, condemned ones included. `NotFound`.
     fn object(&self, id: ObjectId) -> Result<ObjectRecord>;
-    /// Objects a file refers to, with the greatest and smallest file offset order kept: by offset, each once.
-    fn objects_of(&self, ino: Ino, after: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
-    /// Replace an object's exceptions. An object that is gone: nothing happens.
+    /// At most `limit` extents of a file that end after the offset `from`, by offset and uncut, each with its
+    /// object's record (which so comes once for each extent). The next page begins at the end of the last extent.
+    fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
+    /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing
+    /// happens.
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;
     /// At most `limit` objects that have exceptions, greater than `after`, ascending.
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
@@ -280,9 +314,11 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Give up an orphan: inode, attributes and extents. What has a name or is gone stays as it is.
     fn reclaim(&self, ino: Ino) -> Result<()>;
     /// At most `limit` objects to which nothing refers any more, ascending; their records are kept until `forget`,
-    /// so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
+    /// so that a crash between deleting bytes and forgetting them leaves no unnamed garbage. Once condemned, an
+    /// object is never referred to again.
     fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>>;
-    /// Their fragments are deleted.
+    /// Their fragments are deleted. Unknown ones are passed over; `Invalid`, and nothing happens, if an extent
+    /// still refers to one.
     fn forget(&self, objects: &[ObjectId]) -> Result<()>;
     /// Totals; cheap enough for statfs.
     fn usage(&self) -> Result<Usage>;

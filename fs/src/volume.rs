@@ -9,6 +9,8 @@ mod budget;
 mod data;
 mod namespace;
 mod report;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::HashMap;

@@ -190,10 +190,16 @@ impl Volume {
         self.pool.nodes().into_iter().map(report).collect()
     }
 
-    /// Room for users' bytes: what the code leaves of the nodes' room, one fragment per node.
+    /// Room for users' bytes: what the code leaves of the nodes' room, one fragment per node. A node that never
+    /// answered this mount is taken for as large as the smallest that did; it is down, not gone.
     pub fn space(&self) -> SpaceReport {
         let nodes = self.pool.space().nodes;
-        let rooms = |room: fn(&crate::pool::NodeSpace) -> u64| nodes.iter().map(room).collect::<Vec<_>>();
+        let silent = self.pool.nodes().len().saturating_sub(nodes.len());
+        let rooms = |room: fn(&crate::pool::NodeSpace) -> u64| {
+            let known = nodes.iter().map(room);
+            let smallest = known.clone().min().unwrap_or(0);
+            known.chain(std::iter::repeat_n(smallest, silent)).collect::<Vec<_>>()
+        };
         SpaceReport {
             total_bytes: usable_bytes(self.settings.code, rooms(|node| node.capacity_bytes)),
             available_bytes: usable_bytes(self.settings.code, rooms(|node| node.available_bytes)),

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::Volume;
 use super::data::blocking;
-use crate::error::Result;
-use crate::metadata::ObjectRecord;
+use crate::error::{Error, Result};
+use crate::metadata::{Exception, ObjectRecord};
 use crate::pool::PoolEvent;
 use crate::stripe::PlacementChange;
 
@@ -154,6 +154,11 @@ impl Volume {
     async fn note_placements(self: &Arc<Self>) {
         loop {
             self.stripe.placement_changed().await;
+            for (object, index) in self.stripe.take_losses() {
+                if let Err(error) = self.note_loss(object, index) {
+                    tracing::error!(%object, index, %error, "a lost fragment could not be written down");
+                }
+            }
             let (early, due) = self.sort_out(self.stripe.take_placement_changes());
             for (object, exceptions) in due {
                 if let Err(error) = self.metadata.set_exceptions(object, &exceptions) {
@@ -166,6 +171,19 @@ impl Volume {
                 tokio::time::sleep(COMMIT_TIME).await;
             }
         }
+    }
+
+    /// A fragment is not where it should be: it is nowhere, until it is rebuilt at home.
+    fn note_loss(&self, object: ObjectId, index: u8) -> Result<()> {
+        let mut exceptions = match self.metadata.object(object) {
+            Ok(record) => record.exceptions,
+            Err(Error::NotFound) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        exceptions.retain(|exception| exception.index != index);
+        exceptions.push(Exception { index, node: None });
+        tracing::info!(%object, index, "a fragment is lost and will be rebuilt");
+        self.metadata.set_exceptions(object, &exceptions)
     }
 
     /// Changes of objects that wait for their commit, and the others: the store takes no change of what it does not

@@ -1,0 +1,216 @@
+//! What was typed. Nothing here is checked or filled in: config.rs says what was meant.
+
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+
+/// A file system whose files live as erasure-coded fragments on several nodes.
+#[derive(Parser, Debug)]
+#[command(name = "avidfs", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Mount a volume; make it first if there is none yet
+    #[command(after_long_help = MOUNT_HELP)]
+    Mount(Box<MountArgs>),
+    /// Store everything, unmount, and return when the mount daemon has ended
+    Umount(UmountArgs),
+    /// Say how a mounted volume, or a pool of nodes, is doing
+    Status(StatusArgs),
+    /// Say where a file's fragments are, and how many more losses it survives
+    Info(InfoArgs),
+}
+
+const MOUNT_HELP: &str = "\
+Every option may also stand in a YAML file (--config; the key is the option's name without dashes in front), in the
+environment (AVIDFS_ and the name in capitals, such as AVIDFS_CACHE_DISK), or in the list of -o (-o code=4+2).
+What is typed wins over the environment, which wins over the file.
+Sizes are written 64KiB, 128MiB, 1GiB; times 500ms, 30s, 2m.";
+
+/// `avidfs mount`.
+#[derive(Args, Debug, Default)]
+pub struct MountArgs {
+    /// An empty directory
+    pub mountpoint: PathBuf,
+    /// The nodes, separated by commas [default: those of the last mount; at first, nodes inside the mount daemon]
+    #[arg(long, value_name = "URL,URL,..")]
+    pub peers: Option<String>,
+    /// Data and parity fragments of each object, when the volume is made [default: 3+2]
+    #[arg(long, value_name = "M+P")]
+    pub code: Option<String>,
+    /// The volume's name in the pool [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub volume: Option<String>,
+    /// The folder that keeps names and attributes [default: /var/lib/avidfs/NAME, or below $XDG_STATE_HOME]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<String>,
+    /// blake3 or sha256, when the volume is made [default: blake3]
+    #[arg(long, value_name = "HASH")]
+    pub hash: Option<String>,
+    /// The most bytes in one object, when the volume is made [default: 4MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub object_size: Option<String>,
+    /// Verified objects kept in memory [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_memory: Option<String>,
+    /// Verified objects kept below the state folder [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_disk: Option<String>,
+    /// The longest any request may take [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub io_timeout: Option<String>,
+    /// Written bytes that may be on their way to the nodes [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub write_behind: Option<String>,
+    /// Bytes written longer ago than this are sent to the nodes [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub dirty_interval: Option<String>,
+    /// Where bytes wait that no pool would take [default: backlog in the state folder]
+    #[arg(long, value_name = "DIR")]
+    pub backlog_dir: Option<String>,
+    /// How many of them may wait [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub backlog_size: Option<String>,
+    /// Let other users use the mount [default for root]
+    #[arg(long, overrides_with = "no_allow_other")]
+    pub allow_other: bool,
+    /// Keep other users out [default for everyone but root]
+    #[arg(long)]
+    pub no_allow_other: bool,
+    /// Mount read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay in the foreground and log there
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Options as mount(8) takes them: ro, nosuid, nodev, noexec, noatime, and any of the above as NAME=VALUE
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// A YAML file with any of these options
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This process is the daemon: standard output is the pipe on which it reports.
+    #[arg(long, hide = true)]
+    pub daemon: bool,
+}
+
+/// `avidfs umount`.
+#[derive(Args, Debug)]
+pub struct UmountArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+}
+
+/// `avidfs status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Where the volume is mounted [default: every avidfs mount here]
+    #[arg(conflicts_with = "peers")]
+    pub mountpoint: Option<PathBuf>,
+    /// Ask these nodes instead of a mount
+    #[arg(long, value_name = "URL,URL,..")]
+    pub peers: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `avidfs info`.
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// A file on an avidfs mount
+    pub path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What clap has to say about a command line, in one sentence; `None` if it is help or version, to be printed as is.
+pub fn usage_sentence(error: &clap::Error) -> Option<String> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(" or ")),
+        _ => None,
+    };
+    let unknown = |what: &str, got: Option<String>, nearest: Option<String>| {
+        let got = got.unwrap_or_default();
+        match nearest {
+            Some(nearest) => format!("there is no {what} {got}: did you mean {nearest}?"),
+            None => format!("there is no {what} {got}: see avidfs --help"),
+        }
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => None,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Some("nothing to do: mount, umount, status or info (see avidfs --help)".to_owned())
+        }
+        ErrorKind::UnknownArgument => {
+            Some(unknown("option", context(ContextKind::InvalidArg), context(ContextKind::SuggestedArg)))
+        }
+        ErrorKind::InvalidSubcommand => Some(unknown(
+            "command",
+            context(ContextKind::InvalidSubcommand),
+            context(ContextKind::SuggestedSubcommand),
+        )),
+        ErrorKind::MissingRequiredArgument => {
+            Some(format!("{} is missing", context(ContextKind::InvalidArg).unwrap_or_default()))
+        }
+        _ => Some(first_line(&error.to_string())),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn sentence(line: &str) -> Option<String> {
+        let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+        usage_sentence(&error)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_gets_one_sentence_with_the_nearest_name() {
+        assert_eq!(
+            sentence("avidfs mount /mnt --pers x").unwrap(),
+            "there is no option --pers: did you mean --peers?"
+        );
+        assert_eq!(
+            sentence("avidfs monut /mnt").unwrap(),
+            "there is no command monut: did you mean umount or mount?"
+        );
+        assert_eq!(sentence("avidfs umount").unwrap(), "<MOUNTPOINT> is missing");
+        assert!(sentence("avidfs").unwrap().starts_with("nothing to do"));
+        assert!(sentence("avidfs status /mnt --peers x").unwrap().contains("cannot be used with"));
+        assert_eq!(sentence("avidfs --version"), None);
+    }
+
+    #[test]
+    fn short_and_long_forms_are_taken() {
+        let line =
+            "avidfs mount /mnt -f -o ro,code=4+2 -o nosuid --cache-disk 2GiB --allow-other --no-allow-other";
+        let Command::Mount(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!("not a mount")
+        };
+        assert_eq!(args.options, ["ro,code=4+2", "nosuid"]);
+        assert_eq!(args.cache_disk.as_deref(), Some("2GiB"));
+        assert!(args.foreground && args.no_allow_other);
+    }
+}

@@ -1,0 +1,289 @@
+//! The life of a mount daemon around the file system it serves: going into the background, saying that it is ready,
+//! and ending in good order however it is asked to.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{Answer, Ending, Handler, Presence, Request};
+use crate::host::{self, reason};
+use crate::inode::Ino;
+use crate::state::Refusal;
+use crate::volume::Volume;
+
+/// After an unmount the kernel closes the connection as soon as the last request is answered; another mount namespace
+/// may still hold it, and is not waited for longer.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// A mount whose volume is open answers a statfs at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Start this program again as a daemon, with the same arguments, and wait until its mount answers.
+/// Its standard output is a pipe to here, on which it reports in lines: `warning ..`, `error ..`, `ready`.
+///
+/// # Errors
+/// The daemon's sentence; it has ended then.
+pub fn start(state: &Path) -> Result<(), Refusal> {
+    let refused =
+        |error: io::Error| Refusal(format!("the mount daemon cannot be started: {}", reason(&error)));
+    let program = std::env::current_exe().map_err(refused)?;
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).arg("--daemon");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(refused)?;
+    let reports = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+    for line in reports.lines().map_while(Result::ok) {
+        match line.split_once(' ') {
+            Some(("warning", sentence)) => warn(sentence),
+            Some(("error", sentence)) => {
+                let _ = child.wait();
+                return Err(Refusal(sentence.to_owned()));
+            }
+            _ => return Ok(()),
+        }
+    }
+    let _ = child.wait();
+    Err(Refusal(format!("the mount daemon ended early: see {}", state.join("avidfs.log").display())))
+}
+
+/// Tell the person at the terminal.
+pub fn warn(sentence: &str) {
+    eprintln!("avidfs: warning: {sentence}");
+}
+
+/// To whom a starting mount reports.
+pub enum Announce {
+    /// The person at the terminal.
+    Terminal,
+    /// The process that started this daemon.
+    Pipe(File),
+}
+
+impl Announce {
+    /// Become a daemon: a session of its own, away from the folder it was started in.
+    pub fn as_daemon() -> io::Result<Announce> {
+        let pipe = host::take_standard_output()?;
+        host::begin_session()?;
+        std::env::set_current_dir("/")?;
+        Ok(Announce::Pipe(pipe))
+    }
+
+    /// From now on everything that is printed goes to the log, except at a terminal.
+    pub fn redirect(&self, log: &File) -> io::Result<()> {
+        match self {
+            Announce::Terminal => Ok(()),
+            Announce::Pipe(_) => host::redirect_standard_streams(log),
+        }
+    }
+
+    /// Something worth knowing.
+    pub fn warning(&self, sentence: &str) {
+        match self {
+            Announce::Terminal => warn(sentence),
+            Announce::Pipe(pipe) => drop(report(pipe, "warning", sentence)),
+        }
+    }
+
+    /// The mount did not come about. To a terminal main says it.
+    pub fn error(&self, sentence: &str) {
+        if let Announce::Pipe(pipe) = self {
+            let _ = report(pipe, "error", sentence);
+        }
+    }
+
+    /// The mount answers. An error if whoever asked for it is gone.
+    pub fn ready(self) -> io::Result<()> {
+        match self {
+            Announce::Terminal => Ok(()),
+            Announce::Pipe(pipe) => report(&pipe, "ready", ""),
+        }
+    }
+}
+
+fn report(mut pipe: &File, word: &str, sentence: &str) -> io::Result<()> {
+    let line = format!("{word} {}", sentence.replace('\n', " "));
+    pipe.write_all(format!("{}\n", line.trim_end()).as_bytes())
+}
+
+/// Wait until a mount answers.
+pub async fn answers(mountpoint: &Path) -> Result<(), Refusal> {
+    let shown = mountpoint.display();
+    let path = mountpoint.to_owned();
+    let asked = tokio::task::spawn_blocking(move || host::free_bytes(&path));
+    match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+        Ok(Ok(Ok(_))) => Ok(()),
+        Ok(Ok(Err(error))) => {
+            Err(Refusal(format!("the mount at {shown} does not answer: {}", reason(&error))))
+        }
+        Ok(Err(_)) | Err(_) => Err(Refusal(format!("the mount at {shown} does not answer"))),
+    }
+}
+
+/// An `avidfs umount` that waits for its answer.
+type Asker = oneshot::Sender<Result<Ending, Refusal>>;
+
+/// A mount from the moment it answers until it is gone.
+pub struct Running {
+    volume: Arc<Volume>,
+    mountpoint: PathBuf,
+    gone: oneshot::Receiver<()>,
+    askers: (mpsc::Sender<Asker>, mpsc::Receiver<Asker>),
+    signals: Signals,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Running {
+    /// Watch over a mount; `wait` blocks until it is unmounted. From here on signals end it in good order.
+    pub fn new(
+        volume: Arc<Volume>,
+        mountpoint: &Path,
+        wait: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Running> {
+        let (tell, gone) = oneshot::channel();
+        std::thread::Builder::new().name("session".to_owned()).spawn(move || {
+            wait();
+            let _ = tell.send(());
+        })?;
+        Ok(Running {
+            volume,
+            mountpoint: mountpoint.to_owned(),
+            gone,
+            askers: mpsc::channel(1),
+            signals: Signals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hangup: signal(SignalKind::hangup())?,
+            },
+        })
+    }
+
+    /// Who answers the control socket.
+    pub fn handler(&self) -> Handler {
+        let (volume, mountpoint, askers) =
+            (self.volume.clone(), self.mountpoint.clone(), self.askers.0.clone());
+        Arc::new(move |request| {
+            let (volume, mountpoint, askers) = (volume.clone(), mountpoint.clone(), askers.clone());
+            Box::pin(async move {
+                match request {
+                    Request::Ping => {
+                        Answer::from::<_, Refusal>(Ok(Presence { pid: std::process::id(), mountpoint }))
+                    }
+                    Request::Status => Answer::from(volume.status().await),
+                    Request::Info { ino } => Answer::from(volume.locate(Ino(ino)).await),
+                    Request::Umount => Answer::from(ask(&askers).await),
+                }
+            })
+        })
+    }
+
+    /// Serve until unmounted, signalled or asked to end; then bring everything dirty to the nodes.
+    ///
+    /// # Errors
+    /// What could not be stored, and where it waits.
+    pub async fn until_the_end(mut self) -> Result<(), Refusal> {
+        let ending = self.unmounted().await;
+        self.tell(ending)
+    }
+
+    /// End without having been asked to.
+    ///
+    /// # Errors
+    /// What could not be stored, and where it waits.
+    pub async fn end(mut self) -> Result<(), Refusal> {
+        let ending = self.end_now().await;
+        self.tell(ending)
+    }
+
+    fn tell(&mut self, ending: Ending) -> Result<(), Refusal> {
+        for asker in self.waiting() {
+            let _ = asker.send(Ok(ending.clone()));
+        }
+        match ending.unsaved {
+            None => Ok(()),
+            Some(sentence) => Err(Refusal(sentence)),
+        }
+    }
+
+    async fn unmounted(&mut self) -> Ending {
+        loop {
+            tokio::select! {
+                _ = &mut self.gone => return self.store().await,
+                () = self.signals.any() => return self.end_now().await,
+                Some(asker) = self.askers.1.recv() => match self.unmount(false).await {
+                    Ok(()) => return self.end_for(asker).await,
+                    Err(refusal) => drop(asker.send(Err(refusal))),
+                },
+            }
+        }
+    }
+
+    /// Unmounted on request: nobody can write any more, so what is stored now is all.
+    async fn end_for(&mut self, asker: Asker) -> Ending {
+        let _ = tokio::time::timeout(GOODBYE_LIMIT, &mut self.gone).await;
+        let ending = self.store().await;
+        let _ = asker.send(Ok(ending.clone()));
+        ending
+    }
+
+    /// On a signal the daemon ends even while the mount is in use; then the data is made safe first.
+    async fn end_now(&mut self) -> Ending {
+        if self.unmount(false).await.is_ok() {
+            let _ = tokio::time::timeout(GOODBYE_LIMIT, &mut self.gone).await;
+            return self.store().await;
+        }
+        let ending = self.store().await;
+        if let Err(refusal) = self.unmount(true).await {
+            tracing::error!(%refusal, "the mount stays behind, dead");
+        }
+        ending
+    }
+
+    async fn store(&self) -> Ending {
+        let unsaved = self.volume.shut_down().await.err();
+        Ending { unsaved: unsaved.map(|unsaved| unsaved.to_string()) }
+    }
+
+    /// Asks the kernel from a thread of its own: it asks us back while it unmounts.
+    async fn unmount(&self, lazily: bool) -> Result<(), Refusal> {
+        let mountpoint = self.mountpoint.clone();
+        let done = tokio::task::spawn_blocking(move || host::unmount(&mountpoint, lazily)).await;
+        let shown = self.mountpoint.display();
+        match done.expect("unmounting does not panic") {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Refusal(format!(
+                "{shown} is in use: close what is open there (fuser -vm {shown} names it), and leave its folders"
+            ))),
+            Err(error) => Err(Refusal(format!("{shown} cannot be unmounted: {}", reason(&error)))),
+        }
+    }
+
+    fn waiting(&mut self) -> Vec<Asker> {
+        std::iter::from_fn(|| self.askers.1.try_recv().ok()).collect()
+    }
+}
+
+async fn ask(askers: &mpsc::Sender<Asker>) -> Result<Ending, Refusal> {
+    let ended = || Refusal("the mount daemon is ending already".to_owned());
+    let (asker, answer) = oneshot::channel();
+    askers.send(asker).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())?
+}
+
+impl Signals {
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! What the command line asks of the operating system: mounts, processes, limits. Every libc call of it stands here.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The type of our mounts in /proc/self/mountinfo.
+pub const FILESYSTEM_TYPE: &str = "fuse.avidfs";
+
+/// One line of /proc/self/mountinfo.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountEntry {
+    /// `MAJOR:MINOR` of its device.
+    pub device: String,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Its type, such as `ext4` or `fuse.avidfs`.
+    pub kind: String,
+    /// What is mounted; of ours, the state folder.
+    pub source: PathBuf,
+}
+
+impl MountEntry {
+    /// Whether it is one of ours.
+    pub fn is_ours(&self) -> bool {
+        self.kind == FILESYSTEM_TYPE
+    }
+}
+
+/// All mounts, in the order they were made: of several at one place the last one counts.
+pub fn mounts() -> io::Result<Vec<MountEntry>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(mount_entry).collect())
+}
+
+/// The mount that is seen at exactly this place. Asks no file system, so it answers for dead mounts too.
+pub fn mount_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    let mountpoint = resolve_parent(mountpoint);
+    Ok(mounts()?.into_iter().rev().find(|mount| mount.mountpoint == mountpoint))
+}
+
+/// The mount that a file lies on.
+pub fn mount_of(path: &Path) -> io::Result<Option<MountEntry>> {
+    let device = device(path)?;
+    Ok(mounts()?.into_iter().rev().find(|mount| mount.device == device))
+}
+
+/// The path with links and dots before its last name resolved; the last name may be a dead mount and is not asked.
+pub fn resolve_parent(path: &Path) -> PathBuf {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    match parent.canonicalize() {
+        Ok(parent) => parent.join(name),
+        Err(_) => path.to_owned(),
+    }
+}
+
+/// As proc(5): `36 35 98:0 /root /mountpoint options tags.. - type source super-options`.
+fn mount_entry(line: &[u8]) -> Option<MountEntry> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let separator = fields.iter().position(|field| *field == b"-")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some(MountEntry {
+        device: text(fields.get(2)?),
+        mountpoint: unescaped(fields.get(4)?),
+        kind: text(fields.get(separator + 1)?),
+        source: unescaped(fields.get(separator + 2)?),
+    })
+}
+
+/// Space, tab, newline and backslash stand there as `\040` and so on.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal =
+            (byte == b'\\' && tail.len() >= 3).then(|| std::str::from_utf8(&tail[..3]).ok()).flatten();
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn device(path: &Path) -> io::Result<String> {
+    let device = path.metadata()?.dev();
+    Ok(format!("{}:{}", libc::major(device), libc::minor(device)))
+}
+
+/// Mount a FUSE file system without the help of fusermount3, which only root may; everything it is asked comes from
+/// the returned device. `options` are mount(8)'s, and the kernel's own for FUSE.
+pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mode = mountpoint.metadata()?.mode();
+    let (user, group) = user_and_group();
+    let mut data = format!("fd={},rootmode={mode:o},user_id={user},group_id={group}", device.as_raw_fd());
+    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
+    for option in options {
+        match mount_flag(option) {
+            Some((flag, true)) => flags |= flag,
+            Some((flag, false)) => flags &= !flag,
+            None => data = format!("{data},{option}"),
+        }
+    }
+    let [source, mountpoint, kind, data] = [
+        CString::new(source)?,
+        CString::new(mountpoint.as_os_str().as_bytes())?,
+        CString::new(FILESYSTEM_TYPE)?,
+        CString::new(data)?,
+    ];
+    // SAFETY: all four are C strings that outlive the call; FUSE takes its data as one.
+    check(unsafe {
+        libc::mount(source.as_ptr(), mountpoint.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+    })?;
+    Ok(device.into())
+}
+
+/// The flag of mount(2) an option sets (`true`) or clears.
+fn mount_flag(option: &str) -> Option<(libc::c_ulong, bool)> {
+    Some(match option {
+        "ro" => (libc::MS_RDONLY, true),
+        "nosuid" => (libc::MS_NOSUID, true),
+        "suid" => (libc::MS_NOSUID, false),
+        "nodev" => (libc::MS_NODEV, true),
+        "dev" => (libc::MS_NODEV, false),
+        "noexec" => (libc::MS_NOEXEC, true),
+        "exec" => (libc::MS_NOEXEC, false),
+        "noatime" => (libc::MS_NOATIME, true),
+        "atime" => (libc::MS_NOATIME, false),
+        "nodiratime" => (libc::MS_NODIRATIME, true),
+        "diratime" => (libc::MS_NODIRATIME, false),
+        "relatime" => (libc::MS_RELATIME, true),
+        "strictatime" => (libc::MS_STRICTATIME, true),
+        "sync" => (libc::MS_SYNCHRONOUS, true),
+        "dirsync" => (libc::MS_DIRSYNC, true),
+        _ => return None,
+    })
+}
+
+/// Unmount; `lazily` means at once, for all who come later, even while it is in use.
+/// `ResourceBusy` while it is in use.
+pub fn unmount(mountpoint: &Path, lazily: bool) -> io::Result<()> {
+    if is_root() { unmount_as_root(mountpoint, lazily) } else { unmount_with_helper(mountpoint, lazily) }
+}
+
+fn unmount_as_root(mountpoint: &Path, lazily: bool) -> io::Result<()> {
+    let path = CString::new(mountpoint.as_os_str().as_bytes())?;
+    let flags = libc::UMOUNT_NOFOLLOW | if lazily { libc::MNT_DETACH } else { 0 };
+    // SAFETY: `path` is a C string that outlives the call.
+    check(unsafe { libc::umount2(path.as_ptr(), flags) }).map(drop)
+}
+
+fn unmount_with_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg(if lazily { "-uz" } else { "-u" }).arg("--").arg(mountpoint);
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let kind = if words.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    Err(io::Error::new(kind, words))
+}
+
+/// Bytes that may still be written where `path` is; also tells whether a mount answers.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a C string, and `answer` has room for what statvfs writes.
+    check(unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) })?;
+    // SAFETY: all zeroes is a statvfs, and statvfs has filled it in besides.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+/// Bytes of disk that a folder takes, with all below it; what cannot be seen does not count.
+pub fn disk_usage(folder: &Path) -> u64 {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Let the kernel read so far ahead on a mount; only root may.
+pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> io::Result<()> {
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", device(mountpoint)?);
+    std::fs::write(setting, kib.to_string())
+}
+
+/// Whether root runs this.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// User and group that run this.
+pub fn user_and_group() -> (u32, u32) {
+    // SAFETY: both take nothing and cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// Leave the terminal and the process group of whoever started this.
+pub fn begin_session() -> io::Result<()> {
+    // SAFETY: setsid takes nothing; it fails only for the leader of a process group.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Let standard output and error go to `log`, and standard input come from nowhere.
+pub fn redirect_standard_streams(log: &File) -> io::Result<()> {
+    let nothing = File::open("/dev/null")?;
+    for (from, to) in [(nothing.as_raw_fd(), 0), (log.as_raw_fd(), 1), (log.as_raw_fd(), 2)] {
+        // SAFETY: `from` is open for the length of the call; 0, 1 and 2 are no one's `OwnedFd`.
+        check(unsafe { libc::dup2(from, to) })?;
+    }
+    Ok(())
+}
+
+/// Standard output as a file of its own that no child inherits.
+pub fn take_standard_output() -> io::Result<File> {
+    // SAFETY: F_DUPFD_CLOEXEC opens a new descriptor, which only the returned `File` owns.
+    unsafe { Ok(File::from_raw_fd(check(libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3))?)) }
+}
+
+/// A process, by a handle that no other process can come to have.
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process that has this id now.
+    pub fn open(pid: u32) -> io::Result<Process> {
+        // SAFETY: pidfd_open takes two integers and opens a new descriptor, which only the returned value owns.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0);
+            Ok(Process(OwnedFd::from_raw_fd(check(fd as i32)?)))
+        }
+    }
+
+    /// Wait until it has ended, at most so long; whether it has.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: `poll` is one pollfd that outlives the call.
+        Ok(check(unsafe { libc::poll(&mut poll, 1, limit_ms) })? == 1)
+    }
+}
+
+/// The process at the other end of a Unix socket when it was connected (or began to listen).
+pub fn peer_process(socket: &std::os::unix::net::UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` has `length` bytes of room, and both outlive the call.
+    check(unsafe {
+        let peer = (&raw mut peer).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, peer, &mut length)
+    })?;
+    Ok(peer.pid as u32)
+}
+
+fn check(answer: i32) -> io::Result<i32> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// Replace a file, all or nothing, durably.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A file's content; `None` if there is no such file.
+pub fn read_if_there(path: &Path) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    match File::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the operating system says, as part of our sentence: lower case, without "(os error 2)".
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read_with_its_escapes() {
+        let line = br"36 35 0:98 / /mnt/a\040b rw,nosuid shared:1 master:2 - fuse.avidfs /var/lib/avidfs/x\134y rw,user_id=0";
+        let mount = mount_entry(line).unwrap();
+        assert_eq!(mount.device, "0:98");
+        assert_eq!(mount.mountpoint, Path::new("/mnt/a b"));
+        assert_eq!(mount.source, Path::new("/var/lib/avidfs/x\\y"));
+        assert!(mount.is_ours());
+        assert_eq!(mount_entry(b"36 35 0:98 / /mnt rw"), None);
+    }
+
+    #[test]
+    fn the_mount_of_a_path_is_found_by_its_device() {
+        let mount = mount_of(Path::new("/proc/self/mountinfo")).unwrap().unwrap();
+        assert_eq!((mount.mountpoint.as_path(), mount.kind.as_str()), (Path::new("/proc"), "proc"));
+        assert_eq!(mount_at(Path::new("/proc")).unwrap().unwrap(), mount);
+    }
+
+    #[test]
+    fn waiting_for_a_process_ends_with_it() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(!process.wait(Duration::from_millis(1)).unwrap());
+        drop(child.stdin.take());
+        assert!(process.wait(Duration::from_secs(10)).unwrap());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_all_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.json");
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        write_durably(&path, b"one").unwrap();
+        write_durably(&path, b"two").unwrap();
+        assert_eq!(read_if_there(&path).unwrap().as_deref(), Some("two"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_reason_is_lower_case_and_without_numbers() {
+        let error = File::open("/nowhere/at/all").unwrap_err();
+        assert_eq!(reason(&error), "no such file or directory");
+    }
+}

@@ -1,0 +1,284 @@
+//! The metadata store in one SQLite database, as docs/metadata.md draws it.
+//! Only this folder knows SQL; what a verb means stands in the trait.
+//!
+//! One connection writes, behind a lock, so that a verb is a transaction and finds nobody in its way. It reads too
+//! while it is idle, because its page cache is warm; meanwhile others read on connections of their own.
+
+mod attributes;
+mod checkpoint;
+mod data;
+mod namespace;
+mod objects;
+mod rows;
+mod schema;
+mod transaction;
+mod volume;
+mod wal;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::wire::{NodeId, ObjectId};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use self::checkpoint::Checkpoints;
+use self::transaction::{Change, Numbers, Transaction, UsageChange, View};
+use self::wal::Wal;
+use super::*;
+
+/// Connections that read while the writing one is busy.
+const READERS: usize = 4;
+
+/// The embedded store: one file (and its `-wal` while it is open), one process.
+pub struct SqliteStore {
+    writer: Arc<Mutex<Writer>>,
+    usage: Mutex<Usage>,
+    /// None in memory.
+    disk: Option<Disk>,
+}
+
+/// What only a store in a file has.
+struct Disk {
+    readers: Vec<Mutex<Connection>>,
+    checkpoints: Checkpoints,
+    wal: Wal,
+}
+
+struct Writer {
+    db: Connection,
+    numbers: Numbers,
+}
+
+impl SqliteStore {
+    /// Open the store in the file `path`, made if there is none. `Store` for a file of another kind or version,
+    /// and for one that another process has open. To open it twice in one process is the caller's mistake.
+    ///
+    /// Fast after a clean close; after a crash it reads all inodes and objects once to count them.
+    pub fn open(path: &Path) -> Result<SqliteStore> {
+        let mut store = SqliteStore::over(schema::open(path)?)?;
+        let reader = |_| schema::open_reader(path).map(Mutex::new);
+        store.disk = Some(Disk {
+            readers: (0..READERS).map(reader).collect::<Result<_>>()?,
+            checkpoints: Checkpoints::begin(schema::open_checkpoints(path)?, Arc::clone(&store.writer))?,
+            // The first transaction, of `over`, made the -wal file.
+            wal: Wal::open(path)?,
+        });
+        Ok(store)
+    }
+
+    /// An empty store that ends with the value; for tests.
+    pub fn open_in_memory() -> Result<SqliteStore> {
+        SqliteStore::over(schema::open_in_memory()?)
+    }
+
+    fn over(db: Connection) -> Result<SqliteStore> {
+        let usage = volume::take_usage(&db)?;
+        let writer = Writer { db, numbers: Numbers::default() };
+        Ok(SqliteStore { writer: Arc::new(Mutex::new(writer)), usage: Mutex::new(usage), disk: None })
+    }
+
+    /// Run a verb that changes something: all of it happens, or with an error nothing.
+    fn write<T>(&self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<T> {
+        let mut writer = self.writer.lock();
+        let Writer { db, numbers } = &mut *writer;
+        numbers.refill(db)?;
+        let transaction = Transaction::begin(db)?;
+        let mut change = Change { view: View(db), numbers, rows: 0, usage: UsageChange::default() };
+        let value = verb(&mut change)?;
+        let Change { rows, usage, .. } = change;
+        transaction.commit()?;
+        usage.apply(&mut self.usage.lock());
+        if let Some(disk) = &self.disk {
+            disk.wal.committed();
+            disk.checkpoints.wrote(rows);
+        }
+        Ok(value)
+    }
+
+    /// Run a verb that only reads, on one state of the store.
+    fn read<T>(&self, verb: impl FnOnce(View) -> Result<T>) -> Result<T> {
+        // Whoever holds the writer keeps all others from writing, so it needs no snapshot.
+        if let Some(writer) = self.writer.try_lock() {
+            return verb(View(&writer.db));
+        }
+        let readers = self.disk.iter().flat_map(|disk| &disk.readers);
+        let Some(reader) = readers.into_iter().find_map(Mutex::try_lock) else {
+            return verb(View(&self.writer.lock().db));
+        };
+        let snapshot = Transaction::snapshot(&reader)?;
+        let value = verb(View(&reader))?;
+        snapshot.commit()?;
+        Ok(value)
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // The writer closes last: the last to close empties the -wal file.
+        self.disk = None;
+        let writer = self.writer.lock();
+        // Without the totals the next open counts; nothing else depends on them.
+        let _ = volume::leave_usage(&writer.db, &writer.numbers, &self.usage.lock());
+    }
+}
+
+impl MetadataStore for SqliteStore {
+    fn format(&self, settings: &VolumeSettings) -> Result<()> {
+        self.write(|change| volume::format(change, settings))
+    }
+
+    fn settings(&self) -> Result<Option<VolumeSettings>> {
+        self.read(volume::settings)
+    }
+
+    fn begin_epoch(&self) -> Result<u32> {
+        let epoch = self.write(volume::begin_epoch)?;
+        // An epoch that power loss takes back would be begun twice, and two objects would share an identity.
+        self.sync()?;
+        Ok(epoch)
+    }
+
+    fn configure(&self, nodes: &[NodeId]) -> Result<Configuration> {
+        self.write(|change| volume::configure(change, nodes))
+    }
+
+    fn configurations(&self) -> Result<Vec<Configuration>> {
+        self.read(volume::configurations)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.wal.sync())
+    }
+
+    fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
+        self.read(|view| namespace::lookup(view, parent, name))
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Inode> {
+        self.read(|view| view.inode(ino))
+    }
+
+    fn parent(&self, directory: Ino) -> Result<Ino> {
+        self.read(|view| namespace::parent(view, directory))
+    }
+
+    fn target(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.read(|view| namespace::target(view, ino))
+    }
+
+    fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>> {
+        self.read(|view| namespace::list(view, directory, after, limit))
+    }
+
+    fn create(&self, parent: Ino, name: &[u8], new: &NewInode, now: Time) -> Result<Inode> {
+        self.write(|change| namespace::create(change, parent, name, new, now))
+    }
+
+    fn link(&self, ino: Ino, parent: Ino, name: &[u8], now: Time) -> Result<Inode> {
+        self.write(|change| namespace::link(change, ino, parent, name, now))
+    }
+
+    fn unlink(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed> {
+        self.write(|change| namespace::unlink(change, parent, name, now))
+    }
+
+    fn rmdir(&self, parent: Ino, name: &[u8], now: Time) -> Result<Removed> {
+        self.write(|change| namespace::rmdir(change, parent, name, now))
+    }
+
+    fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        now: Time,
+    ) -> Result<Option<Removed>> {
+        self.write(|change| namespace::rename(change, from, to, mode, now))
+    }
+
+    fn set_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<Inode> {
+        self.write(|transaction| attributes::set(transaction, ino, change))
+    }
+
+    fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode> {
+        self.write(|change| data::truncate(change, ino, size, now))
+    }
+
+    fn punch(&self, ino: Ino, range: Range<u64>, now: Time) -> Result<Inode> {
+        self.write(|change| data::punch(change, ino, range, now))
+    }
+
+    fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.read(|view| attributes::xattr(view, ino, name))
+    }
+
+    fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        self.read(|view| attributes::xattrs(view, ino))
+    }
+
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+        now: Time,
+    ) -> Result<()> {
+        self.write(|change| attributes::set_xattr(change, ino, name, value, create, replace, now))
+    }
+
+    fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()> {
+        self.write(|change| attributes::remove_xattr(change, ino, name, now))
+    }
+
+    fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
+        self.read(|view| data::extents(view, ino, range))
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<()> {
+        self.write(|change| data::commit(change, commit))
+    }
+
+    fn copy_extents(&self, from: (Ino, u64), to: (Ino, u64), length: u64, now: Time) -> Result<()> {
+        self.write(|change| data::copy_extents(change, from, to, length, now))
+    }
+
+    fn object(&self, id: ObjectId) -> Result<ObjectRecord> {
+        self.read(|view| objects::object(view, id))
+    }
+
+    fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>> {
+        self.read(|view| objects::objects_of(view, ino, from, limit))
+    }
+
+    fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()> {
+        self.write(|change| objects::set_exceptions(change, id, exceptions))
+    }
+
+    fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>> {
+        self.read(|view| objects::with_exceptions(view, after, limit))
+    }
+
+    fn orphans(&self) -> Result<Vec<Ino>> {
+        self.read(objects::orphans)
+    }
+
+    fn reclaim(&self, ino: Ino) -> Result<()> {
+        self.write(|change| data::reclaim(change, ino))
+    }
+
+    fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>> {
+        self.read(|view| objects::condemned(view, limit))
+    }
+
+    fn forget(&self, objects: &[ObjectId]) -> Result<()> {
+        self.write(|change| objects::forget(change, objects))
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        Ok(*self.usage.lock())
+    }
+}

@@ -1,0 +1,166 @@
+//! Objects: what is known of them, which are not whole at home, which nothing refers to any more.
+
+use common::wire::{NodeId, ObjectId};
+
+use super::rows::{self, InodeKey};
+use super::transaction::{Change, View};
+use crate::error::{Error, Result};
+use crate::inode::Ino;
+use crate::metadata::{Exception, Extent, ObjectRecord};
+
+pub(super) fn object(view: View, id: ObjectId) -> Result<ObjectRecord> {
+    let key = rows::pack(id).ok_or(Error::NotFound)?;
+    let sql = concat!("SELECT ", rows::object_columns!(), " FROM object o WHERE o.id = ?");
+    let found = view.row(sql, [key], |row| rows::object(row, 0))?.ok_or(Error::NotFound)?;
+    complete(view, found)
+}
+
+/// Read an object's exceptions, which most have none of.
+fn complete(view: View, (mut record, exceptions): (ObjectRecord, u32)) -> Result<ObjectRecord> {
+    if exceptions > 0 {
+        record.exceptions = exceptions_of(view, record.id)?;
+    }
+    Ok(record)
+}
+
+fn exceptions_of(view: View, id: ObjectId) -> Result<Vec<Exception>> {
+    let sql = "SELECT idx, node FROM exception WHERE object = ? ORDER BY idx";
+    view.rows(sql, [rows::pack(id)], |row| {
+        Ok(Exception { index: row.get(0)?, node: row.get::<_, Option<[u8; 16]>>(1)?.map(NodeId) })
+    })
+}
+
+pub(super) fn objects_of(
+    view: View,
+    ino: Ino,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<(Extent, ObjectRecord)>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::extent_columns!(),
+        ", ",
+        rows::object_columns!(),
+        " FROM extent e LEFT JOIN object o ON o.id = e.object",
+        " WHERE e.ino = ?1 AND e.offset + e.length > ?2 AND e.offset >= ",
+        "coalesce((SELECT max(b.offset) FROM extent b WHERE b.ino = ?1 AND b.offset < ?2), ?2) ",
+        "ORDER BY e.offset LIMIT ?3"
+    );
+    let found = view.rows(sql, (ino.key(), rows::offset(from), rows::limit(limit)), |row| {
+        Ok((rows::extent(row, 0)?, rows::object(row, 4)?))
+    })?;
+    if found.is_empty() {
+        view.inode(ino)?;
+    }
+    found.into_iter().map(|(extent, object)| Ok((extent, complete(view, object)?))).collect()
+}
+
+/// Write a new object, to which extents refer with `live` bytes.
+pub(super) fn insert(change: &mut Change, key: i64, record: &ObjectRecord, live: i64) -> Result<()> {
+    let exceptions = distinct(&record.exceptions);
+    let added = change.run(
+        "INSERT OR IGNORE INTO object (id, length, fpcc, code, configuration, exceptions, live) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            key,
+            record.length,
+            record.fpcc.as_bytes(),
+            record.code.to_string(),
+            record.configuration,
+            exceptions.len() as u32,
+            live,
+        ),
+    )?;
+    if added == 0 {
+        return Err(Error::Invalid("the store knows this object already"));
+    }
+    insert_exceptions(change, key, &exceptions)?;
+    change.usage.objects += 1;
+    change.usage.object_bytes += i64::from(record.length);
+    change.usage.live_bytes += live;
+    change.usage.objects_with_exceptions += i64::from(!exceptions.is_empty());
+    Ok(())
+}
+
+/// One exception for each index, by index; the last one counts.
+fn distinct(exceptions: &[Exception]) -> Vec<Exception> {
+    let mut distinct: Vec<Exception> = exceptions.iter().rev().copied().collect();
+    distinct.sort_by_key(|exception| exception.index);
+    distinct.dedup_by_key(|exception| exception.index);
+    distinct
+}
+
+fn insert_exceptions(change: &mut Change, key: i64, exceptions: &[Exception]) -> Result<()> {
+    for exception in exceptions {
+        let node = exception.node.map(|node| node.0);
+        change.run("INSERT INTO exception VALUES (?, ?, ?)", (key, exception.index, node))?;
+    }
+    Ok(())
+}
+
+pub(super) fn set_exceptions(change: &mut Change, id: ObjectId, exceptions: &[Exception]) -> Result<()> {
+    let Some(key) = rows::pack(id) else { return Ok(()) };
+    let sql = "SELECT exceptions FROM object WHERE id = ?";
+    let Some(before) = change.row(sql, [key], |row| row.get::<_, u32>(0))? else { return Ok(()) };
+    let exceptions = distinct(exceptions);
+    change.run("DELETE FROM exception WHERE object = ?", [key])?;
+    insert_exceptions(change, key, &exceptions)?;
+    change.run("UPDATE object SET exceptions = ? WHERE id = ?", (exceptions.len() as u32, key))?;
+    change.usage.objects_with_exceptions += i64::from(!exceptions.is_empty()) - i64::from(before > 0);
+    Ok(())
+}
+
+pub(super) fn with_exceptions(
+    view: View,
+    after: Option<ObjectId>,
+    limit: usize,
+) -> Result<Vec<ObjectRecord>> {
+    let after = match after {
+        Some(id) => rows::pack(id).ok_or(Error::Invalid("no object has this identity"))?,
+        None => -1,
+    };
+    let sql = concat!(
+        "SELECT ",
+        rows::object_columns!(),
+        " FROM object o INDEXED BY exceptional WHERE o.exceptions > 0 AND o.id > ? ORDER BY o.id LIMIT ?"
+    );
+    let found = view.rows(sql, (after, rows::limit(limit)), |row| rows::object(row, 0))?;
+    found.into_iter().map(|object| complete(view, object)).collect()
+}
+
+pub(super) fn orphans(view: View) -> Result<Vec<Ino>> {
+    let sql = "SELECT ino FROM inode INDEXED BY orphan WHERE links = 0 ORDER BY ino";
+    view.rows(sql, [], |row| rows::ino(row, 0))
+}
+
+pub(super) fn condemned(view: View, limit: usize) -> Result<Vec<ObjectRecord>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::object_columns!(),
+        " FROM object o INDEXED BY condemned WHERE o.live = 0 ORDER BY o.id LIMIT ?"
+    );
+    let found = view.rows(sql, [rows::limit(limit)], |row| rows::object(row, 0))?;
+    found.into_iter().map(|object| complete(view, object)).collect()
+}
+
+pub(super) fn forget(change: &mut Change, objects: &[ObjectId]) -> Result<()> {
+    objects.iter().filter_map(|id| rows::pack(*id)).try_for_each(|key| forget_one(change, key))
+}
+
+fn forget_one(change: &mut Change, key: i64) -> Result<()> {
+    let sql = "SELECT length, live, exceptions FROM object WHERE id = ?";
+    let read =
+        |row: &rusqlite::Row| Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?));
+    let Some((length, live, exceptions)) = change.row(sql, [key], read)? else { return Ok(()) };
+    if live > 0 {
+        return Err(Error::Invalid("a file still refers to this object"));
+    }
+    change.run("DELETE FROM object WHERE id = ?", [key])?;
+    if exceptions > 0 {
+        change.run("DELETE FROM exception WHERE object = ?", [key])?;
+        change.usage.objects_with_exceptions -= 1;
+    }
+    change.usage.objects -= 1;
+    change.usage.object_bytes -= i64::from(length);
+    Ok(())
+}

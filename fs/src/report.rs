@@ -1,0 +1,379 @@
+//! What `status` and `info` print for people. The values come from elsewhere; here they become lines.
+
+use std::fmt::Write;
+
+use common::code::Code;
+
+use crate::mount::{Survey, can_store};
+use crate::volume::{FileReport, FragmentReport, NodeReport, ObjectReport, VolumeStatus};
+
+/// `avidfs status` of a mount.
+pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
+    let mode = if status.read_only { "read-only" } else { "read-write" };
+    let mut lines = vec![
+        (
+            "volume",
+            format!("{}, code {}, {}, {mode}, epoch {}", status.name, status.code, status.hash, status.epoch),
+        ),
+        ("identity", status.volume.clone()),
+        ("mounted", format!("{mountpoint}, by process {pid}")),
+        (
+            "room",
+            format!("{} free of {}", size(status.space.available_bytes), size(status.space.total_bytes)),
+        ),
+        (
+            "content",
+            format!(
+                "{} files and folders, {} in {} objects, {} of it in use",
+                count(status.inodes),
+                size(status.object_bytes),
+                count(status.objects),
+                size(status.live_bytes)
+            ),
+        ),
+        ("nodes", nodes_line(status)),
+    ];
+    lines.extend(pending(status).map(|text| ("pending", text)));
+    lines.extend(liars(status).map(|text| ("lies", text)));
+    let mut text = aligned(&lines);
+    text.push_str(&node_table(&status.nodes));
+    text
+}
+
+fn nodes_line(status: &VolumeStatus) -> String {
+    let (up, all) = (status.nodes_up, status.nodes.len());
+    let stores = status.code.parse::<Code>().is_ok_and(|code| can_store(code, up));
+    let verdict = if up == all {
+        "all is well"
+    } else if stores {
+        "reading and writing go on; fragments of the missing wait on others"
+    } else {
+        "too few to store anything: writing fails until more answer"
+    };
+    format!("{up} of {all} up: {verdict}")
+}
+
+/// What is not yet as it should be; nothing if there is nothing.
+fn pending(status: &VolumeStatus) -> Option<String> {
+    let mut parts = Vec::new();
+    if status.dirty_bytes > 0 {
+        parts.push(format!("{} on their way to the nodes", size(status.dirty_bytes)));
+    }
+    if status.stripe.completing_objects > 0 {
+        parts.push(format!("{} being completed", plural(status.stripe.completing_objects, "object")));
+    }
+    if status.backlog_bytes > 0 {
+        parts.push(format!("{} in the backlog", size(status.backlog_bytes)));
+    }
+    if status.objects_not_at_home > 0 {
+        let objects = plural(status.objects_not_at_home as usize, "object");
+        parts.push(format!("{objects} with a fragment away from home"));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Nodes that gave bytes which did not check: a bad disk, or worse.
+fn liars(status: &VolumeStatus) -> Option<String> {
+    let lies = status.stripe.lies.iter().map(|(node, lies)| {
+        let identity = node.to_string();
+        let known = status.nodes.iter().find(|known| known.node.as_deref() == Some(&identity));
+        let shown = known.map_or(short(&identity), |known| &known.address);
+        format!("{} from {shown} did not check", plural(*lies as usize, "answer"))
+    });
+    let lies: Vec<String> = lies.collect();
+    (!lies.is_empty()).then(|| lies.join(", "))
+}
+
+fn node_table(nodes: &[NodeReport]) -> String {
+    let mut rows =
+        vec![["", "NODE", "STATE", "USED", "CAPACITY", "FRAGMENTS", "ZONE", "IDENTITY"].map(str::to_owned)];
+    rows.extend(nodes.iter().map(|node| {
+        let state = match node.down_seconds {
+            Some(seconds) => format!("{} for {}", node.state, age(seconds)),
+            None => node.state.clone(),
+        };
+        // Of a node that never answered to this mount nothing is known but its address.
+        let known = |text: String| if node.capacity_bytes == 0 { "-".to_owned() } else { text };
+        [
+            String::new(),
+            node.address.clone(),
+            state,
+            known(size(node.used_bytes)),
+            known(size(node.capacity_bytes)),
+            known(count(node.fragments)),
+            or_dash(node.zone.as_deref()),
+            or_dash(node.node.as_deref().map(short)),
+        ]
+    }));
+    columns(&rows)
+}
+
+/// `avidfs status --peers`.
+pub fn pool(survey: &Survey) -> String {
+    let answered = survey.answered.iter().map(|hello| NodeReport {
+        address: hello.address.to_string(),
+        node: Some(hello.info.node.to_string()),
+        state: "up".to_owned(),
+        down_seconds: None,
+        zone: hello.info.zone.clone(),
+        capacity_bytes: hello.info.capacity_bytes,
+        used_bytes: hello.info.used_bytes,
+        fragments: hello.info.fragments,
+    });
+    let nodes: Vec<NodeReport> = answered.collect();
+    let mut text = node_table(&nodes);
+    for (address, why) in &survey.silent {
+        let _ = writeln!(text, "  {address}  no answer: {why}");
+    }
+    let mut volumes: Vec<String> = Vec::new();
+    for entry in survey.answered.iter().flat_map(|hello| &hello.volumes) {
+        let volume = &entry.descriptor;
+        let line =
+            format!("volume {}, code {}, {}  {}", volume.name, volume.code, volume.hash, volume.volume);
+        if !volumes.contains(&line) {
+            volumes.push(line);
+        }
+    }
+    volumes.into_iter().fold(text, |text, line| text + &line + "\n")
+}
+
+/// The same as JSON.
+pub fn pool_json(survey: &Survey) -> serde_json::Value {
+    let nodes: Vec<_> = survey
+        .answered
+        .iter()
+        .map(|hello| serde_json::json!({ "address": hello.address.0, "info": hello.info, "volumes": hello.volumes }))
+        .collect();
+    let silent: Vec<_> = survey
+        .silent
+        .iter()
+        .map(|(address, why)| serde_json::json!({ "address": address.0, "reason": why }))
+        .collect();
+    serde_json::json!({ "nodes": nodes, "silent": silent })
+}
+
+/// `avidfs info`.
+pub fn file(path: &str, file: &FileReport) -> String {
+    let mut text = format!("{path}: {} in {}", size(file.size), plural(file.objects.len(), "object"));
+    if file.unsaved_bytes > 0 {
+        let _ = write!(text, ", {} not stored yet", size(file.unsaved_bytes));
+    }
+    text.push('\n');
+    if let Some(survives) = file.survives {
+        let _ = writeln!(text, "{}", losses(survives));
+    }
+    for object in &file.objects {
+        text.push('\n');
+        text.push_str(&object_lines(object));
+    }
+    text
+}
+
+fn object_lines(object: &ObjectReport) -> String {
+    let ranges: Vec<String> =
+        object.ranges.iter().map(|range| format!("{}..{}", range.start, range.end)).collect();
+    let mut text = format!(
+        "object {}: {}, code {}, bytes {} of the file; {}\n",
+        object.key,
+        size(u64::from(object.length)),
+        object.code,
+        ranges.join(" "),
+        losses(object.survives)
+    );
+    let m = object.code.parse::<Code>().map_or(0, Code::m);
+    let mut rows = vec![["", "FRAGMENT", "NODE", "PLACE", "THERE"].map(str::to_owned)];
+    rows.extend(object.fragments.iter().map(|fragment| fragment_row(fragment, m)));
+    text.push_str(&columns(&rows));
+    text
+}
+
+fn fragment_row(fragment: &FragmentReport, m: usize) -> [String; 5] {
+    let kind = if usize::from(fragment.index) < m { "data" } else { "parity" };
+    let there = match (&fragment.problem, fragment.present) {
+        (None, true) => "yes".to_owned(),
+        (None, false) => "no".to_owned(),
+        (Some(problem), _) => format!("no: {problem}"),
+    };
+    let node = fragment.address.as_deref().or(fragment.node.as_deref());
+    [String::new(), format!("{} {kind}", fragment.index), or_dash(node), fragment.place.clone(), there]
+}
+
+fn losses(survives: usize) -> String {
+    match survives {
+        0 => "no more nodes may be lost".to_owned(),
+        1 => "any one more node may be lost".to_owned(),
+        more => format!("any {more} more nodes may be lost"),
+    }
+}
+
+fn aligned(lines: &[(&str, String)]) -> String {
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    lines.iter().map(|(name, text)| format!("{name:width$}  {text}\n")).collect()
+}
+
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+/// Enough of an identity to tell nodes apart by eye.
+fn short(identity: &str) -> &str {
+    identity.get(..12).unwrap_or(identity)
+}
+
+fn plural(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{} {noun}s", count(number as u64)) }
+}
+
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+/// `1,234,567`.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three digits that matter: `0 B`, `999 B`, `1.25 GiB`, `12.5 MiB`, `125 KiB`.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let power = bytes.ilog(1024).min(6);
+    let value = bytes as f64 / 1024f64.powi(power as i32);
+    let unit = UNITS[power as usize - 1];
+    match value {
+        ..9.995 => format!("{value:.2} {unit}"),
+        9.995..99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stripe::StripeStatus;
+    use crate::volume::SpaceReport;
+
+    fn node(k: u16, down: bool) -> NodeReport {
+        NodeReport {
+            address: format!("http://10.0.0.{k}:7001"),
+            node: Some(format!("{k:032x}")),
+            state: if down { "down" } else { "up" }.into(),
+            down_seconds: down.then_some(150),
+            zone: (k == 1).then(|| "cellar".into()),
+            capacity_bytes: 100 << 30,
+            used_bytes: 5 << 30,
+            fragments: 12_345,
+        }
+    }
+
+    fn some_status(down: u16) -> VolumeStatus {
+        VolumeStatus {
+            name: "home".into(),
+            volume: "07".repeat(16),
+            code: "3+2".into(),
+            hash: "blake3".into(),
+            epoch: 4,
+            read_only: false,
+            nodes_up: 5 - usize::from(down),
+            nodes_to_write: 4,
+            nodes: (1..=5).map(|k| node(k, k <= down)).collect(),
+            space: SpaceReport { total_bytes: 300 << 30, available_bytes: 285 << 30 },
+            inodes: 1_234_567,
+            objects: 10,
+            object_bytes: 10 << 20,
+            live_bytes: 9 << 20,
+            objects_not_at_home: u64::from(down),
+            dirty_bytes: 0,
+            backlog_bytes: 0,
+            stripe: StripeStatus::default(),
+        }
+    }
+
+    #[test]
+    fn a_healthy_volume_has_nothing_pending() {
+        let text = status("/mnt/home", 4711, &some_status(0));
+        assert!(text.contains("nodes     5 of 5 up: all is well\n"), "{text}");
+        assert!(text.contains(
+            "content   1,234,567 files and folders, 10.0 MiB in 10 objects, 9.00 MiB of it in use\n"
+        ));
+        assert!(!text.contains("pending"));
+        assert!(text.lines().all(|line| line == line.trim_end()));
+    }
+
+    #[test]
+    fn a_degraded_volume_says_whether_writing_goes_on() {
+        let text = status("/mnt/home", 4711, &some_status(2));
+        assert!(text.contains("3 of 5 up: reading and writing go on"), "{text}");
+        assert!(text.contains("down for 2 min"));
+        assert!(text.contains("2 objects with a fragment away from home"));
+        assert!(status("/mnt/home", 4711, &some_status(3)).contains("too few to store anything"));
+    }
+
+    #[test]
+    fn a_node_that_lied_is_named() {
+        let mut volume = some_status(0);
+        volume.stripe.lies.insert(format!("{:032x}", 2).parse().unwrap(), 7);
+        let text = status("/mnt/home", 4711, &volume);
+        assert!(text.contains("lies      7 answers from http://10.0.0.2:7001 did not check\n"), "{text}");
+    }
+
+    #[test]
+    fn a_file_is_told_object_by_object() {
+        let fragment = |index, problem: Option<&str>| FragmentReport {
+            index,
+            node: Some("aa".into()),
+            address: Some(format!("http://10.0.0.{index}:7001")),
+            place: if problem.is_some() { "nowhere" } else { "home" }.into(),
+            present: problem.is_none(),
+            problem: problem.map(str::to_owned),
+        };
+        let object = ObjectReport {
+            key: "00000001-0000000000000003".into(),
+            length: 4096,
+            code: "2+1".into(),
+            fpcc: String::new(),
+            ranges: vec![0..1024, 8192..11264],
+            fragments: vec![fragment(0, None), fragment(1, Some("no answer")), fragment(2, None)],
+            survives: 0,
+        };
+        let report =
+            FileReport { ino: 5, size: 11264, unsaved_bytes: 0, objects: vec![object], survives: Some(0) };
+        let text = file("/mnt/a", &report);
+        assert!(text.starts_with("/mnt/a: 11.0 KiB in 1 object\nno more nodes may be lost\n"), "{text}");
+        assert!(text.contains("bytes 0..1024 8192..11264 of the file"));
+        assert!(text.contains("1 data    http://10.0.0.1:7001  nowhere  no: no answer\n"), "{text}");
+        assert!(text.contains("2 parity"));
+    }
+
+    #[test]
+    fn sizes_and_counts_are_short() {
+        let sizes = [0, 1023, 1024, 10_235, 102_400, (1 << 30) + (1 << 28), u64::MAX].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "100 KiB", "1.25 GiB", "16.0 EiB"]);
+        assert_eq!([0, 999, 1000, 12_345_678].map(count), ["0", "999", "1,000", "12,345,678"]);
+    }
+}

@@ -1,0 +1,315 @@
+//! The state folder of a mount: whose it is, who uses it now, and where everything in it lies.
+//! What stands inside the metadata, cache and backlog others know.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use common::wire::{NodeId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::host::{self, reason};
+use crate::transport::NodeAddress;
+
+/// Why something was not done, in one sentence for the person who asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal(error.to_string())
+    }
+}
+
+/// The format of this folder; another one is refused.
+const FORMAT: u32 = 1;
+/// Name of the metadata store.
+const METADATA: &str = "metadata.sqlite";
+/// A log of more bytes than this is put aside when the next mount begins.
+const MAX_LOG: u64 = 16 << 20;
+/// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
+const OWN_NAMES: [&str; 10] = [
+    "lock",
+    "avidfs.log",
+    "avidfs.log.old",
+    "nodes",
+    "pool.new",
+    "metadata.sqlite",
+    "metadata.sqlite-wal",
+    "metadata.sqlite-shm",
+    "cache",
+    "backlog",
+];
+
+/// What a mount must know before it can reach its pool: pool.json.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Remembered {
+    /// `FORMAT` of the folder.
+    pub format: u32,
+    /// The volume whose state this is.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Where its nodes answered last.
+    pub nodes: Vec<RememberedNode>,
+}
+
+/// A node and where it answered last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RememberedNode {
+    /// Who.
+    pub node: NodeId,
+    /// Where.
+    pub address: String,
+}
+
+impl Remembered {
+    /// What is remembered of a volume.
+    pub fn new(
+        volume: VolumeId,
+        name: &str,
+        nodes: impl IntoIterator<Item = (NodeId, NodeAddress)>,
+    ) -> Remembered {
+        let nodes = nodes.into_iter().map(|(node, address)| RememberedNode { node, address: address.0 });
+        Remembered { format: FORMAT, volume, name: name.to_owned(), nodes: nodes.collect() }
+    }
+
+    /// Nodes and addresses.
+    pub fn known(&self) -> Vec<(NodeAddress, NodeId)> {
+        self.nodes.iter().map(|known| (NodeAddress(known.address.clone()), known.node)).collect()
+    }
+}
+
+/// Look at a folder without changing anything: what it remembers, `None` if it is new or empty.
+///
+/// # Errors
+/// It holds something else, or is of another format.
+pub fn look(path: &Path) -> Result<Option<Remembered>, Refusal> {
+    let shown = path.display();
+    let pool = host::read_if_there(&path.join("pool.json"))
+        .map_err(|error| Refusal(format!("the state folder {shown} cannot be used: {}", reason(&error))))?;
+    if let Some(text) = pool {
+        return remembered(&text, path).map(Some);
+    }
+    match foreign_name(path) {
+        Ok(None) => Ok(None),
+        Ok(Some(name)) => Err(Refusal(format!(
+            "the state folder {shown} holds {name} and no avidfs volume: give an empty or a new folder"
+        ))),
+        Err(error) => Err(Refusal(format!("the state folder {shown} cannot be used: {}", reason(&error)))),
+    }
+}
+
+fn remembered(text: &str, path: &Path) -> Result<Remembered, Refusal> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let damaged =
+        |error: serde_json::Error| Refusal(format!("{}: {error}", path.join("pool.json").display()));
+    let versioned: Versioned = serde_json::from_str(text).map_err(damaged)?;
+    if versioned.format != FORMAT {
+        return Err(Refusal(format!(
+            "the state folder {} is of format {}, this avidfs knows format {FORMAT}",
+            path.display(),
+            versioned.format
+        )));
+    }
+    serde_json::from_str(text).map_err(damaged)
+}
+
+fn foreign_name(path: &Path) -> io::Result<Option<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !OWN_NAMES.contains(&name.as_str()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether metadata of a volume may lie in a folder, even if pool.json was lost.
+pub fn has_metadata(path: &Path) -> bool {
+    path.join(METADATA).exists()
+}
+
+/// A state folder that only this process uses.
+#[derive(Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    /// The lock ends with the process; it is closed on exec, so that no child keeps it.
+    _lock: File,
+    made: bool,
+}
+
+impl StateFolder {
+    /// Make the folder if there is none, and keep everyone else out of it.
+    ///
+    /// # Errors
+    /// Another mount uses it; or it cannot be written.
+    pub fn take(path: &Path) -> Result<StateFolder, Refusal> {
+        let refused = |error: io::Error| {
+            Refusal(format!("the state folder {} cannot be used: {}", path.display(), reason(&error)))
+        };
+        let made = !path.exists();
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = open.open(path.join("lock")).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {
+                // For people and scripts that look for the daemon; nothing here reads it.
+                let _ = lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()));
+                Ok(StateFolder { path: path.to_owned(), _lock: lock, made })
+            }
+            Err(TryLockError::WouldBlock) => Err(Refusal(in_use(path))),
+            Err(TryLockError::Error(error)) => Err(refused(error)),
+        }
+    }
+
+    /// Undo `take`, where nothing was made in the folder that is worth keeping.
+    pub fn give_back(self) {
+        let _ = std::fs::remove_dir_all(self.nodes());
+        for name in ["lock", "pool.json", "avidfs.log"] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(self.path.join(format!("{METADATA}{suffix}")));
+        }
+        if self.made {
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
+
+    /// Remember this from now on.
+    pub fn remember(&self, remembered: &Remembered) -> Result<(), Refusal> {
+        let text = serde_json::to_string_pretty(remembered).expect("ids and strings are JSON");
+        let path = self.path.join("pool.json");
+        host::write_durably(&path, text.as_bytes())
+            .map_err(|error| Refusal(format!("{}: {}", path.display(), reason(&error))))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The metadata store.
+    pub fn metadata(&self) -> PathBuf {
+        self.path.join(METADATA)
+    }
+
+    /// The disk level of the cache.
+    pub fn cache(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
+    /// The folders of embedded nodes.
+    pub fn nodes(&self) -> PathBuf {
+        self.path.join("nodes")
+    }
+
+    /// The log of a mount in the background, opened to be continued; an overlong one is put aside first.
+    pub fn open_log(&self) -> io::Result<File> {
+        let path = self.path.join("avidfs.log");
+        if path.metadata().is_ok_and(|log| log.len() > MAX_LOG) {
+            std::fs::rename(&path, self.path.join("avidfs.log.old"))?;
+        }
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    }
+}
+
+fn in_use(path: &Path) -> String {
+    let mount = host::mounts()
+        .ok()
+        .and_then(|mounts| mounts.into_iter().find(|mount| mount.is_ours() && mount.source == path));
+    match mount {
+        Some(mount) => format!(
+            "the state folder {} is in use by the mount at {}",
+            path.display(),
+            mount.mountpoint.display()
+        ),
+        None => format!("the state folder {} is in use by another avidfs", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some_volume() -> Remembered {
+        let address = NodeAddress("http://127.0.0.1:7001".into());
+        Remembered::new(VolumeId([7; 16]), "home", [(NodeId([1; 16]), address)])
+    }
+
+    #[test]
+    fn a_folder_remembers_its_volume_and_nodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        assert_eq!(look(&path), Ok(None));
+        assert!(!path.exists(), "looking makes nothing");
+        let state = StateFolder::take(&path).unwrap();
+        assert_eq!(look(&path), Ok(None));
+        state.remember(&some_volume()).unwrap();
+        assert_eq!(look(&path), Ok(Some(some_volume())));
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("thesis.tex"), "x").unwrap();
+        let refusal = look(folder.path()).unwrap_err();
+        assert!(refusal.0.contains("thesis.tex"), "{refusal}");
+        let file = folder.path().join("thesis.tex");
+        assert!(look(&file).unwrap_err().0.contains("not a directory"));
+    }
+
+    #[test]
+    fn a_folder_of_another_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pool.json"), r#"{"format":2,"nodes":"elsewhere"}"#).unwrap();
+        assert!(look(folder.path()).unwrap_err().0.ends_with("is of format 2, this avidfs knows format 1"));
+        std::fs::write(folder.path().join("pool.json"), "{").unwrap();
+        assert!(look(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_used_by_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateFolder::take(folder.path()).unwrap();
+        let refusal = StateFolder::take(folder.path()).unwrap_err();
+        assert!(refusal.0.contains("is in use by another avidfs"), "{refusal}");
+        drop(first);
+        StateFolder::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_given_back_is_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let state = StateFolder::take(&path).unwrap();
+        state.remember(&some_volume()).unwrap();
+        std::fs::create_dir_all(state.nodes().join("0")).unwrap();
+        state.give_back();
+        assert!(!path.exists());
+        StateFolder::take(folder.path()).unwrap().give_back();
+        assert!(folder.path().exists());
+    }
+
+    #[test]
+    fn an_overlong_log_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::take(folder.path()).unwrap();
+        state.open_log().unwrap().set_len(MAX_LOG + 1).unwrap();
+        assert_eq!(state.open_log().unwrap().metadata().unwrap().len(), 0);
+        assert!(folder.path().join("avidfs.log.old").exists());
+    }
+}

@@ -1,0 +1,477 @@
+//! The volume on five nodes in this process, behind a transport that fails on command.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::code::Code;
+use common::hash::HashId;
+use common::wire::{VolumeDescriptor, VolumeId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use shardd::{Limits, Store, StoreOptions};
+use tempfile::TempDir;
+
+use super::{SetAttributes, SetTime, Volume, VolumeOptions};
+use crate::cache::{Cache, CacheOptions};
+use crate::error::Error;
+use crate::inode::{Caller, Ino, ROOT, Time};
+use crate::metadata::sqlite::SqliteStore;
+use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
+use crate::pool::{Pool, PoolOptions};
+use crate::stripe::{Stripe, StripeOptions};
+use crate::transport::faulty::{Fault, FaultyTransport, Rule};
+use crate::transport::in_process::InProcessTransport;
+use crate::transport::{FragmentTransport, NodeAddress};
+
+const OBJECT: u32 = 64 << 10;
+const NODES: usize = 5;
+
+/// Nodes, and a volume on them that can be mounted again and again.
+struct Bench {
+    nodes: Vec<Arc<Store>>,
+    faults: Arc<FaultyTransport>,
+    metadata: Arc<dyn MetadataStore>,
+    id: VolumeId,
+    folder: TempDir,
+}
+
+impl Bench {
+    async fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |k: usize| Store::open(StoreOptions::new(folder.path().join(format!("node{k}")))).unwrap();
+        let nodes: Vec<Arc<Store>> = (0..NODES).map(open).collect();
+        let routers = nodes.iter().map(|node| shardd::app(node.clone(), Limits::default()));
+        let transport = Arc::new(InProcessTransport::new(routers.collect::<Vec<_>>()));
+        let faults = FaultyTransport::new(transport, 1);
+        let id = VolumeId([7; 16]);
+        let metadata = SqliteStore::open(&folder.path().join("metadata.db")).unwrap();
+        let settings = VolumeSettings {
+            volume: id,
+            name: "test".into(),
+            code: Code::new(3, 2).unwrap(),
+            hash: HashId::Blake3,
+            object_size: OBJECT,
+            root: (0, 0),
+            created: at(0),
+        };
+        metadata.format(&settings).unwrap();
+        let bench = Bench { nodes, faults, metadata: Arc::new(metadata), id, folder };
+        let descriptor = VolumeDescriptor {
+            volume: id,
+            name: "test".into(),
+            code: "3+2".into(),
+            hash: "blake3".into(),
+            object_size: OBJECT.into(),
+        };
+        for k in 0..NODES {
+            bench.faults.register(&address(k), &descriptor, SECOND).await.unwrap();
+        }
+        bench
+    }
+
+    async fn mount(&self) -> Arc<Volume> {
+        self.try_mount().await.unwrap()
+    }
+
+    async fn try_mount(&self) -> crate::error::Result<Arc<Volume>> {
+        let addresses = (0..NODES).map(address).collect();
+        let options = PoolOptions { down_interval: Duration::from_millis(50), ..PoolOptions::default() };
+        let pool = Pool::connect(self.faults.clone(), addresses, options).await?;
+        let known: Vec<_> =
+            self.nodes.iter().enumerate().map(|(k, node)| (address(k), node.node())).collect();
+        pool.remember(&known);
+        pool.start();
+        let identities: Vec<_> = self.nodes.iter().map(|node| node.node()).collect();
+        let current = self.metadata.configure(&identities)?.number;
+        let epoch = self.metadata.begin_epoch()?;
+        let cache = Cache::open(CacheOptions { memory_bytes: 8 << 20, disk_bytes: 0, disk: None })?;
+        let io_limit = Duration::from_secs(3);
+        let options = StripeOptions {
+            io_limit,
+            ..StripeOptions::new(self.id, epoch, Code::new(3, 2).unwrap(), HashId::Blake3)
+        };
+        let stripe = Stripe::new(pool.clone(), cache, self.metadata.configurations()?, current, options);
+        let options = VolumeOptions {
+            write_behind_bytes: 1 << 20,
+            dirty_interval: Duration::from_millis(200),
+            io_limit,
+            backlog: self.backlog().into(),
+            backlog_bytes: 64 << 20,
+            read_only: false,
+        };
+        Volume::open(self.metadata.clone(), stripe, pool, options).await
+    }
+
+    fn backlog(&self) -> std::path::PathBuf {
+        self.folder.path().join("backlog")
+    }
+
+    fn fail(&self, nodes: std::ops::Range<usize>, fault: Fault) {
+        nodes.for_each(|k| {
+            self.faults.add(Rule::always(fault).at(&address(k)));
+        });
+    }
+
+    fn fragments(&self) -> u64 {
+        self.nodes.iter().map(|node| node.usage().fragments).sum()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn address(k: usize) -> NodeAddress {
+    InProcessTransport::address(k)
+}
+
+fn at(seconds: i64) -> Time {
+    Time { seconds, nanos: 0 }
+}
+
+fn caller(seconds: i64) -> Caller {
+    Caller { uid: 0, gid: 0, now: at(seconds) }
+}
+
+fn create(volume: &Volume, name: &str) -> Ino {
+    let new = NewInode { mode: libc::S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: None };
+    let ino = volume.create(ROOT, name.as_bytes(), new, caller(1)).unwrap().ino;
+    volume.open_file(ino).unwrap();
+    ino
+}
+
+async fn write(volume: &Arc<Volume>, ino: Ino, offset: u64, data: &[u8]) {
+    volume.write(ino, offset, Bytes::copy_from_slice(data), at(5)).await.unwrap();
+}
+
+async fn read(volume: &Arc<Volume>, ino: Ino, offset: u64, size: u32) -> Vec<u8> {
+    volume.read(ino, offset, size).await.unwrap().concat()
+}
+
+fn resize(volume: &Volume, ino: Ino, size: u64) {
+    volume.set_attributes(ino, &SetAttributes { size: Some(size), ..Default::default() }, caller(6)).unwrap();
+}
+
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{what} did not come about within 15 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_are_the_same_dirty_sealed_stored_and_mounted_again() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    let data = noise(5 * OBJECT as usize / 2, 1);
+    for (k, part) in data.chunks(10_000).enumerate() {
+        write(&volume, ino, k as u64 * 10_000, part).await;
+    }
+    assert_eq!(read(&volume, ino, 0, data.len() as u32 + 99).await, data);
+    volume.flush(ino).await.unwrap();
+    assert_eq!(read(&volume, ino, 12_345, 100_000).await, data[12_345..112_345]);
+    volume.close_file(ino);
+    volume.shut_down().await.unwrap();
+    let again = bench.mount().await;
+    assert_eq!(again.lookup(ROOT, b"a").unwrap().size, data.len() as u64);
+    again.open_file(ino).unwrap();
+    assert_eq!(read(&again, ino, 0, data.len() as u32).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scattered_small_writes_share_one_object() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    for k in 0..10 {
+        write(&volume, ino, k * 100_000, &[k as u8 + 1; 100]).await;
+    }
+    volume.flush(ino).await.unwrap();
+    let usage = bench.metadata.usage().unwrap();
+    assert_eq!((usage.objects, usage.live_bytes), (1, 1000));
+    assert_eq!(bench.metadata.inode(ino).unwrap().allocated, 1000);
+    assert_eq!(read(&volume, ino, 300_050, 100).await, [vec![4; 50], vec![0; 50]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_truncation_cut_off_reads_as_zeros_when_the_file_grows_again() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    for flushed in [false, true] {
+        let ino = create(&volume, if flushed { "a" } else { "b" });
+        // More than one object, so that one seal is on its way while the rest is dirty.
+        write(&volume, ino, 0, &vec![9; 3 * OBJECT as usize / 2]).await;
+        if flushed {
+            volume.flush(ino).await.unwrap();
+        }
+        resize(&volume, ino, 1000);
+        resize(&volume, ino, 5000);
+        assert_eq!(volume.attributes(ino).unwrap().size, 5000);
+        let expected = [vec![9; 1000], vec![0; 4000]].concat();
+        assert_eq!(read(&volume, ino, 0, 10_000).await, expected);
+        volume.fsync(ino).await.unwrap();
+        assert_eq!(read(&volume, ino, 0, 10_000).await, expected);
+        assert_eq!(bench.metadata.inode(ino).unwrap().size, 5000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_set_by_hand_outlives_the_bytes_written_before_it() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write(&volume, ino, 0, b"content").await;
+    assert_eq!(volume.attributes(ino).unwrap().mtime, at(5));
+    let set = SetAttributes { mtime: Some(SetTime::At(at(-77))), ..Default::default() };
+    volume.set_attributes(ino, &set, caller(8)).unwrap();
+    volume.flush(ino).await.unwrap();
+    assert_eq!(volume.attributes(ino).unwrap().mtime, at(-77));
+    write(&volume, ino, 0, b"later").await;
+    volume.flush(ino).await.unwrap();
+    assert_eq!(volume.attributes(ino).unwrap().mtime, at(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_write_behind_is_told_until_a_retry_has_stored_it() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    bench.fail(0..3, Fault::Lose);
+    write(&volume, ino, 0, b"precious").await;
+    let error = volume.flush(ino).await.unwrap_err();
+    assert!(matches!(error, Error::TooFewNodes(_)), "{error}");
+    let again = volume.try_write(ino, 100, b"more", at(6)).unwrap_err();
+    assert!(matches!(again, Error::TooFewNodes(_)), "{again}");
+    assert!(volume.fsync(ino).await.is_err());
+    assert_eq!(read(&volume, ino, 0, 8).await, b"precious");
+    bench.faults.clear();
+    until("storing what had failed", || volume.is_clean(ino)).await;
+    volume.fsync(ino).await.unwrap();
+    write(&volume, ino, 8, b" indeed").await;
+    volume.flush(ino).await.unwrap();
+    assert_eq!(read(&volume, ino, 0, 99).await, b"precious indeed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_no_pool_writers_wait_no_longer_than_the_limit_and_nothing_is_lost() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    bench.fail(0..5, Fault::Lose);
+    let mut accepted = 0;
+    let error = loop {
+        match volume.write(ino, accepted, Bytes::from(vec![3; 50_000]), at(5)).await {
+            Ok(()) => accepted += 50_000,
+            Err(error) => break error,
+        }
+        assert!(accepted <= 2 << 20, "the budget is no bound");
+    };
+    assert_eq!(error.errno(), libc::EIO);
+    bench.faults.clear();
+    until("storing what had failed", || volume.is_clean(ino)).await;
+    assert_eq!(read(&volume, ino, 0, 4 << 20).await, vec![3; accepted as usize]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_open_file_lives_until_it_is_forgotten_and_then_its_bytes_go() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    let data = noise(100_000, 2);
+    write(&volume, ino, 0, &data).await;
+    volume.flush(ino).await.unwrap();
+    assert_eq!(bench.fragments(), 10);
+    volume.unlink(ROOT, b"a", caller(9)).unwrap();
+    assert_eq!(read(&volume, ino, 0, 100_000).await, data);
+    write(&volume, ino, 5, b"still").await;
+    volume.flush(ino).await.unwrap();
+    volume.close_file(ino);
+    volume.forget(ino, 1);
+    until("deleting the fragments", || bench.fragments() == 0).await;
+    assert_eq!(bench.metadata.usage().unwrap().objects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_open_file_keeps_its_bytes() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let (old, new) = (create(&volume, "old"), create(&volume, "new"));
+    write(&volume, old, 0, b"old").await;
+    write(&volume, new, 0, b"new").await;
+    volume.rename((ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace, caller(3)).unwrap();
+    assert_eq!(volume.lookup(ROOT, b"old").unwrap().ino, new);
+    volume.flush(old).await.unwrap();
+    assert_eq!(read(&volume, old, 0, 9).await, b"old");
+    assert_eq!(read(&volume, new, 0, 9).await, b"new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_of_the_last_mount_is_given_up_at_the_next() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write(&volume, ino, 0, b"orphan").await;
+    volume.flush(ino).await.unwrap();
+    volume.unlink(ROOT, b"a", caller(9)).unwrap();
+    volume.shut_down().await.unwrap();
+    assert_eq!(bench.metadata.orphans().unwrap(), [ino]);
+    let _again = bench.mount().await;
+    until("deleting the fragments", || bench.fragments() == 0).await;
+    assert!(bench.metadata.inode(ino).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_pool_takes_at_the_end_is_stored_by_the_next_mount() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    let data = noise(100_000, 3);
+    bench.fail(0..3, Fault::Lose);
+    write(&volume, ino, 0, &data).await;
+    let unsaved = volume.shut_down().await.unwrap_err();
+    assert_eq!((unsaved.bytes, unsaved.files, &unsaved.lost), (100_000, 1, &None), "{unsaved}");
+    drop(volume);
+    assert!(bench.try_mount().await.is_err(), "the backlog comes first");
+    bench.faults.clear();
+    let again = bench.mount().await;
+    again.open_file(ino).unwrap();
+    assert_eq!(read(&again, ino, 0, 200_000).await, data);
+    assert_eq!(again.attributes(ino).unwrap().mtime, at(5));
+    assert_eq!(std::fs::read_dir(bench.backlog()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_two_of_five_dead_writes_go_on_and_fragments_go_home_later() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    bench.fail(0..2, Fault::Lose);
+    let data = noise(200_000, 4);
+    write(&volume, ino, 0, &data).await;
+    volume.flush(ino).await.unwrap();
+    let report = volume.locate(ino).await.unwrap();
+    assert_eq!(report.survives, Some(1), "{report:#?}");
+    for object in &report.objects {
+        let mut counts = std::collections::BTreeMap::new();
+        object.fragments.iter().for_each(|fragment| *counts.entry(&fragment.node).or_insert(0) += 1);
+        let mut counts: Vec<i32> = counts.into_values().collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2, 2]);
+    }
+    bench.faults.clear();
+    until("bringing fragments home", || {
+        bench.metadata.usage().unwrap().objects_with_exceptions == 0
+            && bench.nodes.iter().all(|node| node.usage().fragments == report.objects.len() as u64)
+    })
+    .await;
+    assert_eq!(volume.locate(ino).await.unwrap().survives, Some(2));
+    assert_eq!(read(&volume, ino, 0, 200_000).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copying_a_range_moves_no_bytes() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let (from, to) = (create(&volume, "from"), create(&volume, "to"));
+    let data = noise(100_000, 5);
+    write(&volume, from, 0, &data).await;
+    write(&volume, to, 0, b"before").await;
+    volume.flush(from).await.unwrap();
+    volume.flush(to).await.unwrap();
+    let objects = bench.metadata.usage().unwrap().objects;
+    assert_eq!(volume.copy_range((from, 1000), (to, 3), 1 << 30, caller(7)).await.unwrap(), 99_000);
+    assert_eq!(bench.metadata.usage().unwrap().objects, objects);
+    assert_eq!(read(&volume, to, 0, 200_000).await, [b"bef", &data[1000..]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_and_holes_are_found() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write(&volume, ino, 10_000, &[1; 100]).await;
+    resize(&volume, ino, 1 << 44);
+    for flushed in [false, true] {
+        assert_eq!(volume.seek(ino, 0, true).unwrap(), Some(10_000), "flushed: {flushed}");
+        assert_eq!(volume.seek(ino, 10_050, false).unwrap(), Some(10_100));
+        assert_eq!(volume.seek(ino, 0, false).unwrap(), Some(0));
+        assert_eq!(volume.seek(ino, 10_100, true).unwrap(), None);
+        volume.flush(ino).await.unwrap();
+    }
+}
+
+/// Random changes against a plain vector, with nodes failing in between; the reference model of a file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_a_vector_of_bytes_whatever_happens_below() {
+    let seeds =
+        std::env::var("AVIDFS_SEED").ok().and_then(|seed| seed.parse().ok()).map_or(0..6, |s| s..s + 1);
+    for seed in seeds {
+        eprintln!("repeat with AVIDFS_SEED={seed}");
+        let bench = Bench::new().await;
+        let mut volume = bench.mount().await;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let ino = create(&volume, "a");
+        let mut model: Vec<u8> = Vec::new();
+        for step in 0..250 {
+            let offset = rng.random_range(0..300_000u64);
+            let length =
+                if rng.random_bool(0.2) { rng.random_range(1..150_000) } else { rng.random_range(1..5000) };
+            let end = offset + length as u64;
+            match rng.random_range(0..20) {
+                0..8 => {
+                    let data = noise(length, rng.random());
+                    write(&volume, ino, offset, &data).await;
+                    model.resize(model.len().max(end as usize), 0);
+                    model[offset as usize..end as usize].copy_from_slice(&data);
+                }
+                8..14 => {
+                    let from = (offset as usize).min(model.len());
+                    let to = (end as usize).min(model.len());
+                    let got = read(&volume, ino, offset, length as u32).await;
+                    let wrong = got.iter().zip(&model[from..to]).position(|(got, model)| got != model);
+                    let same = wrong.is_none() && got.len() == to - from;
+                    assert!(
+                        same,
+                        "seed {seed}, step {step}: {} bytes of {offset}..{end}, wrong at {wrong:?}",
+                        got.len()
+                    );
+                }
+                14 => {
+                    resize(&volume, ino, offset);
+                    model.resize(offset as usize, 0);
+                }
+                15 => {
+                    volume.punch(ino, offset..end, true, caller(2)).unwrap();
+                    let to = (end as usize).min(model.len());
+                    model[(offset as usize).min(to)..to].fill(0);
+                }
+                16 => volume.flush(ino).await.unwrap(),
+                17 => volume.fsync(ino).await.unwrap(),
+                18 => {
+                    bench.faults.clear();
+                    let first = rng.random_range(0..NODES - 1);
+                    let fault = [Fault::Lose, Fault::LoseAnswer, Fault::CorruptFragment, Fault::Swap];
+                    bench.fail(first..first + rng.random_range(0..2), fault[rng.random_range(0..4)]);
+                }
+                _ => {
+                    bench.faults.clear();
+                    volume.close_file(ino);
+                    volume.shut_down().await.unwrap();
+                    volume = bench.mount().await;
+                    volume.open_file(ino).unwrap();
+                }
+            }
+            assert_eq!(volume.attributes(ino).unwrap().size, model.len() as u64, "seed {seed}, step {step}");
+        }
+        assert!(read(&volume, ino, 0, 1 << 20).await == model, "seed {seed}: the whole file at the end");
+    }
+}

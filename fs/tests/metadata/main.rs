@@ -1,0 +1,14 @@
+//! The claims of `MetadataStore`, run against every store there is: a new one joins in `support::stores`.
+//! What only SQLite promises is in sqlite.rs.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod attributes;
+mod data;
+mod data_model;
+mod names;
+mod names_model;
+mod objects;
+mod rename;
+mod sqlite;
+mod support;
+mod volume;

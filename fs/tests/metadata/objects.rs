@@ -1,0 +1,120 @@
+//! Objects: their records, their exceptions, their end.
+
+use avidfs::error::Error;
+use avidfs::inode::{Ino, ROOT};
+use avidfs::metadata::{Commit, Exception, ObjectRecord};
+use common::wire::{NodeId, ObjectId};
+
+use crate::support::*;
+
+fn at_node(index: u8, node: u8) -> Exception {
+    Exception { index, node: Some(NodeId([node; 16])) }
+}
+
+fn nowhere(index: u8) -> Exception {
+    Exception { index, node: None }
+}
+
+#[test]
+fn the_objects_of_a_file_come_by_offset_a_page_at_a_time() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        for counter in 1..=3 {
+            write(store, ino, 100 * (3 - counter), counter, 100);
+        }
+        write(store, ino, 50, 9, 10);
+        let offsets = |from, limit| -> Vec<_> {
+            let page = store.objects_of(ino, from, limit).unwrap();
+            assert!(page.iter().all(|(extent, record)| extent.object == record.id));
+            page.iter().map(|(extent, record)| (extent.offset, record.id.counter)).collect()
+        };
+        assert_eq!(offsets(0, 2), [(0, 3), (50, 9)]);
+        assert_eq!(offsets(60, 10), [(60, 3), (100, 2), (200, 1)]);
+        assert_eq!(offsets(51, 2), [(50, 9), (60, 3)], "the one in which the offset lies comes first");
+        assert_eq!(offsets(299, 10), [(200, 1)]);
+        assert!(offsets(300, 10).is_empty());
+        assert_error!(store.objects_of(Ino(999_999), 0, 1), Error::NotFound);
+    });
+}
+
+#[test]
+fn an_unknown_object_is_not_found() {
+    on_every_store(|store| {
+        assert_error!(store.object(id(1)), Error::NotFound);
+        assert_error!(store.object(ObjectId { epoch: u32::MAX, counter: u64::MAX }), Error::NotFound);
+    });
+}
+
+#[test]
+fn an_identity_the_store_has_no_room_for_is_refused() {
+    on_every_store(|store| {
+        let record = ObjectRecord { id: ObjectId { epoch: u32::MAX, counter: 1 }, ..object(1, 1) };
+        assert_error!(store.commit(&Commit { objects: vec![record], files: vec![] }), Error::Invalid(_));
+    });
+}
+
+#[test]
+fn exceptions_are_remembered_replaced_and_listed() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        let with = ObjectRecord { exceptions: vec![nowhere(4), at_node(2, 7)], ..object(1, 10) };
+        let extents = [extent(0, 10, 1, 0)];
+        store.commit(&Commit { objects: vec![with], files: vec![file_commit(ino, &extents)] }).unwrap();
+        write(store, ino, 10, 2, 10);
+        write(store, ino, 20, 3, 10);
+        assert_eq!(store.object(id(1)).unwrap().exceptions, [at_node(2, 7), nowhere(4)]);
+        store.set_exceptions(id(3), &[at_node(0, 1)]).unwrap();
+        let listed = |after: Option<u64>, limit| -> Vec<u64> {
+            let found = store.with_exceptions(after.map(id), limit).unwrap();
+            assert!(found.iter().all(|record| store.object(record.id).unwrap() == *record));
+            found.iter().map(|record| record.id.counter).collect()
+        };
+        assert_eq!(listed(None, 10), [1, 3]);
+        assert_eq!(listed(None, 1), [1]);
+        assert_eq!(listed(Some(1), 10), [3]);
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 2);
+        store.set_exceptions(id(1), &[]).unwrap();
+        assert!(store.object(id(1)).unwrap().exceptions.is_empty());
+        assert_eq!(listed(None, 10), [3]);
+        store.set_exceptions(id(2), &[nowhere(1), at_node(1, 5), at_node(0, 6)]).unwrap();
+        assert_eq!(
+            store.object(id(2)).unwrap().exceptions,
+            [at_node(0, 6), at_node(1, 5)],
+            "the last counts"
+        );
+        store.set_exceptions(id(2), &[]).unwrap();
+        store.set_exceptions(id(77), &[nowhere(1)]).unwrap();
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 1);
+    });
+}
+
+#[test]
+fn a_condemned_object_is_known_until_it_is_forgotten() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        for counter in 1..=3 {
+            write(store, ino, 0, counter, 10);
+        }
+        store.set_exceptions(id(1), &[nowhere(0)]).unwrap();
+        assert_eq!(condemned(store), [1, 2]);
+        let first = store.condemned(1).unwrap();
+        assert_eq!(first, [ObjectRecord { exceptions: vec![nowhere(0)], ..object(1, 10) }]);
+        assert_eq!(store.object(id(2)).unwrap(), object(2, 10));
+        store.forget(&[id(1), id(77)]).unwrap();
+        store.forget(&[id(1)]).unwrap();
+        assert_eq!(condemned(store), [2]);
+        assert_error!(store.object(id(1)), Error::NotFound);
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 0);
+    });
+}
+
+#[test]
+fn an_object_in_use_is_not_forgotten() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        write(store, ino, 0, 1, 10);
+        write(store, ino, 0, 2, 10);
+        assert_error!(store.forget(&[id(1), id(2)]), Error::Invalid(_));
+        assert_eq!(condemned(store), [1], "all or nothing");
+    });
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# What the scripts here share. To be sourced: `source "$(dirname "$0")/lib.sh"`.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034 # for those who source this
+target=${CARGO_TARGET_DIR:-$root/target}
+
+say() {
+  printf '%s\n' "$*"
+}
+
+# A step, set off from what it prints.
+step() {
+  printf '\n== %s\n' "$*"
+}
+
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+# Debian's packages for the programs that are missing: `need PROGRAM:PACKAGE ..`. Installs them as root or with sudo;
+# otherwise says exactly what to install.
+need() {
+  local pair missing=()
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  local install=(apt-get install -y --no-install-recommends "${missing[@]}")
+  command -v apt-get >/dev/null || die "missing: ${missing[*]}; install what your system calls them"
+  if [ "$(id -u)" = 0 ]; then
+    step "Installing ${missing[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get update -q && DEBIAN_FRONTEND=noninteractive "${install[@]}"
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    step "Installing ${missing[*]}"
+    sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive "${install[@]}"
+  else
+    die "missing: ${missing[*]}; install them with: sudo apt-get install ${missing[*]}"
+  fi
+}
+
+# A Rust toolchain, and a C compiler for the database inside the metadata store.
+need_rust() {
+  # shellcheck source=/dev/null
+  [ ! -e "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
+  command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
+  need cc:gcc ld:binutils
+}
+
+# The kernel's part, and the right to use it.
+need_fuse() {
+  need fusermount3:fuse3 curl:curl
+  [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || sudo -n modprobe fuse 2>/dev/null || true
+  [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module fuse; in a container, give it --device /dev/fuse --cap-add SYS_ADMIN"
+  [ -w /dev/fuse ] || die "/dev/fuse may not be opened by $(id -un): its mode is usually 0666"
+}

@@ -1,0 +1,201 @@
+//! Real nodes: shardd processes on loopback with data below a temporary folder.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::eventually;
+use crate::process::{self, Process};
+use crate::scratch::scratch;
+
+/// A node that starts on an existing folder reads it first.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Nodes, numbered from 0. Every verb takes `&self`, so that a thread may kill while another one reads.
+pub struct Cluster {
+    nodes: Vec<Mutex<Node>>,
+    /// Of each node.
+    options: Vec<Vec<String>>,
+    folder: TempDir,
+}
+
+struct Node {
+    process: Option<Process>,
+    address: SocketAddr,
+}
+
+impl Cluster {
+    /// So many nodes, all answering.
+    pub fn start(count: usize) -> Cluster {
+        Cluster::with(count, &[])
+    }
+
+    /// The same with further options of shardd.
+    pub fn with(count: usize, options: &[&str]) -> Cluster {
+        Cluster::with_each(count, |_| options.to_vec())
+    }
+
+    /// The same with further options for each.
+    pub fn with_each<'a>(count: usize, options: impl Fn(usize) -> Vec<&'a str>) -> Cluster {
+        let owned = |node| options(node).into_iter().map(str::to_owned).collect();
+        let options = (0..count).map(owned).collect();
+        let mut cluster = Cluster { nodes: Vec::new(), options, folder: scratch() };
+        let starting: Vec<Process> = (0..count).map(|node| cluster.launch(node, own_address())).collect();
+        for (node, process) in starting.into_iter().enumerate() {
+            let mut node_started = Node { process: Some(process), address: own_address() };
+            node_started.address = cluster.wait_for_address(node, &mut node_started);
+            cluster.nodes.push(Mutex::new(node_started));
+        }
+        cluster
+    }
+
+    /// How many there are, living or not.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// What `--peers` takes.
+    pub fn peers(&self) -> String {
+        let urls: Vec<String> =
+            (0..self.len()).map(|node| format!("http://{}", self.address(node))).collect();
+        urls.join(",")
+    }
+
+    /// Where a node listens, or listened.
+    pub fn address(&self, node: usize) -> SocketAddr {
+        self.node(node).address
+    }
+
+    /// A node's `--data`.
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("node{node}"))
+    }
+
+    /// The process of a living node.
+    pub fn pid(&self, node: usize) -> u32 {
+        self.node(node).process.as_ref().expect("the node lives").pid()
+    }
+
+    /// SIGKILL; returns when it is gone. Nothing happens to a dead one.
+    pub fn kill(&self, node: usize) {
+        self.node(node).process = None;
+    }
+
+    /// SIGTERM; fails the test if it does not end, with success, within 20 s.
+    pub fn terminate(&self, node: usize) {
+        let mut process = self.node(node).process.take().expect("the node lives");
+        process.signal(libc::SIGTERM);
+        let status = process.wait(Duration::from_secs(20)).expect("SIGTERM ends a node within 20 s");
+        assert!(status.success(), "node {node} ended with {status}: {}", self.log(node));
+    }
+
+    /// SIGSTOP: it stays connected and says nothing.
+    pub fn stop(&self, node: usize) {
+        self.node(node).process.as_ref().expect("the node lives").signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn cont(&self, node: usize) {
+        self.node(node).process.as_ref().expect("the node lives").signal(libc::SIGCONT);
+    }
+
+    /// Start a dead node again, at the same address and on the same data; a living one is killed first.
+    pub fn restart(&self, node: usize) {
+        let mut guard = self.node(node);
+        guard.process = None;
+        guard.process = Some(self.launch(node, guard.address));
+        let address = self.wait_for_address(node, &mut guard);
+        assert_eq!(address, guard.address, "node {node} listens where it was told to");
+    }
+
+    /// Whether a node runs.
+    pub fn is_alive(&self, node: usize) -> bool {
+        self.node(node).process.is_some()
+    }
+
+    /// Those that run.
+    pub fn living(&self) -> Vec<usize> {
+        (0..self.len()).filter(|node| self.is_alive(*node)).collect()
+    }
+
+    /// What a node printed as its errors and log in its present life.
+    pub fn log(&self, node: usize) -> String {
+        std::fs::read_to_string(self.output_path(node, "log")).unwrap_or_default()
+    }
+
+    fn node(&self, node: usize) -> std::sync::MutexGuard<'_, Node> {
+        // A test thread that panicked while it killed a node leaves nothing half done.
+        self.nodes[node].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn output_path(&self, node: usize, kind: &str) -> PathBuf {
+        self.folder.path().join(format!("node{node}.{kind}"))
+    }
+
+    fn launch(&self, node: usize, address: SocketAddr) -> Process {
+        let file = |kind| File::create(self.output_path(node, kind)).expect("the folder can be written");
+        let mut command = process::command("shardd");
+        command.arg("--listen").arg(address.to_string()).arg("--data").arg(self.data_dir(node));
+        command.args(&self.options[node]).stdout(Stdio::from(file("out"))).stderr(Stdio::from(file("log")));
+        Process::start(command)
+    }
+
+    fn wait_for_address(&self, node: usize, started: &mut Node) -> SocketAddr {
+        let mut address = None;
+        let (out, log) = (self.output_path(node, "out"), self.output_path(node, "log"));
+        let process = started.process.as_mut().expect("it was just started");
+        eventually(START_LIMIT, "a node says where it listens", || {
+            if let Some(status) = process.ended() {
+                panic!("node {node} ended with {status}: {}{}", text(&out), text(&log));
+            }
+            address = text(&out).lines().find_map(address_in);
+            address.is_some()
+        });
+        address.expect("it was found")
+    }
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// `... http://127.0.0.1:7001 ...` in a finished line.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("http://")?;
+    rest.split(|c: char| c.is_whitespace() || c == '/' || c == ',' || c == '"').next()?.parse().ok()
+}
+
+/// A loopback address that only this process uses: a node finds its port free when it comes back, because nobody
+/// else's connection can have taken it meanwhile.
+fn own_address() -> SocketAddr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 64 + a % 64, b, c], 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_found_in_what_a_node_prints() {
+        let wanted: SocketAddr = "127.0.0.1:7001".parse().unwrap();
+        for line in [
+            "shardd listens on http://127.0.0.1:7001",
+            "http://127.0.0.1:7001/ ready",
+            "{\"url\":\"http://127.0.0.1:7001\"}",
+        ] {
+            assert_eq!(address_in(line), Some(wanted), "{line}");
+        }
+        assert_eq!(address_in("starting"), None);
+    }
+}
