@@ -162,7 +162,7 @@ pub struct Exception {
 /// New bytes of a file becoming visible: objects that are *stored* and the extents that refer to them.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
-    /// Objects the store does not know yet.
+    /// New objects. One that the store knows already, with the same length, digest and code, stays as it is.
     pub objects: Vec<ObjectRecord>,
     /// In the order of their writes: a later one wins where they overlap.
     pub files: Vec<FileCommit>,
@@ -290,8 +290,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// afterwards, because its file is gone or it was covered at once, is condemned; so all files that share a new
     /// object belong in the commit that brings it.
     ///
-    /// `Invalid` for an object the store knows already, and for an extent that is empty, reaches beyond its object,
-    /// or refers to one that is unknown or condemned; `TooLarge`; `IsDirectory`. It may be retried after any error.
+    /// `Invalid` for another object of a known identity, and for an extent that is empty, reaches beyond its object,
+    /// or refers to one that is unknown or condemned; `TooLarge`; `IsDirectory`. It may be retried after any error,
+    /// and also after success as long as nobody wrote to the files meanwhile.
     fn commit(&self, commit: &Commit) -> Result<()>;
     /// Refer from one file's range to another's objects; no bytes move, holes come along. Costs O(extents).
     /// Stamps the target's mtime and ctime and grows it to the range's end; the caller has cut the range to the
@@ -300,8 +301,8 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// A stored object, condemned ones included. `NotFound`.
     fn object(&self, id: ObjectId) -> Result<ObjectRecord>;
-    /// At most `limit` extents of a file that end after the offset `from`, by offset and uncut, each with its
-    /// object's record (which so comes once for each extent). The next page begins at the end of the last extent.
+    /// At most `limit` extents of a file that have bytes at the offset `from` or later, by offset and uncut, each
+    /// with its object's record (which so comes once for each extent). The next page is `from` the end of the last.
     fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
     /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing
     /// happens.

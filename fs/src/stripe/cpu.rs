@@ -67,7 +67,8 @@ mod tests {
                 work
             })
             .collect();
-        cpu.run(1 << 20, || ()).await;
+        let further = tokio::time::timeout(std::time::Duration::from_secs(20), cpu.run(1 << 20, || ()));
+        further.await.expect("the permits come back");
         drop(started);
     }
 }

@@ -22,6 +22,9 @@ use crate::placement;
 use crate::pool::{NodeState, Outcome};
 use crate::transport::{Answer, TransportError};
 
+/// Between two requests for a flush by one who waits for room.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 impl Stripe {
     /// Store an object: `padded` holds its `length` bytes (at least one) and zeros up to m times the fragment length.
     ///
@@ -80,21 +83,28 @@ impl Stripe {
     async fn wait_for_room(&self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit> {
         let all = (2 * self.options.unflushed_bytes).div_ceil(1 << 10) as u32;
         let needed = (bytes.div_ceil(1 << 10) as u32).clamp(1, all.max(1));
-        let available = self.room.available_permits();
-        if available < (all / 2 + needed) as usize {
-            self.flush_soon();
+        let permit = self.room.clone().acquire_many_owned(needed);
+        tokio::pin!(permit);
+        loop {
+            let available = self.room.available_permits();
+            if available < (all / 2 + needed) as usize {
+                self.flush_soon();
+            }
+            if available < needed as usize {
+                self.pressure.notify_waiters();
+            }
+            // Asked for again and again: a flush that began before an object was *stored* does not free its room, and
+            // when all who could ask are waiting here, nobody else would.
+            match timeout_at(deadline.min(Instant::now() + ASK_AGAIN), &mut permit).await {
+                Ok(permit) => return Ok(permit.expect("the semaphore is never closed")),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => {
+                    let kept = self.ledger.lock().held_bytes() >> 20;
+                    let why = format!("{kept} MiB wait to be flushed on enough nodes, and no more are taken");
+                    return Err(Error::TooFewNodes(why));
+                }
+            }
         }
-        if available < needed as usize {
-            self.pressure.notify_waiters();
-        }
-        let permit = timeout_at(deadline, self.room.clone().acquire_many_owned(needed)).await;
-        let permit = permit.map_err(|_| {
-            let kept = self.ledger.lock().held_bytes() >> 20;
-            Error::TooFewNodes(format!(
-                "{kept} MiB wait to be flushed on enough nodes, and no more are taken"
-            ))
-        })?;
-        Ok(permit.expect("the semaphore is never closed"))
     }
 
     /// Small ones only: the cache copies what is a slice of a larger buffer.

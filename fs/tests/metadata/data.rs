@@ -185,10 +185,27 @@ fn a_commit_that_cannot_be_is_refused_whole() {
         let on_directory = file_commit(sub, &[extent(0, 10, 2, 0)]);
         let commit = Commit { objects: vec![object(2, 10)], files: vec![good(), on_directory] };
         assert_error!(store.commit(&commit), Error::IsDirectory);
-        let known = Commit { objects: vec![object(1, 10)], files: vec![] };
-        assert_error!(store.commit(&known), Error::Invalid(_));
+        let other = Commit { objects: vec![object(1, 11)], files: vec![] };
+        assert_error!(store.commit(&other), Error::Invalid(_));
         assert_eq!(store.inode(ino).unwrap(), before);
         assert_error!(store.object(id(2)), Error::NotFound);
+    });
+}
+
+#[test]
+fn a_commit_may_be_repeated() {
+    on_every_store(|store| {
+        let (ino, gone) = (file(store, ROOT, "a"), file(store, ROOT, "b"));
+        store.unlink(ROOT, b"b", at(3)).unwrap();
+        store.reclaim(gone).unwrap();
+        let files =
+            vec![file_commit(ino, &[extent(0, 10, 1, 0), extent(5, 10, 2, 0)]), file_commit(gone, &[extent(0, 9, 3, 0)])];
+        let commit = Commit { objects: vec![object(1, 10), object(2, 10), object(3, 10)], files };
+        store.commit(&commit).unwrap();
+        let once = (store.inode(ino).unwrap(), extents(store, ino), store.usage().unwrap());
+        store.commit(&commit).unwrap();
+        assert_eq!((store.inode(ino).unwrap(), extents(store, ino), store.usage().unwrap()), once);
+        assert_eq!(condemned(store), [3]);
     });
 }
 
@@ -197,8 +214,10 @@ fn nothing_refers_again_to_a_condemned_object() {
     on_every_store(|store| {
         let ino = file(store, ROOT, "a");
         store.commit(&Commit { objects: vec![object(1, 10)], files: vec![] }).unwrap();
-        let again = Commit { objects: vec![], files: vec![file_commit(ino, &[extent(0, 10, 1, 0)])] };
-        assert_error!(store.commit(&again), Error::Invalid(_));
+        for objects in [vec![], vec![object(1, 10)]] {
+            let again = Commit { objects, files: vec![file_commit(ino, &[extent(0, 10, 1, 0)])] };
+            assert_error!(store.commit(&again), Error::Invalid(_));
+        }
         assert_eq!(condemned(store), [1]);
     });
 }

@@ -268,40 +268,44 @@ fn path(folder: &Path, number: u32, name: Name) -> PathBuf {
     folder.join(format!("{number:08}.{ending}"))
 }
 
-/// Disks that fail on demand, by segment folder.
+/// Disks that fail, or let something happen, on demand, by segment folder.
 #[cfg(test)]
 pub mod faults {
     use std::collections::HashMap;
     use std::io;
     use std::path::{Path, PathBuf};
+    use std::sync::Arc;
 
     use parking_lot::Mutex;
 
-    /// How a folder's disk fails.
-    #[derive(Clone, Copy, Default)]
+    /// Runs before the disk is asked; its error is the disk's.
+    pub type Fault = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+    /// What happens in a folder.
+    #[derive(Clone, Default)]
     pub struct Faults {
-        /// Every fdatasync fails.
-        pub sync: bool,
-        /// Every write fails with this.
-        pub write: Option<i32>,
+        /// Before every fdatasync.
+        pub sync: Option<Fault>,
+        /// Before every record is written.
+        pub write: Option<Fault>,
     }
 
     static FAULTS: Mutex<Option<HashMap<PathBuf, Faults>>> = Mutex::new(None);
 
-    /// From now on the disk of `segments` fails like this.
+    /// From now on this happens to the disk of `segments`.
     pub fn set(segments: &Path, faults: Faults) {
         FAULTS.lock().get_or_insert_default().insert(segments.to_owned(), faults);
     }
 
     fn of(segments: &Path) -> Faults {
-        FAULTS.lock().as_ref().and_then(|all| all.get(segments).copied()).unwrap_or_default()
+        FAULTS.lock().as_ref().and_then(|all| all.get(segments).cloned()).unwrap_or_default()
     }
 
     pub(super) fn before_sync(segments: &Path) -> io::Result<()> {
-        if of(segments).sync { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+        of(segments).sync.map_or(Ok(()), |fault| fault())
     }
 
     pub(super) fn before_write(segments: &Path) -> io::Result<()> {
-        of(segments).write.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        of(segments).write.map_or(Ok(()), |fault| fault())
     }
 }

@@ -1,5 +1,6 @@
 //! The store on a real folder: what is kept, refused, lost and found again.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use common::codec::{Codec, split};
 use common::hash::HashId;
 use common::wire::ObjectId;
 
-use super::segment::faults::{self, Faults};
+use super::segment::faults::{self, Fault, Faults};
 use super::*;
 
 /// One object of code 2+2, encoded.
@@ -36,6 +37,15 @@ fn name(key: &str, index: u8) -> FragmentName {
 
 fn open(path: &Path) -> Arc<Store> {
     Store::open(StoreOptions { capacity: Some(64 << 20), ..StoreOptions::new(path) }).unwrap()
+}
+
+/// In memory where that is to be had: for tests that open a store a thousand times.
+fn quick_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn error(errno: i32) -> Fault {
+    Arc::new(move || Err(std::io::Error::from_raw_os_error(errno)))
 }
 
 const C: Author = Author::Client;
@@ -247,7 +257,7 @@ fn ten_thousand_small_fragments_make_few_files_and_one_flush() {
 /// A crash may cut the last record anywhere.
 #[test]
 fn a_torn_tail_costs_only_what_was_torn() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = quick_folder();
     let store = open(folder.path());
     let objects = [object(1, 300), object(2, 300)];
     store.keep_object("first", 0, &objects[0]).unwrap();
@@ -255,7 +265,7 @@ fn a_torn_tail_costs_only_what_was_torn() {
     store.crash();
     let [path] = &segments(folder.path())[..] else { panic!("one segment") };
     let whole = std::fs::read(path).unwrap();
-    for length in 0..=whole.len() {
+    for length in whole.len() / 2 - 64..=whole.len() {
         let torn = copy_of(folder.path());
         std::fs::write(torn.path().join("segments").join(path.file_name().unwrap()), &whole[..length])
             .unwrap();
@@ -270,7 +280,7 @@ fn a_torn_tail_costs_only_what_was_torn() {
 }
 
 fn copy_of(path: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
+    let copy = quick_folder();
     std::fs::create_dir(copy.path().join("segments")).unwrap();
     std::fs::copy(path.join("node.json"), copy.path().join("node.json")).unwrap();
     for segment in segments(path) {
@@ -283,7 +293,7 @@ fn copy_of(path: &Path) -> tempfile::TempDir {
 #[test]
 fn a_flipped_byte_anywhere_loses_at_most_its_own_record() {
     for sealed in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = quick_folder();
         let store = open(folder.path());
         let objects: Vec<_> = (0..3).map(|seed| object(seed * 2 + 1, 300)).collect();
         for (key, object) in ["a", "b", "c"].iter().zip(&objects) {
@@ -333,7 +343,7 @@ fn a_damaged_record_is_not_found_while_running() {
     assert_eq!(store.verified(), 1);
 }
 
-/// After a power loss every page is as it was at the last flush, or newer, or of any time between.
+/// After a power loss every page is as it was at the last flush, or newer.
 #[test]
 fn a_power_loss_keeps_what_was_flushed_and_shows_nothing_torn() {
     for seed in 0..30u64 {
@@ -343,14 +353,13 @@ fn a_power_loss_keeps_what_was_flushed_and_shows_nothing_torn() {
         let mut random = Random(seed);
         let objects: Vec<_> = (0..8).map(|seed| object(seed * 2 + 1, 3000 << (seed % 4))).collect();
         (0..30).for_each(|i| store.keep_object(&format!("f{i}"), 0, &objects[i % 8]).unwrap());
-        (0..10).for_each(|i| {
-            store.delete(&C, &format!("f{i}"), 1, None).unwrap();
-        });
+        delete(&store, 0..10);
+        if seed % 2 == 0 {
+            store.log.leave(None);
+        }
         store.flush_blocking().unwrap();
         let flushed = copy_of(folder.path());
-        (10..20).for_each(|i| {
-            store.delete(&C, &format!("f{i}"), 1, None).unwrap();
-        });
+        delete(&store, 10..20);
         (0..20).for_each(|i| store.keep_object(&format!("n{i}"), 0, &objects[i % 8]).unwrap());
         let lost = lose_power(flushed.path(), folder.path(), &mut random);
         store.crash();
@@ -367,6 +376,33 @@ fn a_power_loss_keeps_what_was_flushed_and_shows_nothing_torn() {
     }
 }
 
+fn delete(store: &Store, keys: std::ops::Range<usize>) {
+    for i in keys {
+        assert_eq!(store.delete(&C, &format!("f{i}"), 1, None).unwrap(), 1);
+    }
+}
+
+/// Mix the pages of two states of a folder. Pages of zeros become holes, as those punched are.
+fn lose_power(old: &Path, new: &Path, random: &mut Random) -> tempfile::TempDir {
+    let lost = copy_of(new);
+    for path in segments(new) {
+        let file_name = path.file_name().unwrap();
+        // Sealed or not is the flushed state's: renaming comes after the flush.
+        let before = std::fs::read(old.join("segments").join(file_name)).unwrap_or_default();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = std::fs::File::create(lost.path().join("segments").join(file_name)).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        for (page, new) in bytes.chunks(4096).enumerate() {
+            let old = before.get(page * 4096..).unwrap_or_default();
+            let kept = if random.next().is_multiple_of(3) { &old[..old.len().min(new.len())] } else { new };
+            if kept.iter().any(|&byte| byte != 0) {
+                file.write_all_at(kept, page as u64 * 4096).unwrap();
+            }
+        }
+    }
+    lost
+}
+
 struct Random(u64);
 
 impl Random {
@@ -375,26 +411,6 @@ impl Random {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 31)
     }
-}
-
-/// Mix the pages of two states of a folder.
-fn lose_power(old: &Path, new: &Path, random: &mut Random) -> tempfile::TempDir {
-    let lost = copy_of(new);
-    for path in segments(new) {
-        let file_name = path.file_name().unwrap();
-        let before = std::fs::read(old.join("segments").join(file_name)).unwrap_or_default();
-        let mut bytes = std::fs::read(&path).unwrap();
-        for (page, chunk) in bytes.chunks_mut(4096).enumerate() {
-            if random.next().is_multiple_of(3) {
-                chunk.fill(0);
-                let from = before.get(page * 4096..).unwrap_or_default();
-                let length = from.len().min(chunk.len());
-                chunk[..length].copy_from_slice(&from[..length]);
-            }
-        }
-        std::fs::write(lost.path().join("segments").join(file_name), bytes).unwrap();
-    }
-    lost
 }
 
 /// The kernel reports a lost page once and then says that all is well.
@@ -406,7 +422,7 @@ fn a_failed_flush_is_not_followed_by_a_success_that_means_nothing() {
     let kept = object(1, 50_000);
     store.keep_object("k", 0, &kept).unwrap();
     let (boot, disk) = (store.boot(), folder.path().join("segments"));
-    faults::set(&disk, Faults { sync: true, ..Faults::default() });
+    faults::set(&disk, Faults { sync: Some(error(libc::EIO)), ..Faults::default() });
     for _ in 0..3 {
         assert!(matches!(store.flush_blocking(), Err(StoreError::Flush(_))));
         assert_eq!(store.get(S, &name("k", 0)).unwrap().fragment(), kept.fragments[0]);
@@ -428,7 +444,7 @@ fn a_page_lost_by_a_failed_flush_is_not_said_to_be_there() {
     store.keep_object("good", 0, &objects[0]).unwrap();
     store.keep_object("lost", 0, &objects[1]).unwrap();
     let disk = folder.path().join("segments");
-    faults::set(&disk, Faults { sync: true, ..Faults::default() });
+    faults::set(&disk, Faults { sync: Some(error(libc::EIO)), ..Faults::default() });
     assert!(store.flush_blocking().is_err());
     let boot = store.boot();
     let [path] = &segments(folder.path())[..] else { panic!("one segment") };
@@ -451,7 +467,7 @@ fn a_disk_that_is_full_refuses_data_and_forgets_what_it_began() {
     store.keep_object("before", 0, &kept).unwrap();
     let (used, disk) = (store.usage().used_bytes, folder.path().join("segments"));
     for (errno, is_full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
-        faults::set(&disk, Faults { write: Some(errno), ..Faults::default() });
+        faults::set(&disk, Faults { write: Some(error(errno)), ..Faults::default() });
         let result = store.keep_object("k", 0, &kept);
         assert_eq!(matches!(result, Err(StoreError::NoSpace { .. })), is_full, "{result:?}");
         assert!(result.is_err() && store.get(S, &name("k", 0)).is_err());
@@ -465,12 +481,12 @@ fn a_disk_that_is_full_refuses_data_and_forgets_what_it_began() {
     assert_eq!(open(folder.path()).verified(), 1);
 }
 
-#[test]
-fn a_client_cannot_hide_a_record_inside_a_fragment() {
+/// What a scan finds once the record around a forged one is damaged.
+fn found_of_forged(seal: impl Fn(&Store) -> record::Seal) -> Vec<ObjectStatus> {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let inner = object(1, 300);
-    let head = Head {
+    let forged = Head {
         sequence: 99,
         space: S,
         key: "forged",
@@ -480,22 +496,33 @@ fn a_client_cannot_hide_a_record_inside_a_fragment() {
         fragment_length: 150,
         tree_groups: 0,
     };
-    let mut bytes = vec![0; 20_000];
-    for at in (0..19_000).step_by(64) {
-        let position = Position { segment: 1, offset: at as u64 + 512 };
-        let forged = head.encode(&record::Seal([0; 32]), position);
-        bytes[at..at + 64].copy_from_slice(&forged[..64]);
-    }
-    let code = "1+1".parse().unwrap();
-    let fragments = [&bytes[..], &bytes[..]];
-    let fpcc = Fpcc::compute(&Codec::of(code), HashId::Blake3, 20_000, &fragments).to_bytes();
-    store.put(&C, &name("carrier", 0), &fpcc, &bytes).unwrap();
+    let encode = |bytes: &[u8]| {
+        let codec = Codec::of("1+1".parse().unwrap());
+        Fpcc::compute(&codec, HashId::Blake3, 5000, &[bytes, bytes]).to_bytes()
+    };
+    let mut bytes = vec![7; 5000];
+    let begins = record::HEADER + "carrier".len() + encode(&bytes).len();
+    let at = begins.next_multiple_of(64);
+    let position = Position { segment: 1, offset: at as u64 };
+    let record = [&forged.encode(&seal(&store), position), &inner.fragments[0][..]].concat();
+    bytes[at - begins..][..record.len()].copy_from_slice(&record);
+    store.put(&C, &name("carrier", 0), &encode(&bytes), &bytes).unwrap();
     store.crash();
     let [path] = &segments(folder.path())[..] else { panic!("one segment") };
     let mut damaged = std::fs::read(path).unwrap();
     damaged[0] ^= 1;
     std::fs::write(path, damaged).unwrap();
-    assert_eq!(open(folder.path()).list(S, "", 10).unwrap().objects, []);
+    open(folder.path()).list(S, "", 10).unwrap().objects
+}
+
+#[test]
+fn a_client_cannot_hide_a_record_inside_a_fragment() {
+    assert_eq!(found_of_forged(|_| record::Seal([0; 32])), []);
+    assert_eq!(
+        found_of_forged(|store| store.log.seal().clone()).len(),
+        1,
+        "it would be found with the right seal"
+    );
 }
 
 #[test]
@@ -636,4 +663,114 @@ fn act(store: &Store, objects: &[Object], id: u64) -> Vec<Option<usize>> {
         }
     }
     model
+}
+
+/// A disk on which `happening` comes before the first record that is written from now on.
+fn while_writing(disk: &Path, happening: impl Fn() + Send + Sync + 'static) {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let fault: Fault = Arc::new(move || {
+        if first.swap(false, Ordering::SeqCst) {
+            happening();
+        }
+        Ok(())
+    });
+    faults::set(disk, Faults { write: Some(fault), ..Faults::default() });
+}
+
+#[test]
+fn another_fpcc_is_refused_while_the_first_is_still_being_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, disk) = (open(folder.path()), folder.path().join("segments"));
+    let second = store.clone();
+    while_writing(&disk, move || {
+        for index in [0, 1] {
+            let result = second.keep_object("k", index, &object(3, 500));
+            assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+        }
+        second.keep_object("k", 0, &object(1, 500)).unwrap();
+        second.keep_object("k", 1, &object(1, 500)).unwrap();
+    });
+    store.keep_object("k", 0, &object(1, 500)).unwrap();
+    faults::set(&disk, Faults::default());
+    assert_eq!((store.verified(), store.usage().fragments), (2, 2));
+}
+
+#[test]
+fn what_is_deleted_while_compaction_copies_it_stays_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, disk) = (open(folder.path()), folder.path().join("segments"));
+    store.upkeep.stop();
+    store.keep_object("gone", 0, &object(1, 500)).unwrap();
+    store.keep_object("kept", 0, &object(3, 500)).unwrap();
+    store.log.leave(None);
+    store.flush_blocking().unwrap();
+    let deleting = store.clone();
+    while_writing(&disk, move || {
+        deleting.delete(&C, "gone", 1, None).unwrap();
+        deleting.keep_object("gone", 0, &object(5, 500)).unwrap();
+    });
+    store.compact(&store.log.segment(1).unwrap()).unwrap();
+    faults::set(&disk, Faults::default());
+    assert!(store.log.segment(1).is_none());
+    let check = |store: &Store| {
+        assert_eq!(store.verified(), 2);
+        assert_eq!(store.get(S, &name("gone", 0)).unwrap().fragment(), object(5, 500).fragments[0]);
+    };
+    check(&store);
+    let used = store.usage().used_bytes;
+    store.crash();
+    let store = open(folder.path());
+    check(&store);
+    assert_eq!(store.usage().used_bytes, used);
+}
+
+/// A copy of a deleted record is younger on disk than what came after the deletion, but not by its sequence.
+#[test]
+fn of_two_fpccs_found_on_disk_the_one_put_last_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (old, new) = (object(1, 500), object(3, 500));
+    store.keep_object("k", 0, &old).unwrap();
+    let old_head = Head {
+        sequence: 1,
+        space: S,
+        key: "k",
+        version: 1,
+        index: 0,
+        fpcc: &old.fpcc,
+        fragment_length: 250,
+        tree_groups: 0,
+    };
+    store.delete(&C, "k", 1, None).unwrap();
+    store.keep_object("k", 1, &new).unwrap();
+    store.log.append(&old_head, &old.fragments[0], &[], true).unwrap();
+    store.crash();
+    for _ in 0..2 {
+        let store = open(folder.path());
+        assert_eq!(store.status(S, "k", 1).unwrap().indexes, [1]);
+        assert_eq!(store.get(S, &name("k", 1)).unwrap().fragment(), new.fragments[1]);
+        store.crash();
+    }
+}
+
+/// A crash after a compaction's copy and before the original was removed.
+#[test]
+fn of_two_copies_found_on_disk_one_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.keep_object("k", 0, &object(1, 500)).unwrap();
+    store.close().unwrap();
+    let used = store.usage().used_bytes;
+    let before = copy_of(folder.path());
+    store.move_out(&store.log.segment(1).unwrap()).unwrap();
+    store.flush_blocking().unwrap();
+    store.crash();
+    std::fs::copy(&segments(before.path())[0], folder.path().join("segments/00000001.seg")).unwrap();
+    for _ in 0..2 {
+        let store = open(folder.path());
+        assert_eq!((store.verified(), store.usage().used_bytes), (1, used));
+        store.delete(&C, "k", 1, None).unwrap();
+        store.keep_object("k", 0, &object(1, 500)).unwrap();
+        store.crash();
+    }
 }

@@ -123,7 +123,11 @@ pub(super) fn commit(change: &mut Change, commit: &Commit) -> Result<()> {
     for record in &commit.objects {
         let key = key_of(record.id)?;
         // Without a living extent it is condemned at once.
-        objects::insert(change, key, record, live.take(key))?;
+        if objects::insert(change, key, record, live.of(key))? {
+            live.0.remove(&key);
+        } else {
+            objects::check_known(change.view, record, live.of(key) > 0)?;
+        }
     }
     live.settle(change)
 }
@@ -269,9 +273,9 @@ impl Live {
         Ok(())
     }
 
-    /// The live bytes of a new object, which is written with them.
-    fn take(&mut self, key: i64) -> i64 {
-        self.0.remove(&key).unwrap_or_default()
+    /// What becomes of one object, or all live bytes of a new one.
+    fn of(&self, key: i64) -> i64 {
+        self.0.get(&key).copied().unwrap_or_default()
     }
 
     fn settle(self, change: &mut Change) -> Result<()> {

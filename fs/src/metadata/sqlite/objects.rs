@@ -41,10 +41,9 @@ pub(super) fn objects_of(
         rows::extent_columns!(),
         ", ",
         rows::object_columns!(),
-        " FROM extent e LEFT JOIN object o ON o.id = e.object",
-        " WHERE e.ino = ?1 AND e.offset + e.length > ?2 AND e.offset >= ",
-        "coalesce((SELECT max(b.offset) FROM extent b WHERE b.ino = ?1 AND b.offset < ?2), ?2) ",
-        "ORDER BY e.offset LIMIT ?3"
+        " FROM extent e LEFT JOIN object o ON o.id = e.object WHERE e.ino = ?1 AND e.offset >= ",
+        "coalesce((SELECT max(b.offset) FROM extent b WHERE b.ino = ?1 AND b.offset <= ?2), ?2) ",
+        "AND e.offset + e.length > ?2 ORDER BY e.offset LIMIT ?3"
     );
     let found = view.rows(sql, (ino.key(), rows::offset(from), rows::limit(limit)), |row| {
         Ok((rows::extent(row, 0)?, rows::object(row, 4)?))
@@ -55,8 +54,8 @@ pub(super) fn objects_of(
     found.into_iter().map(|(extent, object)| Ok((extent, complete(view, object)?))).collect()
 }
 
-/// Write a new object, to which extents refer with `live` bytes.
-pub(super) fn insert(change: &mut Change, key: i64, record: &ObjectRecord, live: i64) -> Result<()> {
+/// Write a new object, to which extents refer with `live` bytes; false if there is one of that identity.
+pub(super) fn insert(change: &mut Change, key: i64, record: &ObjectRecord, live: i64) -> Result<bool> {
     let exceptions = distinct(&record.exceptions);
     let added = change.run(
         "INSERT OR IGNORE INTO object (id, length, fpcc, code, configuration, exceptions, live) \
@@ -72,14 +71,31 @@ pub(super) fn insert(change: &mut Change, key: i64, record: &ObjectRecord, live:
         ),
     )?;
     if added == 0 {
-        return Err(Error::Invalid("the store knows this object already"));
+        return Ok(false);
     }
     insert_exceptions(change, key, &exceptions)?;
     change.usage.objects += 1;
     change.usage.object_bytes += i64::from(record.length);
     change.usage.live_bytes += live;
     change.usage.objects_with_exceptions += i64::from(!exceptions.is_empty());
+    Ok(true)
+}
+
+/// Check that an object the store knows is the one that is brought again, and still in use if it is to be.
+pub(super) fn check_known(view: View, record: &ObjectRecord, used: bool) -> Result<()> {
+    let known = object(view, record.id)?;
+    if (known.length, known.fpcc, known.code) != (record.length, record.fpcc, record.code) {
+        return Err(Error::Invalid("the store knows another object of this identity"));
+    }
+    if used && !is_live(view, record.id)? {
+        return Err(Error::Invalid("an extent refers to a condemned object"));
+    }
     Ok(())
+}
+
+fn is_live(view: View, id: ObjectId) -> Result<bool> {
+    let sql = "SELECT 1 FROM object WHERE id = ? AND live > 0";
+    Ok(view.row(sql, [rows::pack(id)], |_| Ok(()))?.is_some())
 }
 
 /// One exception for each index, by index; the last one counts.
