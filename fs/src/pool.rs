@@ -365,7 +365,7 @@ impl Pool {
         let mut next = now + self.options.up_interval;
         let mut due = Vec::new();
         for (place, slot) in self.members.lock().slots.iter_mut().enumerate() {
-            let at = slot.next_probe(&self.options);
+            let at = slot.next_probe(&self.options, now);
             if slot.probing {
                 continue;
             } else if at <= now {
@@ -694,10 +694,11 @@ impl Slot {
         }
     }
 
-    fn next_probe(&self, options: &PoolOptions) -> Instant {
+    fn next_probe(&self, options: &PoolOptions, now: Instant) -> Instant {
         let interval = if self.is_down() { options.down_interval } else { options.up_interval };
         let last = self.last_probe.or(self.down_since);
-        last.map_or_else(Instant::now, |last| last + interval)
+        // Due now, not a moment later: a clock read again here would never let it be due.
+        last.map_or(now, |last| last + interval)
     }
 }
 

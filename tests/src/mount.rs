@@ -102,7 +102,6 @@ impl Mount {
     /// As `mount`, with what the program says when it refuses.
     pub fn try_mount(&self) -> Result<(), Refused> {
         let log = File::create(self.folder.path().join("mount.log")).expect("the folder can be written");
-        let before = mount_id(&self.root());
         let mut command = process::command("avidfs");
         command.arg("mount").arg(self.root()).arg("-f").arg("--state").arg(self.state());
         if let Some(peers) = &self.peers {
@@ -116,8 +115,8 @@ impl Mount {
         let mut ended = None;
         eventually(MOUNT_LIMIT, "the mount answers", || {
             ended = daemon.ended();
-            let mounted = mount_id(&self.root());
-            ended.is_some() || (mounted.is_some() && mounted != before && statfs(&self.root()).is_ok())
+            // A dead mount that a kill left is mounted as well, but answers nothing.
+            ended.is_some() || (is_mounted(&self.root()) && statfs(&self.root()).is_ok())
         });
         if let Some(status) = ended {
             return Err(Refused { status, sentence: self.log() });
@@ -230,13 +229,6 @@ fn last_lines(text: &str, count: usize) -> String {
 /// What a program printed.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// The kernel's number for the mount seen at a place; it changes with every mount.
-fn mount_id(mountpoint: &Path) -> Option<String> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-    let at = |line: &&str| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == mountpoint);
-    text.lines().rev().find(at).and_then(|line| line.split(' ').next()).map(str::to_owned)
 }
 
 /// statvfs(2).
