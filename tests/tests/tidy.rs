@@ -47,7 +47,22 @@ fn sources(folders: &[&str]) -> Vec<Source> {
     folders.iter().for_each(|folder| collect(&project().join(folder), "rs", &mut paths));
     paths.sort();
     assert!(paths.len() > 10, "the sources are where they were");
-    paths.iter().map(|path| source(path)).filter(|source| !source.name.ends_with("/tests.rs")).collect()
+    let tests: Vec<PathBuf> = paths.iter().flat_map(|path| test_modules(path)).collect();
+    let is_test = |path: &Path| tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
+    paths.iter().filter(|path| !is_test(path)).map(|path| source(path)).collect()
+}
+
+/// The modules that a file declares for tests alone, as the folders they would be: `#[cfg(test)] mod x;`.
+fn test_modules(path: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(path).unwrap();
+    let stem = path.file_stem().unwrap();
+    let is_root = ["lib", "main", "mod"].iter().any(|name| stem == *name);
+    let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+    let declared = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+        let (name, _) = rest.lines().next()?.rsplit_once("mod ")?.1.split_once(';')?;
+        Some(name.to_owned())
+    });
+    declared.map(|name| folder.join(name)).collect()
 }
 
 fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
