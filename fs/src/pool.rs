@@ -931,6 +931,22 @@ mod tests {
         assert_eq!(pool.state(id(0)), NodeState::Up);
     }
 
+    /// On a clock that moves, unlike the others: a node that was never probed was once due at a moment that is always
+    /// yet to come.
+    #[tokio::test]
+    async fn a_node_that_is_up_is_probed_from_the_start() {
+        let bench = Bench::new(1);
+        let pool = bench.connect().await;
+        bench.nodes[0].change(|info| info.used_bytes = 7);
+        pool.start();
+        let told = async {
+            while pool.nodes()[0].info.as_ref().is_none_or(|info| info.used_bytes != 7) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(4 * SECOND, told).await.expect("the first probe is due at once");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_liar_is_asked_last_and_longer_each_time() {
         let pool = Bench::new(2).connect().await;

@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["open_file"],
     &["volume"],
     &["fuse"],
-    &["cli", "config", "state", "control", "mount", "daemon", "umount", "show", "embedded"],
+    &["cli", "config", "state", "control", "mount", "daemon", "umount", "report", "embedded"],
 ];
 
 /// A source file with tests, comments and texts taken out.
