@@ -248,7 +248,8 @@ fn a_volume_is_what_it_was_made_as() {
     let state = mount.state();
     let place = Place::new();
     let refusal = |options: &[&str]| {
-        let options: Vec<&str> = options.iter().copied().chain(["--state", state.to_str().unwrap()]).collect();
+        let options: Vec<&str> =
+            options.iter().copied().chain(["--state", state.to_str().unwrap()]).collect();
         place.refused(&options)
     };
     assert_says(&refusal(&["--code", "4+2"]), &["has code 3+2, not 4+2"]);

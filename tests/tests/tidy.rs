@@ -48,7 +48,8 @@ fn sources(folders: &[&str]) -> Vec<Source> {
     paths.sort();
     assert!(paths.len() > 10, "the sources are where they were");
     let tests: Vec<PathBuf> = paths.iter().flat_map(|path| test_modules(path)).collect();
-    let is_test = |path: &Path| tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
+    let is_test =
+        |path: &Path| tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
     paths.iter().filter(|path| !is_test(path)).map(|path| source(path)).collect()
 }
 
