@@ -5,6 +5,7 @@
 #   scripts/bench.sh [GIB]        size of the file, default 1
 #
 # MOUNT_OPTS   further options of `avidfs mount`
+# BIN          folder with avidfs and shardd; they are not built then
 set -euo pipefail
 # shellcheck source=lib.sh source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,13 +13,8 @@ cd "$root"
 
 gib=${1:-1}
 [[ $gib =~ ^[1-9][0-9]*$ ]] || die "the size is a number of GiB, such as 1 or 4"
-need_rust
 need_fuse
-
-step "Building"
-cargo build --locked --release -p avidfs -p shardd
-cargo build --locked --release -p avidfs-common --benches
-export BIN=$target/release PATH="$target/release:$PATH"
+build
 
 step "Codec, on one core"
 cargo bench --locked -q -p avidfs-common --bench codec

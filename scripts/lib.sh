@@ -56,3 +56,15 @@ need_fuse() {
   [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module fuse; in a container, give it --device /dev/fuse --cap-add SYS_ADMIN"
   [ -w /dev/fuse ] || die "/dev/fuse may not be opened by $(id -un): its mode is usually 0666"
 }
+
+# The programs, optimised, in BIN and on the PATH.
+build() {
+  need_rust
+  if [ -z "${BIN:-}" ]; then
+    step "Building (the first time this takes some minutes)"
+    cargo build --locked --release -p avidfs -p shardd
+    BIN=$target/release
+  fi
+  BIN=$(cd "$BIN" && pwd)
+  export BIN PATH="$BIN:$PATH"
+}

@@ -33,7 +33,9 @@ pub fn start(state: &Path) -> Result<(), Refusal> {
         |error: io::Error| Refusal(format!("the mount daemon cannot be started: {}", reason(&error)));
     let program = std::env::current_exe().map_err(refused)?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).arg("--daemon");
+    // After the word `mount` and before all the rest, which may have a `--` in it.
+    let mut words = std::env::args_os().skip(1);
+    command.args(words.next()).arg("--daemon").args(words);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(refused)?;
     let reports = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
     for line in reports.lines().map_while(Result::ok) {

@@ -60,6 +60,15 @@ pub fn resolve_parent(path: &Path) -> PathBuf {
     }
 }
 
+/// The path with links and dots resolved as far as it exists.
+pub fn resolve(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    match real {
+        Some((ancestor, real)) => real.join(path.strip_prefix(ancestor).unwrap_or(Path::new(""))),
+        None => path.to_owned(),
+    }
+}
+
 /// As proc(5): `36 35 98:0 /root /mountpoint options tags.. - type source super-options`.
 fn mount_entry(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
@@ -165,7 +174,8 @@ fn unmount_as_root(mountpoint: &Path, lazily: bool) -> io::Result<()> {
 fn unmount_with_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg(if lazily { "-uz" } else { "-u" }).arg("--").arg(mountpoint);
-    let output = command.stdin(Stdio::null()).output()?;
+    // In the language that is looked for below.
+    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
@@ -324,6 +334,15 @@ mod tests {
         let mount = mount_of(Path::new("/proc/self/mountinfo")).unwrap().unwrap();
         assert_eq!((mount.mountpoint.as_path(), mount.kind.as_str()), (Path::new("/proc"), "proc"));
         assert_eq!(mount_at(Path::new("/proc")).unwrap().unwrap(), mount);
+    }
+
+    #[test]
+    fn a_path_is_resolved_as_far_as_it_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        assert_eq!(resolve(&real.join("link/a/b")), real.join("a/b"));
+        assert_eq!(resolve(&real), real);
     }
 
     #[test]

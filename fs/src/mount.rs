@@ -110,7 +110,7 @@ impl Place {
 
 /// Neither may lie in the other: the daemon would wait for itself.
 pub fn check_apart(place: &Path, state: &Path) -> Result<(), Refusal> {
-    if state.starts_with(place) {
+    if host::resolve(state).starts_with(place) {
         return Err(Refusal(format!(
             "the state folder {} lies in the mount point {}: give another one with --state",
             state.display(),

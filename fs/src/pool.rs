@@ -365,7 +365,7 @@ impl Pool {
         let mut next = now + self.options.up_interval;
         let mut due = Vec::new();
         for (place, slot) in self.members.lock().slots.iter_mut().enumerate() {
-            let at = slot.next_probe(&self.options);
+            let at = slot.next_probe(&self.options, now);
             if slot.probing {
                 continue;
             } else if at <= now {
@@ -694,10 +694,11 @@ impl Slot {
         }
     }
 
-    fn next_probe(&self, options: &PoolOptions) -> Instant {
+    fn next_probe(&self, options: &PoolOptions, now: Instant) -> Instant {
         let interval = if self.is_down() { options.down_interval } else { options.up_interval };
         let last = self.last_probe.or(self.down_since);
-        last.map_or_else(Instant::now, |last| last + interval)
+        // Due now, not a moment later: a clock read again here would never let it be due.
+        last.map_or(now, |last| last + interval)
     }
 }
 
@@ -928,6 +929,22 @@ mod tests {
         bench.nodes[0].change(|info| info.available_bytes = 500 << 20);
         tokio::time::sleep(6 * SECOND).await;
         assert_eq!(pool.state(id(0)), NodeState::Up);
+    }
+
+    /// On a clock that moves, unlike the others: a node that was never probed was once due at a moment that is always
+    /// yet to come.
+    #[tokio::test]
+    async fn a_node_that_is_up_is_probed_from_the_start() {
+        let bench = Bench::new(1);
+        let pool = bench.connect().await;
+        bench.nodes[0].change(|info| info.used_bytes = 7);
+        pool.start();
+        let told = async {
+            while pool.nodes()[0].info.as_ref().is_none_or(|info| info.used_bytes != 7) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(4 * SECOND, told).await.expect("the first probe is due at once");
     }
 
     #[tokio::test(start_paused = true)]

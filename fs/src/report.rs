@@ -24,10 +24,10 @@ pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
         (
             "content",
             format!(
-                "{} files and folders, {} in {} objects, {} of it in use",
-                count(status.inodes),
+                "{}, {} in {}, {} of it in use",
+                plural(status.inodes as usize, "inode"),
                 size(status.object_bytes),
-                count(status.objects),
+                plural(status.objects as usize, "object"),
                 size(status.live_bytes)
             ),
         ),
@@ -318,9 +318,7 @@ mod tests {
     fn a_healthy_volume_has_nothing_pending() {
         let text = status("/mnt/home", 4711, &some_status(0));
         assert!(text.contains("nodes     5 of 5 up: all is well\n"), "{text}");
-        assert!(text.contains(
-            "content   1,234,567 files and folders, 10.0 MiB in 10 objects, 9.00 MiB of it in use\n"
-        ));
+        assert!(text.contains("content   1,234,567 inodes, 10.0 MiB in 10 objects, 9.00 MiB of it in use\n"));
         assert!(!text.contains("pending"));
         assert!(text.lines().all(|line| line == line.trim_end()));
     }

@@ -3,6 +3,9 @@
 //! `cargo bench -p shardd --bench node [-- FOLDER [LABEL]]`; FOLDER is /dev/shm by default, so that no disk is measured.
 //! With LABEL only the lines that contain it are run, among them what they read back.
 
+// A benchmark that cannot go on has nothing better to do than to stop.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;

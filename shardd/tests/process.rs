@@ -1,5 +1,7 @@
 //! The node as a process: killed, restarted, fed with garbage.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::io::{Read, Write};

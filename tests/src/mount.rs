@@ -115,7 +115,7 @@ impl Mount {
         let mut ended = None;
         eventually(MOUNT_LIMIT, "the mount answers", || {
             ended = daemon.ended();
-            // A dead mount is one, too, but does not answer.
+            // A dead mount that a kill left is mounted as well, but answers nothing.
             ended.is_some() || (is_mounted(&self.root()) && statfs(&self.root()).is_ok())
         });
         if let Some(status) = ended {

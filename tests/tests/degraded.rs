@@ -310,7 +310,7 @@ fn what_no_pool_would_take_waits_in_the_backlog_for_the_next_mount() {
     let mount = Mount::new(&cluster, HASTY);
     data::put(&mount.path("before"), 1, 2 * MIB);
     (0..3).for_each(|node| cluster.kill(node));
-    let closed = data::close(data::write(&mount.path("waits"), 2, 9 * MIB).unwrap());
+    let closed = data::close(data::write(&mount.path("waits"), 2, 3 * MIB).unwrap());
     assert_eq!(errno(&closed), libc::EIO);
     let (unmounted, time) = timed(|| mount.try_unmount());
     assert!(!unmounted.status.success(), "umount says that something waits");
@@ -324,11 +324,11 @@ fn what_no_pool_would_take_waits_in_the_backlog_for_the_next_mount() {
     (0..3).for_each(|node| cluster.restart(node));
     mount.mount();
     data::check(&mount.path("before"), 1, 2 * MIB);
-    data::check(&mount.path("waits"), 2, 9 * MIB);
+    data::check(&mount.path("waits"), 2, 3 * MIB);
     assert_eq!(mount.status()["backlog_bytes"], 0);
     assert_eq!(backlog(), 0);
     mount.remount();
-    data::check(&mount.path("waits"), 2, 9 * MIB);
+    data::check(&mount.path("waits"), 2, 3 * MIB);
     mount.unmount();
 }
 

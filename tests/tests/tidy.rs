@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["open_file"],
     &["volume"],
     &["fuse"],
-    &["cli", "config", "state", "control", "mount", "daemon", "umount", "show", "embedded"],
+    &["cli", "config", "state", "control", "mount", "daemon", "umount", "report", "embedded"],
 ];
 
 /// A source file with tests, comments and texts taken out.
@@ -48,7 +48,8 @@ fn sources(folders: &[&str]) -> Vec<Source> {
     paths.sort();
     assert!(paths.len() > 10, "the sources are where they were");
     let tests: Vec<PathBuf> = paths.iter().flat_map(|path| test_modules(path)).collect();
-    let is_test = |path: &Path| tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
+    let is_test =
+        |path: &Path| tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs"));
     paths.iter().filter(|path| !is_test(path)).map(|path| source(path)).collect()
 }
 

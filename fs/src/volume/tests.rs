@@ -96,7 +96,7 @@ impl Bench {
             write_behind_bytes: 1 << 20,
             dirty_interval: Duration::from_millis(200),
             io_limit,
-            backlog: self.backlog().into(),
+            backlog: self.backlog(),
             backlog_bytes: 64 << 20,
             read_only: false,
         };

@@ -124,8 +124,9 @@ impl Volume {
             after = Some(last.id);
             for objects in page.chunks(4) {
                 let moves = objects.iter().map(|object| self.move_home(object));
-                for moved in futures_util::future::join_all(moves).await {
-                    moved?;
+                let moved = futures_util::future::join_all(moves).await;
+                for (object, error) in objects.iter().zip(moved).filter_map(|(o, m)| Some((o, m.err()?))) {
+                    tracing::warn!(object = %object.id, %error, "fragments wait to go home");
                 }
             }
         }

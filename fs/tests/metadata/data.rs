@@ -198,8 +198,10 @@ fn a_commit_may_be_repeated() {
         let (ino, gone) = (file(store, ROOT, "a"), file(store, ROOT, "b"));
         store.unlink(ROOT, b"b", at(3)).unwrap();
         store.reclaim(gone).unwrap();
-        let files =
-            vec![file_commit(ino, &[extent(0, 10, 1, 0), extent(5, 10, 2, 0)]), file_commit(gone, &[extent(0, 9, 3, 0)])];
+        let files = vec![
+            file_commit(ino, &[extent(0, 10, 1, 0), extent(5, 10, 2, 0)]),
+            file_commit(gone, &[extent(0, 9, 3, 0)]),
+        ];
         let commit = Commit { objects: vec![object(1, 10), object(2, 10), object(3, 10)], files };
         store.commit(&commit).unwrap();
         let once = (store.inode(ino).unwrap(), extents(store, ino), store.usage().unwrap());

@@ -30,7 +30,11 @@ fn the_objects_of_a_file_come_by_offset_a_page_at_a_time() {
         };
         assert_eq!(offsets(0, 2), [(0, 3), (50, 9)]);
         assert_eq!(offsets(60, 2), [(60, 3), (100, 2)]);
-        assert_eq!(offsets(59, 10), [(50, 9), (60, 3), (100, 2), (200, 1)], "also the one that reaches there");
+        assert_eq!(
+            offsets(59, 10),
+            [(50, 9), (60, 3), (100, 2), (200, 1)],
+            "also the one that reaches there"
+        );
         assert_eq!(offsets(100, 1), [(100, 2)], "one that ends there takes no place in the page");
         assert_eq!(offsets(299, 10), [(200, 1)]);
         assert!(offsets(300, 10).is_empty());

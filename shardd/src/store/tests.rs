@@ -543,7 +543,7 @@ fn slices_verify_wherever_they_are_cut() {
             let bytes = common::slice::verify_slice(root, end, range.clone(), kept.fragment()).unwrap();
             assert_eq!(bytes, object.fragments[1].slice(range.start as usize..range.end as usize));
         }
-        for wrong in [0..0, 5..4, 0..end + 1, u64::MAX - 1..u64::MAX] {
+        for wrong in [0..0, std::ops::Range { start: 5, end: 4 }, 0..end + 1, u64::MAX - 1..u64::MAX] {
             assert!(matches!(store.slice(S, &name(&key, 1), wrong), Err(StoreError::Request(_))));
         }
     }

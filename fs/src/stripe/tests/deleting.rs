@@ -1,3 +1,5 @@
+//! Deletes are confirmed by every holder or not at all.
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

@@ -1,3 +1,5 @@
+//! What was flushed survives power loss; what was not is sent again.
+
 use tokio::time::Instant;
 
 use super::*;

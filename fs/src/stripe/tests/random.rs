@@ -1,3 +1,5 @@
+//! Everything at once, by seed.
+
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -1,3 +1,5 @@
+//! Reads: cheap when all is well, right whatever nodes do.
+
 use tokio::time::Instant;
 
 use super::*;

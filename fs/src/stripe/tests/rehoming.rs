@@ -1,3 +1,5 @@
+//! Fragments come home, and where they are is told.
+
 use super::*;
 use crate::error::Error;
 use crate::stripe::Presence;

@@ -1,3 +1,5 @@
+//! Stores: *stored* or refused in time, whoever dies.
+
 use tokio::time::Instant;
 
 use super::*;
