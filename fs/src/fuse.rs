@@ -201,8 +201,20 @@ fn time_from_kernel(time: SystemTime) -> Time {
 fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     time.map(|time| match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(time_from_kernel(time)),
+        TimeOrNow::SpecificTime(time) => SetTime::At(within_ext4s_range(time_from_kernel(time))),
     })
+}
+
+/// The kernel cuts times to what a file system can hold, but knows no limits of FUSE's; these are ext4's, 1901 to
+/// 2446, and as there a time that is cut has no nanoseconds (timestamp_truncate in fs/inode.c).
+fn within_ext4s_range(time: Time) -> Time {
+    const FIRST: i64 = i32::MIN as i64;
+    const LAST: i64 = 0x3_7fff_ffff;
+    match time.seconds {
+        seconds if seconds <= FIRST => Time { seconds: FIRST, nanos: 0 },
+        seconds if seconds >= LAST => Time { seconds: LAST, nanos: 0 },
+        _ => time,
+    }
 }
 
 fn kind(mode: u32) -> FileType {

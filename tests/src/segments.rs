@@ -96,7 +96,8 @@ impl Record {
 
 /// Every class of byte of a record of code m+p with n fragments.
 pub fn every_place(m: u64, n: u64) -> Vec<Place> {
-    let header = [(0, 4), (4, 5), (5, 6), (6, 8), (8, 16), (16, 32), (32, 40), (40, 44), (44, 48), (48, 64)];
+    let header =
+        [(0, 4), (4, 5), (5, 6), (6, 8), (8, 16), (16, 32), (32, 40), (40, 42), (42, 44), (44, 48), (48, 64)];
     let fpcc = [(0, 8), (8, 9), (9, 10), (10, 11), (11, 12), (12, 14), (14, 16), (16, 24), (24, 32)];
     let mut places: Vec<Place> = header.into_iter().map(|(from, to)| Place::Header(from, to)).collect();
     places.push(Place::Key);
@@ -149,7 +150,8 @@ fn record(bytes: &[u8], path: &Path, offset: u64) -> Option<(Record, u8)> {
     }
     let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let key_length = u64::from(u16::from_le_bytes([header[6], header[7]]));
-    let (fpcc_length, fragment_length) = (u64::from(u32_at(40)), u64::from(u32_at(44)));
+    let fpcc_length = u64::from(u16::from_le_bytes([header[40], header[41]]));
+    let fragment_length = u64::from(u32_at(44));
     let fpcc_at = offset + HEADER + key_length;
     let key = bytes.get((offset + HEADER) as usize..fpcc_at as usize)?;
     let fpcc = bytes.get(fpcc_at as usize..(fpcc_at + fpcc_length) as usize)?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const KNOWS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse"]),
     ("rusqlite", &["fs/src/metadata/sqlite"]),
-    ("hyper", &["fs/src/transport/http", "shardd/src/"]),
+    ("hyper", &["fs/src/transport/http", "fs/src/transport/verbs", "shardd/src/"]),
     ("hyper_util", &["fs/src/transport/http", "shardd/src/"]),
     ("axum", &["shardd/src/", "fs/src/transport/in_process"]),
     ("shardd", &["fs/src/transport/in_process", "fs/src/main.rs", "fs/src/embedded", "shardd/src/main.rs"]),

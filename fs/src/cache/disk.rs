@@ -177,7 +177,9 @@ impl Disk {
     #[cfg(test)]
     pub fn hold_up(&self) -> HeldUp {
         let barrier = Arc::new(std::sync::Barrier::new(2));
-        self.queue().send(Job::Rendezvous(barrier.clone())).unwrap();
+        self.queue()
+            .send(Job::Rendezvous(barrier.clone()))
+            .expect("the writer lives as long as the disk level");
         barrier.wait();
         HeldUp(barrier)
     }
