@@ -219,6 +219,12 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Whether a program can be found.
+pub fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 /// User and group that run this.
 pub fn user_and_group() -> (u32, u32) {
     // SAFETY: both take nothing and cannot fail.

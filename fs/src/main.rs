@@ -152,6 +152,7 @@ impl Begun {
 }
 
 async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refusal> {
+    mount::check_fuse(config.allow_other)?;
     let place = mount::look_at(&config.mountpoint)?.clear()?;
     mount::check_apart(place.path(), &config.state)?;
     let opened = open(config).await?;

@@ -108,6 +108,30 @@ impl Place {
     }
 }
 
+/// Whether this machine and this user can mount at all.
+pub fn check_fuse(allow_other: bool) -> Result<(), Refusal> {
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Refusal("/dev/fuse is missing: load the kernel module fuse".to_owned()));
+    }
+    if host::is_root() {
+        return Ok(());
+    }
+    if !host::is_on_path("fusermount3") {
+        return Err(Refusal("fusermount3 is missing: install the package fuse3".to_owned()));
+    }
+    let fuse_conf = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    if allow_other && !lets_others_in(&fuse_conf) {
+        return Err(Refusal(
+            "other users may be let in only by root, or with user_allow_other in /etc/fuse.conf".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn lets_others_in(fuse_conf: &str) -> bool {
+    fuse_conf.lines().any(|line| line.trim() == "user_allow_other")
+}
+
 /// Neither may lie in the other: the daemon would wait for itself.
 pub fn check_apart(place: &Path, state: &Path) -> Result<(), Refusal> {
     if host::resolve(state).starts_with(place) {
@@ -579,6 +603,13 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(sentence(&file).contains("is not a directory"));
         assert!(sentence(folder.path()).contains("is not empty"));
+    }
+
+    #[test]
+    fn others_are_let_in_where_fuse_conf_says_so() {
+        assert!(lets_others_in("mount_max = 10\nuser_allow_other\n"));
+        assert!(!lets_others_in("#user_allow_other\n"));
+        assert!(check_fuse(false).is_ok(), "the tests mount");
     }
 
     #[test]
