@@ -281,16 +281,29 @@ fn three_lying_nodes_give_an_error_in_time_and_never_a_wrong_byte() {
         data::put(&mount.path(format!("{i}")), i, 3 * MIB);
     }
     for lie in LIES {
+        avidfs_tests::eventually(HASTE * 5, "every fragment is at home", || {
+            mount.status()["objects_not_at_home"] == 0
+        });
         mount.remount();
         data::check(&mount.path("0"), 0, 3 * MIB);
-        court.before("1", &[0, 2, 3]).iter().for_each(|liar| liar.tell(lie));
+        let liars = court.before("1", &[0, 2, 3]);
+        liars.iter().for_each(|liar| liar.tell(lie));
+        let told: Vec<u64> = liars.iter().map(|liar| liar.told()).collect();
         let (read, time) = timed(|| fs::read(mount.path("1")));
+        let lied = liars.iter().zip(&told).filter(|(liar, before)| liar.told() > **before).count();
         match read {
-            // Whose FPCC alone is wrong still has the right fragment, and an honest node's FPCC proves it.
-            Ok(bytes) if lie == Lie::FlippedFpcc => assert!(bytes == data::bytes(1, 0, bytes.len())),
+            // Whose FPCC alone is wrong still has the right fragment, and an honest node's FPCC proves it. And who has
+            // no other object to tell of tells the truth.
+            Ok(bytes) if lie == Lie::FlippedFpcc || lied < 3 => {
+                assert!(
+                    bytes == data::bytes(1, 0, bytes.len()),
+                    "wrong bytes while three nodes lie: {lie:?}"
+                );
+            }
             read => assert_eq!(errno(&read), libc::EIO, "while three nodes lie: {lie:?}"),
         }
-        assert!(time < HASTE, "{lie:?} held the error up for {time:?}");
+        // The kernel asks for a page once more when its read-ahead has failed: two requests, each within the limit.
+        assert!(time < HASTE * 2, "{lie:?} held the error up for {time:?}");
         court.all(Lie::Honest);
         let honest = avidfs_tests::eventually;
         honest(HASTE * 5, "honest again, they are believed again", || {
