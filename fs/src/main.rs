@@ -158,10 +158,11 @@ async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refus
     let opened = open(config).await?;
     announce_and_log(&opened, announce)?;
     let volume = volume(config, &opened).await?;
-    let running = show(config, place.path(), &opened.state, volume)?;
-    let answering = Answering::default();
+    // Before the mount is seen: who finds it and nobody listening takes it for a dead one.
     let listener =
         control::listen(opened.state.path()).map_err(|error| host_refusal("the control socket", &error))?;
+    let running = show(config, place.path(), &opened.state, volume)?;
+    let answering = Answering::default();
     tokio::spawn(control::serve(listener, running.handler(), answering.clone()));
     if let Err(refusal) = daemon::answers(place.path()).await {
         let _ = running.end().await;

@@ -80,11 +80,30 @@ fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
 fn source(path: &Path) -> Source {
     let text = fs::read_to_string(path).unwrap();
     let name = path.strip_prefix(project()).unwrap().to_string_lossy().into_owned();
-    // Tests stand at the end of a file.
-    let tested = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
-    let lines = text[..tested].lines().enumerate();
     let code = |line: &str| line.split("//").next().unwrap_or_default().trim().to_owned();
-    Source { name, lines: lines.map(|(number, line)| (number + 1, code(line))).collect() }
+    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, code(line))).collect();
+    Source { name, lines: without_tests(lines) }
+}
+
+/// Leave out what `#[cfg(test)]` stands before: up to the end of its block, or of its statement.
+fn without_tests(lines: Vec<(usize, String)>) -> Vec<(usize, String)> {
+    let mut kept = Vec::new();
+    let mut lines = lines.into_iter();
+    while let Some((number, line)) = lines.next() {
+        if line != "#[cfg(test)]" {
+            kept.push((number, line));
+            continue;
+        }
+        let mut depth = 0i32;
+        for (_, line) in lines.by_ref() {
+            let count = |brace: char| line.matches(brace).count() as i32;
+            depth += count('{') - count('}');
+            if depth == 0 && (line.ends_with('}') || line.ends_with(';')) {
+                break;
+            }
+        }
+    }
+    kept
 }
 
 /// Whether a line names a crate or module at the head of a path: `use x::`, `x::y`, `use {x, ..}`.
@@ -239,4 +258,8 @@ fn the_rules_see_what_breaks_them() {
     assert_eq!(used_modules("use crate::{pool, stripe::Stripe};"), ["pool", "stripe"]);
     assert_eq!(used_modules("let a: crate::volume::Volume = 1;"), ["volume"]);
     assert_eq!(module_of("fs/src/metadata/sqlite/schema.rs"), Some("metadata"));
+    let text = "a\n#[cfg(test)]\nfn b() {\nc {}\n}\nd\n#[cfg(test)]\nmod tests;\ne";
+    let lines = text.lines().enumerate().map(|(number, line)| (number, line.to_owned())).collect();
+    let kept: Vec<String> = without_tests(lines).into_iter().map(|(_, line)| line).collect();
+    assert_eq!(kept, ["a", "d", "e"]);
 }
