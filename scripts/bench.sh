@@ -28,7 +28,7 @@ clean_up() {
   mountpoint -q "$mnt" && { avidfs umount "$mnt" || fusermount3 -uz "$mnt" || umount -l "$mnt" || true; }
   "$root/scripts/cluster.sh" down "$dir/nodes" || true
   [ -z "$tmpfs" ] || umount -l "$dir" || true
-  rm -rf "$dir"
+  rm -rf --one-file-system "$dir"
   exit "$code"
 }
 trap clean_up EXIT

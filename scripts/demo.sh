@@ -35,7 +35,7 @@ clean_up() {
   fi
   [ "$code" = 0 ] || { say && say "The daemon's last words:" && tail -n 20 "$dir/state/avidfs.log" 2>/dev/null; } || true
   "$root/scripts/cluster.sh" down "$dir/nodes" || true
-  rm -rf "$dir"
+  rm -rf --one-file-system "$dir"
   exit "$code"
 }
 trap clean_up EXIT
@@ -170,5 +170,5 @@ It keeps running. Use it:
   BIN=$BIN $root/scripts/cluster.sh kill $dir/nodes 3
   BIN=$BIN $root/scripts/cluster.sh start $dir/nodes 3
 End it:
-  $BIN/avidfs umount $mnt; $root/scripts/cluster.sh down $dir/nodes; rm -rf $dir
+  $BIN/avidfs umount $mnt && $root/scripts/cluster.sh down $dir/nodes && rm -rf --one-file-system $dir
 END
