@@ -15,6 +15,9 @@ use crate::open_file::{OpenFile, Piece, Progress, Source};
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
 
+/// How long a seal waits for nodes to return before it counts as failed: a little more than a probe's interval.
+const RETURN_TIME: Duration = Duration::from_millis(1500);
+
 /// What became of a write.
 #[derive(Debug)]
 pub enum Written {
@@ -144,7 +147,12 @@ impl Volume {
         else {
             return;
         };
-        let outcome = self.stripe.store(id, padded, length, flush).await;
+        let mut outcome = self.stripe.store(id, padded.clone(), length, flush).await;
+        if let Err(Error::TooFewNodes(_)) = outcome {
+            // Known to be down is not down any more for a node that was just started: it is asked once a second.
+            tokio::time::sleep(RETURN_TIME).await;
+            outcome = self.stripe.store(id, padded, length, flush).await;
+        }
         {
             let mut state = file.state();
             let Some(seal) = state.seal_mut(sequence) else { return };
@@ -346,7 +354,11 @@ impl Volume {
         let mut state = file.state();
         let inside = range.start..range.end.min(state.size);
         if !inside.is_empty() {
-            self.metadata.punch(ino, inside.clone(), caller.now)?;
+            let stored = self.metadata.punch(ino, inside.clone(), caller.now)?;
+            if stored.size < state.size {
+                // Bytes cut away here may be the ones that made the file as long as it is.
+                self.metadata.truncate(ino, state.size, caller.now)?;
+            }
             self.budget.give(state.clip(inside));
         }
         if !keep_size && range.end > state.size {
