@@ -520,9 +520,10 @@ fn a_file_written_in_place_while_nodes_come_and_go_is_right() {
         assert!(fs::read(mount.path("file")).unwrap() == wanted, "with nodes {a} and {b} dead");
         cluster.restart(a);
         cluster.restart(b);
-        // Two more may die only once these two are known to be back.
-        avidfs_tests::eventually(Duration::from_secs(30), "all nodes are up", || {
-            mount.status()["nodes_up"] == 5
+        // Two more may die only once these two are back and have what others kept for them.
+        eventually(Duration::from_secs(60), "every fragment is at home", || {
+            let status = mount.status();
+            status["nodes_up"] == 5 && status["objects_not_at_home"] == 0
         });
     }
     all_home(&mount, "file");
