@@ -17,7 +17,7 @@ if [[ ${1:-} =~ ^[0-9]+$ ]]; then
 fi
 need_rust
 need_fuse
-cargo build --locked --workspace
+cargo build --locked --workspace --bins --tests
 
 end=$((SECONDS + minutes * 60))
 round=0

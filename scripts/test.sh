@@ -22,8 +22,9 @@ cargo fmt --all --check
 step "Lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
+# With the tests, so that what both need is compiled once.
 step "Build"
-cargo build --locked --workspace
+cargo build --locked --workspace --bins --tests
 
 step "Tests"
 exec cargo nextest run --locked --workspace --no-fail-fast "$@"
