@@ -89,6 +89,13 @@ impl Code {
         let length = object_length.div_ceil(self.m() as u64);
         usize::try_from(length).expect("a fragment fits the address space")
     }
+
+    /// Bytes of all data fragments together: an object's and the zeros (m - 1 at most) that fill up its last one.
+    ///
+    /// Panics as `fragment_length`.
+    pub fn padded_length(self, object_length: u64) -> usize {
+        self.m() * self.fragment_length(object_length)
+    }
 }
 
 impl fmt::Display for Code {

@@ -15,6 +15,7 @@ use common::size::ByteSize;
 use crate::cli::MountArgs;
 use crate::host::reason;
 use crate::transport::NodeAddress;
+use crate::volume::AccessTimes;
 
 /// A wrong option, in one sentence that names it and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -54,6 +55,20 @@ pub struct MountConfig {
     pub foreground: bool,
     /// Options for the kernel: nosuid, nodev, noexec, noatime, ...
     pub kernel_options: Vec<String>,
+}
+
+impl MountConfig {
+    /// Which accesses are noted: as the last option that says so has it.
+    pub fn access_times(&self) -> AccessTimes {
+        let named = |option: &String| match option.as_str() {
+            "relatime" | "atime" | "diratime" => Some(AccessTimes::Relative),
+            "nodiratime" => Some(AccessTimes::RelativeOfFiles),
+            "strictatime" => Some(AccessTimes::Strict),
+            "noatime" => Some(AccessTimes::Never),
+            _ => None,
+        };
+        self.kernel_options.iter().rev().find_map(named).unwrap_or_default()
+    }
 }
 
 /// What is written once when a volume is made. Absent is the default then, and whatever the volume has later.

@@ -236,17 +236,17 @@ impl Running {
         ending
     }
 
-    /// On a signal the daemon ends even while the mount is in use; then the data is made safe first.
+    /// On a signal the daemon ends even while the mount is in use: whoever still has files open there is refused
+    /// further changes, so that what is stored now is all.
     async fn end_now(&mut self) -> Ending {
         if self.unmount(false).await.is_ok() {
             let _ = tokio::time::timeout(GOODBYE_LIMIT, &mut self.gone).await;
             return self.store().await;
         }
-        let ending = self.store().await;
         if let Err(refusal) = self.unmount(true).await {
             tracing::error!(%refusal, "the mount stays behind, dead");
         }
-        ending
+        self.store().await
     }
 
     async fn store(&self) -> Ending {

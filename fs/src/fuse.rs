@@ -6,19 +6,20 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, SessionUnmounter,
-    TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    SessionUnmounter, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
+use crate::acl;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::inode::{Caller, Ino, Inode, Time};
@@ -105,7 +106,8 @@ pub fn mount(
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
     config.clone_fd = true;
-    let fuse = Fuse { volume, runtime, control: options.control.clone() };
+    let notifier = Arc::<OnceLock<Notifier>>::default();
+    let fuse = Fuse { volume, runtime, control: options.control.clone(), notifier: notifier.clone() };
     let mut session = if host::is_root() {
         // Mounted by ourselves: only so is its type fuse.avidfs and not merely fuse.
         let device = host::mount_fuse(mountpoint, &options.name, &kernel_options(options))?;
@@ -113,6 +115,7 @@ pub fn mount(
     } else {
         Session::new(fuse, mountpoint, &config)?
     };
+    let _first = notifier.set(session.notifier());
     let unmounter = Unmounter(session.unmount_callable());
     Ok(Mounted { session, unmounter })
 }
@@ -154,6 +157,8 @@ struct Fuse {
     volume: Arc<Volume>,
     runtime: Handle,
     control: PathBuf,
+    /// What tells the kernel that something it was told is no longer so.
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Fuse {
@@ -166,9 +171,28 @@ impl Fuse {
         told.to_string().into_bytes()
     }
 
-    fn create_inode(&self, req: &Request, parent: INodeNo, name: &OsStr, new: NewInode) -> Result<Inode> {
-        self.volume.create(ino(parent), name.as_bytes(), new, caller(req))
+    /// An inode of this mode under a new name.
+    fn make(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        (mode, umask): (u32, u32),
+        more: NewInode,
+    ) -> Result<Inode> {
+        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), ..more };
+        self.volume.create(ino(parent), name.as_bytes(), new, umask, caller(req))
     }
+}
+
+/// Whether reads through such a handle count as accesses.
+fn notes_access(flags: OpenFlags) -> bool {
+    flags.0 & libc::O_ACCMODE != libc::O_WRONLY && flags.0 & libc::O_NOATIME == 0
+}
+
+/// Whether the caller is root or in a group, by what the kernel tells of the process; one that has ended is not.
+fn is_in_group(req: &Request, group: u32) -> bool {
+    req.uid() == 0 || req.gid() == group || host::groups_of(req.pid()).contains(&group)
 }
 
 fn ino(ino: INodeNo) -> Ino {
@@ -313,6 +337,9 @@ impl Filesystem for Fuse {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_POSIX_ACL,
+            // The umask comes along: a default access control list takes its place.
+            InitFlags::FUSE_DONT_MASK,
             // All changes pass through this kernel: it need not drop pages because an mtime moved.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -373,7 +400,9 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
-        match self.volume.target(ino(node)) {
+        let target =
+            self.volume.accessed(ino(node), Time::now()).and_then(|()| self.volume.target(ino(node)));
+        match target {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         }
@@ -389,14 +418,13 @@ impl Filesystem for Fuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewInode { mode: mode & !umask, uid: req.uid(), gid: req.gid(), rdev, target: None };
-        reply_entry(reply, self.create_inode(req, parent, name, new));
+        let more = NewInode { rdev, ..NewInode::default() };
+        reply_entry(reply, self.make(req, parent, name, (mode, umask), more));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let mode = libc::S_IFDIR | (mode & 0o7777 & !umask);
-        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0, target: None };
-        reply_entry(reply, self.create_inode(req, parent, name, new));
+        let mode = libc::S_IFDIR | mode & 0o7777;
+        reply_entry(reply, self.make(req, parent, name, (mode, umask), NewInode::default()));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -408,9 +436,8 @@ impl Filesystem for Fuse {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let target = Some(target.as_os_str().as_bytes().to_vec());
-        let new = NewInode { mode: libc::S_IFLNK | 0o777, uid: req.uid(), gid: req.gid(), rdev: 0, target };
-        reply_entry(reply, self.create_inode(req, parent, name, new));
+        let more = NewInode { target: Some(target.as_os_str().as_bytes().to_vec()), ..NewInode::default() };
+        reply_entry(reply, self.make(req, parent, name, (libc::S_IFLNK | 0o777, 0), more));
     }
 
     fn rename(
@@ -437,10 +464,23 @@ impl Filesystem for Fuse {
         reply_entry(reply, self.volume.link(ino(node), ino(newparent), newname.as_bytes(), caller(req)));
     }
 
-    fn open(&self, _req: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.volume.open_file(ino(node)) {
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(error) => reply.error(errno(&error)),
+    fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let noted = self.volume.open_file(ino(node)).and_then(|()| match notes_access(flags) {
+            true => self.volume.opened_for_reading(ino(node), Time::now()),
+            false => Ok(false),
+        });
+        let opened = |reply: ReplyOpen| reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        match (noted, self.notifier.get().cloned()) {
+            (Ok(true), Some(notifier)) => {
+                // On a thread of its own: the kernel may ask us something before it takes the notice.
+                self.runtime.spawn_blocking(move || {
+                    // Attributes alone, whatever the length; an inode the kernel has forgotten needs no notice.
+                    let _ = notifier.inval_inode(node, -1, 0);
+                    opened(reply);
+                });
+            }
+            (Ok(_), _) => opened(reply),
+            (Err(error), _) => reply.error(errno(&error)),
         }
     }
 
@@ -454,9 +494,8 @@ impl Filesystem for Fuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let mode = libc::S_IFREG | (mode & 0o7777 & !umask);
-        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0, target: None };
-        let created = self.create_inode(req, parent, name, new);
+        let mode = libc::S_IFREG | mode & 0o7777;
+        let created = self.make(req, parent, name, (mode, umask), NewInode::default());
         match created.and_then(|inode| self.volume.open_file(inode.ino).map(|()| inode)) {
             Ok(inode) => {
                 reply.created(&TTL, &attr(&inode), GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
@@ -472,12 +511,13 @@ impl Filesystem for Fuse {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let _inside = self.runtime.enter();
-        match self.volume.try_read(ino(node), offset, size) {
+        let now = (flags.0 & libc::O_NOATIME == 0).then(Time::now);
+        match self.volume.try_read(ino(node), offset, size, now) {
             Ok(Some(parts)) => reply_data(reply, Ok(parts)),
             Ok(None) => {
                 let volume = self.volume.clone();
@@ -568,6 +608,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.note_listing(ino(node), offset);
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
         });
@@ -585,6 +626,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.note_listing(ino(node), offset);
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             let attr = attr(inode);
             let full = reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION);
@@ -626,8 +668,15 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if name == CONTROL_XATTR || name.as_bytes().starts_with(b"system.posix_acl_") {
+        if name == CONTROL_XATTR {
             return reply.error(Errno::EOPNOTSUPP);
+        }
+        if [acl::ACCESS, acl::DEFAULT].contains(&name.as_bytes()) {
+            let done = self.volume.attributes(ino(node)).and_then(|inode| {
+                let drop_set_gid = !is_in_group(req, inode.gid);
+                self.volume.set_acl(ino(node), name.as_bytes(), value, drop_set_gid, caller(req))
+            });
+            return reply_empty(reply, done);
         }
         reply_empty(reply, self.volume.set_xattr(ino(node), name.as_bytes(), value, flags, caller(req)));
     }
@@ -725,6 +774,14 @@ impl Filesystem for Fuse {
 }
 
 impl Fuse {
+    fn note_listing(&self, directory: Ino, offset: u64) {
+        if offset == 0
+            && let Err(error) = self.volume.accessed(directory, Time::now())
+        {
+            tracing::warn!(ino = directory.0, %error, "a time of access is lost");
+        }
+    }
+
     /// Hand out entries after a cookie until `add` says that no more fit; `.` has cookie 1 and `..` 2.
     fn list(
         &self,

@@ -115,7 +115,7 @@ pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Resu
     let mode = mountpoint.metadata()?.mode();
     let (user, group) = user_and_group();
     let mut data = format!("fd={},rootmode={mode:o},user_id={user},group_id={group}", device.as_raw_fd());
-    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
+    let mut flags = 0;
     for option in options {
         match mount_flag(option) {
             Some((flag, true)) => flags |= flag,
@@ -134,6 +134,13 @@ pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Resu
         libc::mount(source.as_ptr(), mountpoint.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
     })?;
     Ok(device.into())
+}
+
+/// The supplementary groups of a process; none of one that has ended.
+pub fn groups_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
 
 /// The flag of mount(2) an option sets (`true`) or clears.

@@ -3,6 +3,7 @@
 //! The direction of knowledge is `main -> {cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
+pub mod acl;
 pub mod buffers;
 pub mod cache;
 pub mod cli;

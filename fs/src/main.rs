@@ -396,6 +396,7 @@ async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Re
         backlog: config.backlog_dir.clone(),
         backlog_bytes: config.backlog_bytes,
         read_only: config.read_only,
+        access_times: config.access_times(),
     };
     Ok(Volume::open(opened.store.clone(), stripe, pool, options).await?)
 }

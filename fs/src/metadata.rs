@@ -62,7 +62,7 @@ pub struct Entry {
 }
 
 /// What a new inode begins with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NewInode {
     /// Type and permission bits.
     pub mode: u32,
@@ -74,6 +74,8 @@ pub struct NewInode {
     pub rdev: u32,
     /// Target, for symbolic links.
     pub target: Option<Vec<u8>>,
+    /// Extended attributes, name and value.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// How rename treats what is at the destination.
@@ -97,7 +99,7 @@ pub struct Removed {
 }
 
 /// Attributes to change; `None` stays. The caller has already decided what is allowed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct AttributeChange {
     /// Permission bits (07777); the type stays.
     pub permissions: Option<u32>,
@@ -111,6 +113,8 @@ pub struct AttributeChange {
     pub mtime: Option<Time>,
     /// Last change of the inode.
     pub ctime: Option<Time>,
+    /// Extended attributes that belong to the change: those to set, and those (without a value) to remove if present.
+    pub xattrs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// A run of a file's bytes inside one object.
@@ -258,8 +262,10 @@ pub trait MetadataStore: Send + Sync + 'static {
         now: Time,
     ) -> Result<Option<Removed>>;
 
-    /// Change attributes; returns them all. Stamps nothing by itself.
+    /// Change attributes; returns them all. Stamps nothing by itself. `Range` as `set_xattr`.
     fn set_attributes(&self, ino: Ino, change: &AttributeChange) -> Result<Inode>;
+    /// When inodes were last accessed; one that is gone is passed over.
+    fn set_accessed(&self, accesses: &[(Ino, Time)]) -> Result<()>;
     /// Set a file's size; bytes beyond it are gone, a longer one ends in a hole. Stamps mtime and ctime.
     /// `IsDirectory`, `Invalid` (neither file nor directory), `TooLarge`.
     fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode>;

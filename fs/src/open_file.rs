@@ -39,6 +39,7 @@ impl OpenFile {
         let state = State {
             handles: 0,
             size: inode.size,
+            access_noted: false,
             mtime: None,
             dirty: DirtyRuns::new(object_size as usize),
             dirty_since: None,
@@ -86,6 +87,8 @@ pub struct State {
     pub handles: u32,
     /// The size every reader sees.
     pub size: u64,
+    /// Whether the next read need not be noted as an access.
+    pub access_noted: bool,
     /// When it was last written, if the store does not know yet.
     pub mtime: Option<Time>,
     /// Written and not sealed.
@@ -183,20 +186,33 @@ impl State {
         taken
     }
 
-    /// Cut everything beyond `size` out of what the store does not know; returns dirty bytes given up.
+    /// Cut everything beyond `size` out of what the store does not know; returns what that held of the budget.
     pub fn truncate(&mut self, size: u64) -> u64 {
         let released = self.clip(size..u64::MAX);
         self.size = size;
         released
     }
 
-    /// Cut a range out of what the store does not know, and forget what is remembered of the store.
+    /// Cut a range out of what the store does not know, and forget what is remembered of the store. Returns what that
+    /// held of the budget.
     pub fn clip(&mut self, range: Range<u64>) -> u64 {
         for seal in &mut self.seals {
             seal.extents = seal.extents.iter().flat_map(|extent| without(extent, &range)).collect();
         }
         self.known = Known::default();
-        self.dirty.clip(range)
+        self.dirty.clip(range) + self.drop_unwanted()
+    }
+
+    /// Let go of failed seals of which nothing is left in the file: there is nothing to try again for. Returns what
+    /// they held of the budget.
+    pub fn drop_unwanted(&mut self) -> u64 {
+        let mut released = 0;
+        self.seals.retain(|seal| {
+            let unwanted = seal.extents.is_empty() && matches!(seal.progress, Progress::Failed(_));
+            released += if unwanted { seal.charged } else { 0 };
+            !unwanted
+        });
+        released
     }
 
     /// Times were set by hand: bytes that are still on their way bring none of their own.
@@ -367,7 +383,7 @@ fn gather(mut runs: Vec<(u64, Buffer)>, length: usize) -> Buffer {
 
 /// Fill up with zeros to m whole fragments.
 fn pad(mut object: Buffer, code: Code) -> Bytes {
-    let padded = code.m() * code.fragment_length(object.len() as u64);
+    let padded = code.padded_length(object.len() as u64);
     if padded > object.capacity() {
         let mut larger = Buffers::shared().take(padded);
         larger.extend_from_slice(&object);

@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 pub use self::locate::{FragmentLocation, Presence};
+pub use self::spread::fewest_nodes;
 
 use self::cpu::Cpu;
 use self::fetch::Fetches;
@@ -65,6 +66,9 @@ pub struct StripeOptions {
     pub patience: Duration,
     /// How long a node may take to flush before the others are enough.
     pub flush_patience: Duration,
+    /// How long to wait, once, for nodes to return before too few of them are an error: a little more than the pool's
+    /// interval between probes of a node that is down. Zero: not at all.
+    pub return_time: Duration,
     /// How long the fragments missing when an object became *stored* are tried for.
     pub completion_limit: Duration,
     /// Objects read ahead at once; more are left out.
@@ -86,6 +90,7 @@ impl StripeOptions {
             grace: Duration::from_millis(50),
             patience: Duration::from_secs(1),
             flush_patience: Duration::from_secs(2),
+            return_time: Duration::from_millis(1500),
             completion_limit: Duration::from_secs(10),
             prefetches: 8,
             cached_on_store: 256 << 10,
@@ -273,15 +278,10 @@ impl Stripe {
     }
 }
 
-/// Bytes of all data fragments together: what `store` wants an object of `length` bytes padded to.
-pub fn padded_length(code: Code, length: u32) -> usize {
-    code.m() * code.fragment_length(u64::from(length))
-}
-
 /// An object's bytes followed by the zeros `store` wants. Copies; who fills a buffer anyway pads it there.
 pub fn pad(code: Code, bytes: &[u8]) -> Bytes {
     let mut padded = bytes.to_vec();
-    padded.resize(padded_length(code, bytes.len() as u32), 0);
+    padded.resize(code.padded_length(bytes.len() as u64), 0);
     padded.into()
 }
 

@@ -3,6 +3,8 @@
 //! Data first, names last: bytes are *stored* on nodes before the metadata refers to them, and taken off nodes only
 //! after it no longer does. Time is told by the caller; waiting is bounded by `io_limit`.
 
+mod access;
+mod acl;
 mod attributes;
 mod backlog;
 mod budget;
@@ -28,8 +30,10 @@ use crate::metadata::{MetadataStore, VolumeSettings};
 use crate::open_file::OpenFile;
 use crate::pool::Pool;
 use crate::stripe::Stripe;
+use access::Accesses;
 use budget::Budget;
 
+pub use access::AccessTimes;
 pub use attributes::{SetAttributes, SetTime};
 pub use backlog::Unsaved;
 pub use data::Written;
@@ -50,6 +54,8 @@ pub struct VolumeOptions {
     pub backlog_bytes: u64,
     /// Whether changes are refused.
     pub read_only: bool,
+    /// Which accesses are noted; none while changes are refused.
+    pub access_times: AccessTimes,
 }
 
 /// A mounted volume.
@@ -62,6 +68,7 @@ pub struct Volume {
     options: VolumeOptions,
     files: Mutex<HashMap<Ino, Arc<OpenFile>>>,
     lookups: Lookups,
+    accesses: Accesses,
     budget: Budget,
     /// Reads in flight, so that no object is deleted under one.
     reads: upkeep::ReadGate,
@@ -82,6 +89,8 @@ impl Volume {
         pool: Arc<Pool>,
         options: VolumeOptions,
     ) -> Result<Arc<Volume>> {
+        let access_times = if options.read_only { AccessTimes::Never } else { options.access_times };
+        let options = VolumeOptions { access_times, ..options };
         let settings = metadata.settings()?.ok_or_else(|| Error::Store("there is no volume here".into()))?;
         let volume = Arc::new(Volume {
             budget: Budget::new(options.write_behind_bytes),
@@ -93,6 +102,7 @@ impl Volume {
             options,
             files: Mutex::default(),
             lookups: Lookups::default(),
+            accesses: Accesses::default(),
             reads: upkeep::ReadGate::default(),
             work: Notify::new(),
             stop: watch::Sender::new(false),
@@ -113,8 +123,8 @@ impl Volume {
         &self.settings
     }
 
-    /// Stop the upkeep and bring everything dirty to the nodes, within `io_limit`; what they do not take goes to
-    /// the backlog. Further calls do nothing.
+    /// Refuse further changes, stop the upkeep and bring everything dirty to the nodes, within `io_limit`; what they
+    /// do not take goes to the backlog. Further calls do nothing.
     ///
     /// # Errors
     /// How much waits in the backlog.
@@ -122,13 +132,22 @@ impl Volume {
         if self.shut.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        if let Err(error) = self.write_accesses() {
+            tracing::warn!(%error, "times of access are lost");
+        }
         let saved = self.save_everything().await;
         self.stop.send_replace(true);
         saved
     }
 
     fn writable(&self) -> Result<()> {
-        if self.options.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.options.read_only {
+            Err(Error::ReadOnly)
+        } else if self.shut.load(Ordering::SeqCst) {
+            Err(Error::Host("the file system is being unmounted".into()))
+        } else {
+            Ok(())
+        }
     }
 
     /// The open file of an inode, if there is one.
@@ -142,6 +161,7 @@ impl Volume {
 
     /// Lay what an open file knows better over what the store says.
     fn overlay(&self, mut inode: Inode) -> Inode {
+        self.accesses.overlay(&mut inode);
         if !inode.is_file() {
             return inode;
         }

@@ -22,7 +22,7 @@ const NOT_IN_COMMON: &[&str] =
 /// The modules of fs, bottom first. A module may use those above it in this list and those of its own line.
 const LAYERS: &[&[&str]] = &[
     &["error", "inode"],
-    &["transport", "metadata", "buffers", "host"],
+    &["acl", "transport", "metadata", "buffers", "host"],
     &["pool", "cache", "placement"],
     &["stripe"],
     &["open_file"],

@@ -202,6 +202,10 @@ impl MetadataStore for SqliteStore {
         self.write(|transaction| attributes::set(transaction, ino, change))
     }
 
+    fn set_accessed(&self, accesses: &[(Ino, Time)]) -> Result<()> {
+        self.write(|change| attributes::set_accessed(change, accesses))
+    }
+
     fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode> {
         self.write(|change| data::truncate(change, ino, size, now))
     }

@@ -29,8 +29,8 @@ pub(super) fn margin(code: Code, live: usize) -> usize {
     if code.p() == 1 && live < code.n() { 0 } else { code.margin() }
 }
 
-/// The fewest nodes that can make an object *stored* with the fragments spread evenly.
-pub(super) fn fewest_nodes(code: Code) -> usize {
+/// The fewest nodes up that can make an object *stored*, with the fragments spread evenly.
+pub fn fewest_nodes(code: Code) -> usize {
     let enough = |nodes: &usize| {
         let margin = margin(code, *nodes);
         let fullest = (0..margin.min(*nodes)).map(|rank| share(code.n(), *nodes, rank)).sum::<usize>();

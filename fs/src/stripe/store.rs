@@ -10,7 +10,7 @@ use common::wire::{NodeId, ObjectId, RefusalCode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Stripe;
 use super::encoded::Encoded;
@@ -41,20 +41,36 @@ impl Stripe {
     ) -> Result<ObjectRecord> {
         let deadline = Instant::now() + self.options.io_limit;
         let (code, hash) = (self.options.code, self.options.hash);
-        if length == 0 || padded.len() != super::padded_length(code, length) {
+        if length == 0 || padded.len() != code.padded_length(u64::from(length)) {
             return Err(Error::Invalid("an object is not empty and padded to whole fragments"));
         }
         let permit = self.wait_for_room(padded.len() / code.m() * code.n(), deadline).await?;
         let encoding = move || Encoded::new(id, code, hash, padded, length).holding(permit);
         let encoded = Arc::new(self.cpu.run(length as usize, encoding).await);
         self.cache_stored(&encoded);
-        let homes = self.homes(self.current, id, code);
+        let mut dispersed = self.disperse(&encoded, flush, deadline).await;
+        if let Err(Error::TooFewNodes(_)) = dispersed
+            && !self.options.return_time.is_zero()
+        {
+            // A node that was just started counts as down until it is probed.
+            sleep(self.options.return_time).await;
+            dispersed = self.disperse(&encoded, flush, deadline).await;
+        }
+        let exceptions = dispersed?;
+        Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
+    }
+
+    async fn disperse(
+        self: &Arc<Self>,
+        encoded: &Arc<Encoded>,
+        flush: bool,
+        deadline: Instant,
+    ) -> Result<Vec<Exception>> {
+        let homes = self.homes(self.current, encoded.id, encoded.code);
         let (told, answer) = oneshot::channel();
         let dispersal = Dispersal::new(self, encoded.clone(), homes, flush, deadline);
         tokio::spawn(dispersal.run(told));
-        let exceptions =
-            answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))??;
-        Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
+        answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))?
     }
 
     /// Send again what of an object nobody is known to hold, flushed. Its other fragments stay where they are.

@@ -56,9 +56,14 @@ impl Volume {
             atime: set.atime.map(now),
             mtime: set.mtime.map(now),
             ctime: Some(caller.now),
+            xattrs: Vec::new(),
         };
-        if change.permissions.is_none() {
-            change.permissions = self.without_set_id(ino, set, caller)?;
+        match change.permissions {
+            Some(permissions) => change.xattrs = self.access_after_chmod(ino, permissions)?,
+            None => change.permissions = self.without_set_id(ino, set, caller)?,
+        }
+        if change.atime.is_some() {
+            self.accesses.forget(ino);
         }
         if change.mtime.is_some()
             && let Some(file) = self.file(ino)
@@ -103,6 +108,8 @@ impl Volume {
         self.metadata.truncate(ino, size, caller.now)?;
         self.budget.give(state.truncate(size));
         state.keep_mtime();
+        drop(state);
+        self.drop_if_unused(&file);
         self.work.notify_one();
         Ok(())
     }
@@ -117,7 +124,7 @@ impl Volume {
         self.metadata.xattrs(ino)
     }
 
-    /// Set an extended attribute; `flags` as setxattr(2).
+    /// Set an extended attribute; `flags` as setxattr(2). Access control lists are set by `set_acl`.
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32, caller: Caller) -> Result<()> {
         self.writable()?;
         if value.len() > 65_536 {

@@ -14,6 +14,7 @@ use super::data::blocking;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Time};
 use crate::metadata::{Commit, Extent, FileCommit};
+use crate::open_file::{OpenFile, Seal};
 
 const MAGIC: &[u8; 8] = b"AVIDBKL1";
 const HEAD: usize = 40;
@@ -58,19 +59,27 @@ struct Item {
 impl Volume {
     /// Bring everything to the nodes; the rest to the backlog.
     pub(super) async fn save_everything(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
-        let saves = self.open_files().into_iter().map(|file| {
-            let volume = self.clone();
-            async move { volume.save(&file, false).await }
-        });
-        let outcomes = futures_util::future::join_all(saves).await;
-        if let Some(error) = outcomes.into_iter().find_map(Result::err) {
-            return self.keep_backlog(error.to_string()).await;
+        // A write that was let in just before changes were refused may lay its bytes after the first round.
+        while let files = self.unclean_files()
+            && !files.is_empty()
+        {
+            let saves = files.iter().map(|file| self.save(file, false));
+            let outcomes = futures_util::future::join_all(saves).await;
+            if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+                return self.keep_backlog(error.to_string()).await;
+            }
         }
         // Everything is stored; flushing it besides is a courtesy to whoever pulls the plug next.
         if let Err(error) = self.sync().await {
             tracing::warn!(%error, "stored, but not everywhere on stable storage yet");
         }
         Ok(())
+    }
+
+    fn unclean_files(&self) -> Vec<Arc<OpenFile>> {
+        let mut files = self.open_files();
+        files.retain(|file| !file.state().is_clean());
+        files
     }
 
     async fn keep_backlog(&self, reason: String) -> std::result::Result<(), Unsaved> {
@@ -88,13 +97,13 @@ impl Volume {
         let folder = self.options.backlog.clone();
         for path in backlog_files(&folder)? {
             let item = read_item(&path)?;
-            let padded = pad(&item.bytes, self.settings.code);
+            let padded = crate::stripe::pad(self.settings.code, &item.bytes);
             let record = self.stripe.store(item.id, padded, item.length, true).await?;
             let size = item.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
             let file = FileCommit { ino: item.ino, extents: item.extents, size, mtime: item.mtime };
             self.metadata.commit(&Commit { objects: vec![record], files: vec![file] })?;
             self.metadata.sync()?;
-            fs::remove_file(&path).map_err(|error| host("remove", &path, &error))?;
+            remove(&folder, &path).map_err(|error| host("remove", &path, &error))?;
             tracing::info!(object = %item.id, bytes = item.length, "stored from the backlog");
         }
         Ok(())
@@ -107,9 +116,9 @@ impl Volume {
     }
 }
 
-fn unsaved_items(file: &crate::open_file::OpenFile) -> Vec<Item> {
+fn unsaved_items(file: &OpenFile) -> Vec<Item> {
     let state = file.state();
-    let item = |seal: &crate::open_file::Seal| Item {
+    let item = |seal: &Seal| Item {
         ino: file.ino,
         id: seal.id,
         bytes: seal.padded.slice(..seal.length as usize),
@@ -159,7 +168,13 @@ fn write_item(folder: &Path, item: &Item) -> Result<()> {
     write().map_err(|error| host("write", &path, &error))
 }
 
-/// The files of the backlog in the order of sealing; what was not finished is removed.
+/// Gone for good: one that came back after a power loss would lay old bytes over newer ones.
+fn remove(folder: &Path, path: &Path) -> std::io::Result<()> {
+    fs::remove_file(path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// The files of the backlog in the order of sealing; one that was not finished is not among them.
 fn backlog_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -229,12 +244,6 @@ fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
         })
         .collect();
     Some(Item { ino, id, bytes, length, extents, mtime })
-}
-
-fn pad(object: &Bytes, code: common::code::Code) -> Bytes {
-    let mut padded = BytesMut::from(&object[..]);
-    padded.resize(code.m() * code.fragment_length(object.len() as u64), 0);
-    padded.freeze()
 }
 
 fn host(verb: &str, path: &Path, error: &std::io::Error) -> Error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Volume;
+use super::{AccessTimes, Volume};
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, MAX_SIZE, Time};
 use crate::metadata::Commit;
@@ -14,9 +14,6 @@ use crate::open_file::{OpenFile, Piece, Progress, Source};
 
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
-
-/// How long a seal waits for nodes to return before it counts as failed: a little more than a probe's interval.
-const RETURN_TIME: Duration = Duration::from_millis(1500);
 
 /// What became of a write.
 #[derive(Debug)]
@@ -41,6 +38,7 @@ impl Volume {
         }
         let file = OpenFile::new(&inode, self.settings.code, self.settings.object_size);
         file.state().handles = 1;
+        file.state().access_noted = self.options.access_times == AccessTimes::Never;
         files.insert(ino, Arc::new(file));
         Ok(())
     }
@@ -110,6 +108,7 @@ impl Volume {
         let fresh = {
             let mut state = file.state();
             let fresh = state.write(offset, data, now);
+            state.access_noted = self.options.access_times == AccessTimes::Never;
             while let Some(sequence) = state.seal_full(offset..end, || self.stripe.next_id()) {
                 whole.push(sequence);
             }
@@ -147,12 +146,7 @@ impl Volume {
         else {
             return;
         };
-        let mut outcome = self.stripe.store(id, padded.clone(), length, flush).await;
-        if let Err(Error::TooFewNodes(_)) = outcome {
-            // Known to be down is not down any more for a node that was just started: it is asked once a second.
-            tokio::time::sleep(RETURN_TIME).await;
-            outcome = self.stripe.store(id, padded, length, flush).await;
-        }
+        let outcome = self.stripe.store(id, padded, length, flush).await;
         {
             let mut state = file.state();
             let Some(seal) = state.seal_mut(sequence) else { return };
@@ -163,8 +157,10 @@ impl Volume {
                     Progress::Failed(error)
                 }
             };
+            self.budget.give(state.drop_unwanted());
         }
         self.commit_ready(file);
+        self.drop_if_unused(file);
         file.changed.notify_waiters();
     }
 
@@ -179,12 +175,8 @@ impl Volume {
         match self.metadata.commit(&Commit { objects, files }) {
             Ok(()) => {
                 self.budget.give(state.drop_committed(count));
-                let done = state.handles == 0 && state.is_clean();
                 drop(state);
                 self.work.notify_one();
-                if done {
-                    self.drop_if_unused(file);
-                }
             }
             Err(error) => {
                 tracing::error!(ino = file.ino.0, %error, "stored bytes could not be committed");
@@ -197,7 +189,7 @@ impl Volume {
         }
     }
 
-    fn drop_if_unused(&self, file: &Arc<OpenFile>) {
+    pub(super) fn drop_if_unused(&self, file: &Arc<OpenFile>) {
         let mut files = self.files.lock();
         let same = files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
         let state = file.state();
@@ -259,12 +251,27 @@ impl Volume {
         within(self.options.io_limit, file.committed(upto)).await
     }
 
-    /// Read without waiting, if every byte is here: dirty, or in the memory cache.
+    /// Read without waiting, if every byte is here: dirty, or in the memory cache. Counts as an access at `now`, if
+    /// given, also where it must be followed by `read`.
     ///
     /// # Errors
     /// The store's.
-    pub fn try_read(self: &Arc<Self>, ino: Ino, offset: u64, size: u32) -> Result<Option<Vec<Bytes>>> {
+    pub fn try_read(
+        self: &Arc<Self>,
+        ino: Ino,
+        offset: u64,
+        size: u32,
+        now: Option<Time>,
+    ) -> Result<Option<Vec<Bytes>>> {
         let file = self.opened(ino)?;
+        if let Some(now) = now
+            && !std::mem::replace(
+                &mut file.state().access_noted,
+                self.options.access_times != AccessTimes::Strict,
+            )
+        {
+            self.accessed(ino, now)?;
+        }
         let pieces = self.plan(&file, offset, size)?;
         let mut bytes = Vec::with_capacity(pieces.len());
         for piece in &pieces {

@@ -13,9 +13,17 @@ impl Volume {
     }
 
     /// A new inode under a new name; counts as one lookup. A set-group-id directory hands on its group, and to
-    /// directories the bit itself.
-    pub fn create(&self, parent: Ino, name: &[u8], mut new: NewInode, caller: Caller) -> Result<Inode> {
+    /// directories the bit itself; its default access control list takes the umask's place.
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mut new: NewInode,
+        umask: u32,
+        caller: Caller,
+    ) -> Result<Inode> {
         self.writable()?;
+        self.inherit(parent, &mut new, umask)?;
         let directory = self.metadata.inode(parent)?;
         if directory.mode & libc::S_ISGID != 0 {
             new.gid = directory.gid;
@@ -74,6 +82,9 @@ impl Volume {
     /// At most `limit` entries after the cookie `after`, by cookie, with attributes; `.` and `..` are not among them.
     pub fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>> {
         let mut entries = self.metadata.list(directory, after, limit)?;
+        for entry in &mut entries {
+            self.accesses.overlay(&mut entry.inode);
+        }
         // Looked at once, not at every entry: most listings meet no open file.
         if !self.files.lock().is_empty() {
             for entry in &mut entries {
@@ -115,6 +126,7 @@ impl Volume {
 
     /// Give an orphan's inode and bytes up, also those that are still on their way.
     fn reclaim(&self, ino: Ino) -> Result<()> {
+        self.accesses.forget(ino);
         if let Some(file) = self.files.lock().remove(&ino) {
             self.budget.give(file.state().truncate(0));
         }

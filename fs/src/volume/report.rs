@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::inode::Ino;
 use crate::metadata::ObjectRecord;
 use crate::pool::NodeState;
-use crate::stripe::{FragmentLocation, Presence, StripeStatus};
+use crate::stripe::{FragmentLocation, Presence, StripeStatus, fewest_nodes};
 
 /// `avidfs status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,7 +152,7 @@ impl Volume {
             epoch: self.epoch,
             read_only: self.options.read_only,
             nodes_up: nodes.iter().filter(|node| node.state != "down").count(),
-            nodes_to_write: nodes_to_write(code),
+            nodes_to_write: fewest_nodes(code),
             nodes,
             space: self.space(),
             inodes: usage.inodes,
@@ -284,11 +284,6 @@ fn fragment_report(location: FragmentLocation) -> FragmentReport {
             Presence::Unknown(why) => Some(why),
         },
     }
-}
-
-/// Nodes that must take a fragment each for an object to be stored, when no node takes two.
-pub fn nodes_to_write(code: Code) -> usize {
-    (code.m() + code.margin()).min(code.n())
 }
 
 /// How many more nodes may be lost, whichever they are, before fewer than m fragments are left.

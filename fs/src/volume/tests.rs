@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use shardd::{Limits, Store, StoreOptions};
 use tempfile::TempDir;
 
-use super::{SetAttributes, SetTime, Volume, VolumeOptions};
+use super::{AccessTimes, SetAttributes, SetTime, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
@@ -99,6 +99,7 @@ impl Bench {
             backlog: self.backlog(),
             backlog_bytes: 64 << 20,
             read_only: false,
+            access_times: AccessTimes::default(),
         };
         Volume::open(self.metadata.clone(), stripe, pool, options).await
     }
@@ -133,8 +134,8 @@ fn caller(seconds: i64) -> Caller {
 }
 
 fn create(volume: &Volume, name: &str) -> Ino {
-    let new = NewInode { mode: libc::S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: None };
-    let ino = volume.create(ROOT, name.as_bytes(), new, caller(1)).unwrap().ino;
+    let new = NewInode { mode: libc::S_IFREG | 0o644, ..NewInode::default() };
+    let ino = volume.create(ROOT, name.as_bytes(), new, 0, caller(1)).unwrap().ino;
     volume.open_file(ino).unwrap();
     ino
 }
@@ -473,5 +474,60 @@ async fn a_file_is_a_vector_of_bytes_whatever_happens_below() {
             assert_eq!(volume.attributes(ino).unwrap().size, model.len() as u64, "seed {seed}, step {step}");
         }
         assert!(read(&volume, ino, 0, 1 << 20).await == model, "seed {seed}: the whole file at the end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn punching_away_a_files_last_bytes_keeps_its_length() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write(&volume, ino, 0, &noise(2025, 6)).await;
+    volume.punch(ino, 0..2903, true, caller(3)).unwrap();
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    let again = bench.mount().await;
+    assert_eq!(again.attributes(ino).unwrap().size, 2025);
+    again.open_file(ino).unwrap();
+    assert_eq!(read(&again, ino, 0, 4096).await, [0; 2025]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_it_ends_nothing_is_accepted_that_would_be_lost() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write(&volume, ino, 0, b"kept").await;
+    volume.shut_down().await.unwrap();
+    assert!(matches!(volume.try_write(ino, 4, b"more", at(9)), Err(Error::Host(_))));
+    assert!(
+        volume
+            .set_attributes(ino, &SetAttributes { size: Some(0), ..Default::default() }, caller(9))
+            .is_err()
+    );
+    assert_eq!(read(&volume, ino, 0, 9).await, b"kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_stored_and_is_then_removed_makes_room_for_other_writes() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    bench.fail(0..3, Fault::Lose);
+    for (name, truncated) in [("removed", false), ("truncated", true)] {
+        let ino = create(&volume, name);
+        let data = Bytes::from(noise(700_000, 8));
+        volume.write(ino, 0, data.clone(), at(5)).await.unwrap();
+        assert!(volume.flush(ino).await.is_err());
+        if truncated {
+            volume
+                .set_attributes(ino, &SetAttributes { size: Some(0), ..Default::default() }, caller(6))
+                .unwrap();
+            volume.flush(ino).await.unwrap();
+        } else {
+            volume.close_file(ino);
+            volume.unlink(ROOT, name.as_bytes(), caller(6)).unwrap();
+            volume.forget(ino, 1);
+        }
+        until("giving the room back", || volume.budget.used() == 0).await;
     }
 }

@@ -51,6 +51,9 @@ impl Volume {
     async fn write_back(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
+            if let Err(error) = self.write_accesses() {
+                tracing::warn!(%error, "times of access wait to be written");
+            }
             for file in self.open_files() {
                 let due = {
                     let mut state = file.state();

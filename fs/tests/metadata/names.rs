@@ -9,8 +9,13 @@ use crate::support::*;
 #[test]
 fn a_new_inode_is_found_under_its_name_with_what_it_was_given() {
     on_every_store(|store| {
-        let new =
-            NewInode { mode: libc::S_IFCHR | 0o4600, uid: 5, gid: u32::MAX, rdev: 0x0103, target: None };
+        let new = NewInode {
+            mode: libc::S_IFCHR | 0o4600,
+            uid: 5,
+            gid: u32::MAX,
+            rdev: 0x0103,
+            ..NewInode::default()
+        };
         let made = store.create(ROOT, b"null", &new, at(9)).unwrap();
         assert_eq!((made.mode, made.uid, made.gid, made.rdev), (libc::S_IFCHR | 0o4600, 5, u32::MAX, 0x0103));
         assert_eq!((made.links, made.size, made.allocated), (1, 0, 0));

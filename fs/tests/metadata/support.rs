@@ -65,7 +65,7 @@ pub fn at(seconds: i64) -> Time {
 }
 
 pub fn new_file() -> NewInode {
-    NewInode { mode: libc::S_IFREG | 0o644, uid: 1, gid: 2, rdev: 0, target: None }
+    NewInode { mode: libc::S_IFREG | 0o644, uid: 1, gid: 2, ..NewInode::default() }
 }
 
 pub fn new_directory() -> NewInode {

@@ -21,8 +21,24 @@ pub(super) fn set(transaction: &mut Change, ino: Ino, change: &AttributeChange) 
         (&mut inode.ctime, change.ctime),
     ];
     times.into_iter().for_each(|(old, new)| *old = new.unwrap_or(*old));
+    for (name, value) in &change.xattrs {
+        match value {
+            Some(value) => put_xattr(transaction, ino, name, value)?,
+            None => {
+                transaction.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino.key(), name))?;
+            }
+        }
+    }
     transaction.save(&inode)?;
     Ok(inode)
+}
+
+pub(super) fn set_accessed(change: &mut Change, accesses: &[(Ino, Time)]) -> Result<()> {
+    for (ino, time) in accesses {
+        let sql = "UPDATE inode SET atime_s = ?, atime_ns = ? WHERE ino = ?";
+        change.run(sql, (time.seconds, time.nanos, ino.key()))?;
+    }
+    Ok(())
 }
 
 pub(super) fn xattr(view: View, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
@@ -51,9 +67,6 @@ pub(super) fn set_xattr(
     replace: bool,
     now: Time,
 ) -> Result<()> {
-    if name.is_empty() || name.len() > MAX_XATTR_NAME || value.len() > MAX_XATTR_VALUE {
-        return Err(Error::Range);
-    }
     let mut inode = change.inode(ino)?;
     let sql = "SELECT 1 FROM xattr WHERE ino = ? AND name = ?";
     let exists = change.row(sql, (ino.key(), name), |_| Ok(()))?.is_some();
@@ -63,11 +76,20 @@ pub(super) fn set_xattr(
     if replace && !exists {
         return Err(Error::NoAttribute);
     }
+    put_xattr(change, ino, name, value)?;
+    inode.ctime = now;
+    change.save(&inode)
+}
+
+/// Whatever was there under that name before.
+pub(super) fn put_xattr(change: &mut Change, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > MAX_XATTR_NAME || value.len() > MAX_XATTR_VALUE {
+        return Err(Error::Range);
+    }
     // The pages of a long one count for the next checkpoint.
     change.rows += value.len() as u64 / 4096;
     change.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino.key(), name, value))?;
-    inode.ctime = now;
-    change.save(&inode)
+    Ok(())
 }
 
 pub(super) fn remove_xattr(change: &mut Change, ino: Ino, name: &[u8], now: Time) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Names: which inode is called what, and where.
 
+use super::attributes;
 use super::rows::{self, InodeKey};
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
@@ -103,6 +104,9 @@ pub(super) fn create(
     change.insert_inode(&inode, parent)?;
     if let Some(target) = &new.target {
         change.run("INSERT INTO target VALUES (?, ?)", (inode.ino.key(), target))?;
+    }
+    for (name, value) in &new.xattrs {
+        attributes::put_xattr(change, inode.ino, name, value)?;
     }
     change.save(&directory)?;
     Ok(inode)

@@ -121,6 +121,18 @@ async fn with_three_of_five_dead_nothing_is_acknowledged_and_the_same_id_succeed
     }
 }
 
+/// A node that was just started counts as down until it is probed.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_just_returning_are_waited_for_once() {
+    let usual = options("3+2");
+    let bench = Bench::new(5, StripeOptions { return_time: Duration::from_millis(1500), ..usual }).await;
+    (0..3).for_each(|k| bench.kill(k));
+    bench.try_store(bench.stripe.next_id(), 5000, true).await.unwrap_err();
+    bench.nodes.set_alive(0, true);
+    let record = bench.store(5000).await;
+    bench.check(&record).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn three_hung_nodes_end_the_store_within_the_limit() {
     let bench = bench("3+2").await;

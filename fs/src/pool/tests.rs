@@ -1,0 +1,329 @@
+//! The pool on scripted nodes and a paused clock.
+
+use super::members::{SUSPICION, SUSPICION_MOST};
+use super::*;
+use crate::transport::faulty::{Fault, FaultyTransport, Rule, Verb};
+use crate::transport::in_process::InProcessTransport;
+use crate::transport::scripted::{BOOT, ScriptedNode};
+use common::wire::RefusalCode;
+use tokio::sync::broadcast::error::TryRecvError;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn id(k: usize) -> NodeId {
+    NodeId([k as u8; 16])
+}
+
+fn at(k: usize) -> NodeAddress {
+    InProcessTransport::address(k)
+}
+
+fn refused() -> TransportError {
+    TransportError::Unreachable("it refused the connection".into())
+}
+
+/// Nodes 0, 1, .. with identities of the same number.
+struct Bench {
+    nodes: Vec<ScriptedNode>,
+    faulty: Arc<FaultyTransport>,
+}
+
+impl Bench {
+    fn new(count: usize) -> Bench {
+        let nodes: Vec<ScriptedNode> = (0..count).map(|_| ScriptedNode::saying("{}")).collect();
+        for (k, node) in nodes.iter().enumerate() {
+            node.change(|info| info.node = id(k));
+        }
+        let transport = InProcessTransport::new(nodes.iter().map(ScriptedNode::router));
+        Bench { nodes, faulty: FaultyTransport::new(Arc::new(transport), 1) }
+    }
+
+    async fn try_connect(&self) -> Result<Arc<Pool>> {
+        let addresses = (0..self.nodes.len()).map(at).collect();
+        Pool::connect(self.faulty.clone(), addresses, PoolOptions::default()).await
+    }
+
+    async fn connect(&self) -> Arc<Pool> {
+        self.try_connect().await.unwrap()
+    }
+
+    fn kill(&self, k: usize) {
+        self.faulty.add(Rule::always(Fault::Lose).at(&at(k)));
+    }
+}
+
+async fn refusal(bench: &Bench) -> String {
+    bench.try_connect().await.map(drop).unwrap_err().to_string()
+}
+
+fn is_down(pool: &Pool, k: usize) -> bool {
+    matches!(pool.state(id(k)), NodeState::Down { .. })
+}
+
+fn good(latency: Duration) -> Outcome<'static> {
+    Outcome::Ok { latency, boot: BOOT }
+}
+
+#[tokio::test]
+async fn connecting_knows_who_answers_and_goes_on_without_who_does_not() {
+    let bench = Bench::new(3);
+    bench.kill(1);
+    let pool = bench.connect().await;
+    let nodes = pool.nodes();
+    assert_eq!(nodes.iter().map(|node| node.identity).collect::<Vec<_>>(), [Some(id(0)), None, Some(id(2))]);
+    assert_eq!((nodes[0].state, nodes[0].boot), (NodeState::Up, Some(BOOT)));
+    assert_eq!(nodes[0].zone.as_deref(), Some("here"));
+    assert!(matches!(nodes[1].state, NodeState::Down { .. }));
+    assert_eq!(pool.usable_for_writing(), [id(0), id(2)]);
+    assert_eq!(pool.address_of(id(2)), Some(at(2)));
+    assert_eq!(pool.space().nodes.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hung_nodes_delay_connecting_once_not_each() {
+    let bench = Bench::new(3);
+    bench.faulty.add(Rule::always(Fault::Hang));
+    let began = Instant::now();
+    bench.connect().await;
+    assert_eq!(began.elapsed(), PoolOptions::default().probe_limit);
+}
+
+#[tokio::test]
+async fn connecting_refuses_what_is_no_pool_in_one_sentence() {
+    let twins = Bench::new(2);
+    twins.nodes[1].change(|info| info.node = id(0));
+    let sentence = refusal(&twins).await;
+    assert!(sentence.contains("embedded:0") && sentence.contains("embedded:1"), "{sentence}");
+
+    let newer = Bench::new(2);
+    newer.nodes[1].change(|info| info.wire = 2);
+    assert_eq!(
+        refusal(&newer).await,
+        "embedded:1 is not a shardd that can be used: it speaks wire version 2, this program 1"
+    );
+
+    let stranger = InProcessTransport::new([axum::Router::new()]);
+    let connected = Pool::connect(Arc::new(stranger), vec![at(0)], PoolOptions::default()).await;
+    assert_eq!(
+        connected.map(drop).unwrap_err().to_string(),
+        "embedded:0 is not a shardd that can be used: there is no avid-node header"
+    );
+
+    let bench = Bench::new(1);
+    for (addresses, sentence) in
+        [(vec![], "a pool has at least one node"), (vec![at(0), at(0)], "embedded:0 is given twice")]
+    {
+        let connected = Pool::connect(bench.faulty.clone(), addresses, PoolOptions::default()).await;
+        assert_eq!(connected.map(drop).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_node_is_noticed_once_and_its_return_too() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    let mut events = pool.events();
+    bench.kill(1);
+    for _ in 0..10 {
+        pool.report(id(1), Outcome::Failed(&refused()));
+    }
+    assert_eq!(events.try_recv(), Ok(PoolEvent::WentDown(id(1))));
+    assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
+    assert!(is_down(&pool, 1) && !pool.usable_for_reading(id(1)));
+    assert_eq!(pool.usable_for_writing(), [id(0)]);
+
+    pool.start();
+    tokio::time::sleep(10 * SECOND).await;
+    assert!(is_down(&pool, 1));
+    bench.faulty.clear();
+    let began = Instant::now();
+    assert_eq!(events.recv().await, Ok(PoolEvent::Returned(id(1))));
+    assert!(began.elapsed() <= SECOND);
+    assert_eq!(pool.state(id(1)), NodeState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_timeout_is_enough_and_the_node_is_asked_last_when_only_probes_are_answered() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    pool.report(id(0), Outcome::Failed(&TransportError::TimedOut(30 * SECOND)));
+    assert!(is_down(&pool, 0));
+    let mut events = pool.events();
+    pool.start();
+    assert_eq!(events.recv().await, Ok(PoolEvent::Returned(id(0))));
+    assert_eq!(pool.state(id(0)), NodeState::Lagging);
+    assert_eq!(pool.usable_for_writing(), [id(1), id(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_sent_for_before_the_node_went_down_does_not_bring_it_back() {
+    let pool = Bench::new(1).connect().await;
+    tokio::time::advance(10 * SECOND).await;
+    pool.report(id(0), Outcome::Failed(&refused()));
+    pool.report(id(0), good(SECOND));
+    assert!(is_down(&pool, 0));
+    tokio::time::advance(2 * SECOND).await;
+    pool.report(id(0), good(SECOND));
+    assert_eq!(pool.state(id(0)), NodeState::Up);
+}
+
+#[tokio::test]
+async fn a_reboot_is_told_once_and_a_late_answer_of_the_run_before_is_none() {
+    let pool = Bench::new(1).connect().await;
+    let mut events = pool.events();
+    let new = BootId([1; 8]);
+    for boot in [BOOT, new, BOOT, new] {
+        pool.report(id(0), Outcome::Wrote { latency: SECOND, boot });
+    }
+    assert_eq!(events.try_recv(), Ok(PoolEvent::Rebooted { node: id(0), old: BOOT, new }));
+    assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(pool.boot(id(0)), Some(new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_node_is_read_and_not_written_until_a_probe_finds_room() {
+    let bench = Bench::new(1);
+    let pool = bench.connect().await;
+    bench.nodes[0].change(|info| info.available_bytes = 1000);
+    let full = TransportError::Refused { code: RefusalCode::NoSpace, message: "no room".into() };
+    pool.report(id(0), Outcome::Failed(&full));
+    assert_eq!(pool.state(id(0)), NodeState::Full);
+    assert!(pool.usable_for_reading(id(0)) && pool.usable_for_writing().is_empty());
+    pool.start();
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!(pool.state(id(0)), NodeState::Full);
+    assert_eq!(pool.space().nodes[0].available_bytes, 1000);
+    bench.nodes[0].change(|info| info.available_bytes = 500 << 20);
+    tokio::time::sleep(6 * SECOND).await;
+    assert_eq!(pool.state(id(0)), NodeState::Up);
+}
+
+/// On a clock that moves, unlike the others: a node that was never probed was once due at a moment that is always
+/// yet to come.
+#[tokio::test]
+async fn a_node_that_is_up_is_probed_from_the_start() {
+    let bench = Bench::new(1);
+    let pool = bench.connect().await;
+    bench.nodes[0].change(|info| info.used_bytes = 7);
+    pool.start();
+    let told = async {
+        while pool.nodes()[0].info.as_ref().is_none_or(|info| info.used_bytes != 7) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(4 * SECOND, told).await.expect("the first probe is due at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_is_asked_last_and_longer_each_time() {
+    let pool = Bench::new(2).connect().await;
+    for expected in [SUSPICION, 2 * SUSPICION, 4 * SUSPICION] {
+        pool.report(id(0), Outcome::Lied { what: "the hash differs" });
+        assert_eq!(pool.state(id(0)), NodeState::Suspect);
+        assert!(!pool.usable_for_reading(id(0)));
+        assert_eq!(pool.usable_for_writing(), [id(1), id(0)]);
+        tokio::time::advance(expected - SECOND).await;
+        assert_eq!(pool.state(id(0)), NodeState::Suspect);
+        tokio::time::advance(2 * SECOND).await;
+        assert_eq!(pool.state(id(0)), NodeState::Up);
+    }
+    tokio::time::advance(SUSPICION_MOST + SECOND).await;
+    pool.report(id(0), Outcome::Lied { what: "the hash differs" });
+    tokio::time::advance(SUSPICION + SECOND).await;
+    assert_eq!(pool.state(id(0)), NodeState::Up, "long ago is forgiven");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_identity_at_a_known_address_is_a_new_node() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    let mut events = pool.events();
+    bench.nodes[1].change(|info| info.node = id(9));
+    bench.faulty.add(Rule::always(Fault::Delay(SECOND)));
+    pool.start();
+    assert_eq!(events.recv().await, Ok(PoolEvent::WentDown(id(1))));
+    assert_eq!(events.try_recv(), Ok(PoolEvent::Returned(id(9))), "the same answer told both");
+    assert!(is_down(&pool, 1) && pool.address_of(id(1)).is_none());
+    assert_eq!((pool.state(id(9)), pool.address_of(id(9))), (NodeState::Up, Some(at(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_change_places_are_found_again() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    pool.start();
+    bench.nodes[0].change(|info| info.node = id(1));
+    bench.nodes[1].change(|info| info.node = id(0));
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!((pool.address_of(id(0)), pool.address_of(id(1))), (Some(at(1)), Some(at(0))));
+    assert_eq!((pool.state(id(0)), pool.state(id(1))), (NodeState::Up, NodeState::Up));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_turns_up_twice_stays_where_it_was() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    let mut events = pool.events();
+    pool.start();
+    bench.nodes[1].change(|info| info.node = id(0));
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!(events.try_recv(), Ok(PoolEvent::WentDown(id(1))));
+    assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!((pool.address_of(id(0)), pool.state(id(0))), (Some(at(0)), NodeState::Up));
+    assert!(is_down(&pool, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remembered_node_has_its_name_while_it_is_down() {
+    let bench = Bench::new(2);
+    bench.kill(1);
+    let pool = bench.connect().await;
+    let mut events = pool.events();
+    pool.remember(&[(at(0), id(7)), (at(1), id(1)), (at(5), id(5))]);
+    assert_eq!((pool.address_of(id(0)), pool.address_of(id(7))), (Some(at(0)), None), "it said who it is");
+    assert_eq!(pool.nodes()[1].identity, Some(id(1)));
+    assert!(is_down(&pool, 1) && is_down(&pool, 5));
+    bench.faulty.clear();
+    pool.start();
+    assert_eq!(events.recv().await, Ok(PoolEvent::Returned(id(1))));
+}
+
+#[tokio::test]
+async fn an_answer_by_another_node_is_an_error() {
+    let pool = Bench::new(2).connect().await;
+    let answer = |node| Ok(Answer { node, boot: BOOT, value: () });
+    assert!(pool.read_ended(id(0), Instant::now(), answer(id(0))).is_ok());
+    let error = pool.write_ended(id(0), Instant::now(), answer(id(1))).unwrap_err();
+    assert!(matches!(error, TransportError::Unreachable(_)));
+    assert!(is_down(&pool, 0) && !is_down(&pool, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_waits_for_what_is_usual_of_the_node() {
+    let pool = Bench::new(2).connect().await;
+    assert_eq!(pool.hedge_after(id(0)), HEDGE_AT_FIRST);
+    for k in 0..100 {
+        pool.report(id(0), good(Duration::from_millis(40 + k % 3)));
+        pool.report(id(1), good(Duration::from_micros(300)));
+    }
+    let usual = pool.hedge_after(id(0));
+    assert!(usual > Duration::from_millis(41) && usual < Duration::from_millis(60), "{usual:?}");
+    assert_eq!(pool.hedge_after(id(1)), HEDGE_LEAST);
+    pool.report(id(1), Outcome::Slow);
+    assert_eq!(pool.state(id(1)), NodeState::Lagging);
+    assert_eq!(pool.usable_for_writing(), [id(0), id(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dead_are_probed_every_second_and_the_living_every_five() {
+    let bench = Bench::new(2);
+    bench.kill(1);
+    let pool = bench.connect().await;
+    bench.faulty.reset_counts();
+    let prober = pool.start();
+    tokio::time::sleep(20 * SECOND).await;
+    let probes = [bench.faulty.count(&at(0), Verb::Info), bench.faulty.count(&at(1), Verb::Info)];
+    assert!((4..=5).contains(&probes[0]) && (19..=21).contains(&probes[1]), "{probes:?}");
+    drop(pool);
+    prober.await.unwrap();
+}
