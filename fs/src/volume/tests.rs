@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
+use crate::open_file::{Progress, Seal};
 use crate::pool::{Pool, PoolOptions};
 use crate::stripe::{Stripe, StripeOptions};
 use crate::transport::faulty::{Fault, FaultyTransport, Rule};
@@ -89,6 +90,7 @@ impl Bench {
         let io_limit = Duration::from_secs(3);
         let options = StripeOptions {
             io_limit,
+            return_time: Duration::ZERO,
             ..StripeOptions::new(self.id, epoch, Code::new(3, 2).unwrap(), HashId::Blake3)
         };
         let stripe = Stripe::new(pool.clone(), cache, self.metadata.configurations()?, current, options);
@@ -518,6 +520,9 @@ async fn what_could_not_be_stored_and_is_then_removed_makes_room_for_other_write
         let data = Bytes::from(noise(700_000, 8));
         volume.write(ino, 0, data.clone(), at(5)).await.unwrap();
         assert!(volume.flush(ino).await.is_err());
+        let file = volume.file(ino).unwrap();
+        let has_failed = |seal: &Seal| matches!(seal.progress, Progress::Failed(_));
+        until("every seal has failed", || file.state().seals.iter().all(has_failed)).await;
         if truncated {
             volume
                 .set_attributes(ino, &SetAttributes { size: Some(0), ..Default::default() }, caller(6))
