@@ -78,6 +78,9 @@ pub struct MountArgs {
     /// How many of them may wait [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub backlog_size: Option<String>,
+    /// The most bytes of files, as a quota of the whole volume [default: what the pool has room for]
+    #[arg(long, value_name = "SIZE")]
+    pub capacity: Option<String>,
     /// Let other users use the mount [default for root]
     #[arg(long, overrides_with = "no_allow_other")]
     pub allow_other: bool,

@@ -47,6 +47,8 @@ pub struct MountConfig {
     pub backlog_dir: PathBuf,
     /// How much of it may wait, in bytes.
     pub backlog_bytes: u64,
+    /// Most bytes of files; none: what the pool has room for.
+    pub capacity_bytes: Option<u64>,
     /// Whether other users may use the mount.
     pub allow_other: bool,
     /// Whether nothing may be changed through this mount.
@@ -145,6 +147,7 @@ fn assemble(
         dirty_interval: values.or("dirty-interval", duration, Duration::from_secs(5))?,
         backlog_dir,
         backlog_bytes: values.or("backlog-size", size, 1 << 30)?,
+        capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
         read_only: values.or("read-only", yes_or_no, false)?,
         foreground: values.or("foreground", yes_or_no, false)?,
@@ -154,7 +157,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "peers",
     "code",
     "volume",
@@ -168,6 +171,7 @@ const NAMES: [&str; 16] = [
     "dirty-interval",
     "backlog-dir",
     "backlog-size",
+    "capacity",
     "allow-other",
     "read-only",
     "foreground",
@@ -264,6 +268,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("dirty-interval", args.dirty_interval.clone()),
         ("backlog-dir", args.backlog_dir.clone()),
         ("backlog-size", args.backlog_size.clone()),
+        ("capacity", args.capacity.clone()),
         ("allow-other", allow_other),
         ("read-only", flag(args.read_only, "yes")),
         ("foreground", flag(args.foreground, "yes")),

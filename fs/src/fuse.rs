@@ -714,9 +714,7 @@ impl Filesystem for Fuse {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let node = ino(node);
         let result = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            // Room is not set aside: an object is made of what is written. The size is all there is to change.
-            0 if keep_size => Ok(()),
-            0 => self.volume.grow(node, end, caller(req)),
+            0 => self.volume.allocate(node, offset..end, keep_size, caller(req)),
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
                 self.volume.punch(node, offset..end, keep_size, caller(req))
             }

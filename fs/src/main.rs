@@ -395,6 +395,7 @@ async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Re
         io_limit: config.io_timeout,
         backlog: config.backlog_dir.clone(),
         backlog_bytes: config.backlog_bytes,
+        capacity_bytes: config.capacity_bytes,
         read_only: config.read_only,
         access_times: config.access_times(),
     };

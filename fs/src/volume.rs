@@ -11,6 +11,7 @@ mod budget;
 mod data;
 mod namespace;
 mod report;
+mod space;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -52,6 +53,8 @@ pub struct VolumeOptions {
     pub backlog: PathBuf,
     /// Most bytes in it.
     pub backlog_bytes: u64,
+    /// Most bytes of files; none: what the pool has room for.
+    pub capacity_bytes: Option<u64>,
     /// Whether changes are refused.
     pub read_only: bool,
     /// Which accesses are noted; none while changes are refused.
@@ -70,6 +73,7 @@ pub struct Volume {
     lookups: Lookups,
     accesses: Accesses,
     budget: Budget,
+    seen: space::Seen,
     /// Reads in flight, so that no object is deleted under one.
     reads: upkeep::ReadGate,
     /// Told when there is something to delete or to move.
@@ -103,6 +107,7 @@ impl Volume {
             files: Mutex::default(),
             lookups: Lookups::default(),
             accesses: Accesses::default(),
+            seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
             work: Notify::new(),
             stop: watch::Sender::new(false),

@@ -20,7 +20,7 @@ const READ_AHEAD: u64 = 16 << 20;
 pub enum Written {
     /// Readable by everybody now.
     Done,
-    /// The write-behind budget is exhausted: `write` must wait.
+    /// The write-behind budget is exhausted, or the volume nearly full: `write` may have to wait.
     Full,
 }
 
@@ -71,7 +71,7 @@ impl Volume {
         if let Some(error) = file.state().failure() {
             return Err(error);
         }
-        if !self.budget.try_take(data.len() as u64) {
+        if !self.surely_fits(data.len() as u64) || !self.budget.try_take(data.len() as u64) {
             return Ok(Written::Full);
         }
         self.lay(&file, offset, data, now);
@@ -87,6 +87,7 @@ impl Volume {
             return Ok(());
         }
         let file = self.opened(ino)?;
+        self.fit(&file, offset..offset + data.len() as u64).await?;
         self.seal_oldest();
         if !self.budget.take(data.len() as u64, self.options.io_limit).await {
             return Err(file.state().failure().unwrap_or_else(|| {
@@ -377,18 +378,20 @@ impl Volume {
         Ok(())
     }
 
-    /// Grow a file to `end` at least; the new bytes are a hole.
+    /// See that there is room for a range, and unless `keep_size` is set let the file reach its end at least; new
+    /// bytes are a hole. Nothing is set aside: room that others use up meanwhile is gone.
     ///
     /// # Errors
-    /// The store's.
-    pub fn grow(&self, ino: Ino, end: u64, caller: Caller) -> Result<()> {
+    /// `NoSpace`; the store's.
+    pub fn allocate(&self, ino: Ino, range: Range<u64>, keep_size: bool, caller: Caller) -> Result<()> {
         self.writable()?;
-        check_range(0, end)?;
+        check_range(range.start, range.end - range.start)?;
         let file = self.opened(ino)?;
+        self.check_room_for(&file, range.clone())?;
         let mut state = file.state();
-        if end > state.size {
-            self.metadata.truncate(ino, end, caller.now)?;
-            state.size = end;
+        if !keep_size && range.end > state.size {
+            self.metadata.truncate(ino, range.end, caller.now)?;
+            state.size = range.end;
             state.forget_extents();
         }
         Ok(())
@@ -417,6 +420,7 @@ impl Volume {
             return Ok(0);
         }
         check_range(to.1, length)?;
+        self.fit(&*self.opened(to.0)?, to.1..to.1 + length).await?;
         if from.0 == to.0 && from.1 < to.1 + length && to.1 < from.1 + length {
             return Err(Error::Invalid("the ranges overlap"));
         }

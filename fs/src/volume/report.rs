@@ -190,22 +190,6 @@ impl Volume {
         self.pool.nodes().into_iter().map(report).collect()
     }
 
-    /// Room for users' bytes: what the code leaves of the nodes' room, one fragment per node. A node that never
-    /// answered this mount is taken for as large as the smallest that did; it is down, not gone.
-    pub fn space(&self) -> SpaceReport {
-        let nodes = self.pool.space().nodes;
-        let silent = self.pool.nodes().len().saturating_sub(nodes.len());
-        let rooms = |room: fn(&crate::pool::NodeSpace) -> u64| {
-            let known = nodes.iter().map(room);
-            let smallest = known.clone().min().unwrap_or(0);
-            known.chain(std::iter::repeat_n(smallest, silent)).collect::<Vec<_>>()
-        };
-        SpaceReport {
-            total_bytes: usable_bytes(self.settings.code, rooms(|node| node.capacity_bytes)),
-            available_bytes: usable_bytes(self.settings.code, rooms(|node| node.available_bytes)),
-        }
-    }
-
     /// Inodes in use, for statfs.
     ///
     /// # Errors
@@ -305,45 +289,12 @@ fn survives(code: Code, fragments: &[FragmentReport]) -> usize {
         .count()
 }
 
-/// The most users' bytes that fit when every object puts one fragment on each of n of the nodes: the greatest t with
-/// sum(min(room, t)) >= n * t, times m. (With t bytes per fragment position no node can give more than t.)
-pub fn usable_bytes(code: Code, mut rooms: Vec<u64>) -> u64 {
-    rooms.sort_unstable();
-    let n = code.n();
-    if rooms.len() < n {
-        return 0;
-    }
-    let fits = |t: u64| {
-        rooms.iter().map(|room| u128::from(*room.min(&t))).sum::<u128>() >= n as u128 * u128::from(t)
-    };
-    let total: u128 = rooms.iter().map(|room| u128::from(*room)).sum();
-    let (mut low, mut high) = (0, u64::try_from(total / n as u128).unwrap_or(u64::MAX));
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if fits(middle) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    low.saturating_mul(code.m() as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn code(text: &str) -> Code {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn room_is_what_the_smallest_nodes_allow() {
-        assert_eq!(usable_bytes(code("3+2"), vec![100; 5]), 300);
-        assert_eq!(usable_bytes(code("3+2"), vec![100, 100, 100, 100, 10]), 30);
-        assert_eq!(usable_bytes(code("3+2"), vec![100; 10]), 600);
-        assert_eq!(usable_bytes(code("3+2"), vec![100; 4]), 0);
-        assert_eq!(usable_bytes(code("1+1"), vec![100, 1000, 100]), 200);
     }
 
     fn lying(nodes: &[(u8, &str)]) -> Vec<FragmentReport> {

@@ -76,6 +76,14 @@ impl Bench {
     }
 
     async fn try_mount(&self) -> crate::error::Result<Arc<Volume>> {
+        self.open(|_| ()).await
+    }
+
+    async fn mount_with(&self, change: impl FnOnce(&mut VolumeOptions)) -> Arc<Volume> {
+        self.open(change).await.unwrap()
+    }
+
+    async fn open(&self, change: impl FnOnce(&mut VolumeOptions)) -> crate::error::Result<Arc<Volume>> {
         let addresses = (0..NODES).map(address).collect();
         let options = PoolOptions { down_interval: Duration::from_millis(50), ..PoolOptions::default() };
         let pool = Pool::connect(self.faults.clone(), addresses, options).await?;
@@ -94,15 +102,17 @@ impl Bench {
             ..StripeOptions::new(self.id, epoch, Code::new(3, 2).unwrap(), HashId::Blake3)
         };
         let stripe = Stripe::new(pool.clone(), cache, self.metadata.configurations()?, current, options);
-        let options = VolumeOptions {
+        let mut options = VolumeOptions {
             write_behind_bytes: 1 << 20,
             dirty_interval: Duration::from_millis(200),
             io_limit,
             backlog: self.backlog(),
             backlog_bytes: 64 << 20,
+            capacity_bytes: None,
             read_only: false,
             access_times: AccessTimes::default(),
         };
+        change(&mut options);
         Volume::open(self.metadata.clone(), stripe, pool, options).await
     }
 
@@ -535,4 +545,25 @@ async fn what_could_not_be_stored_and_is_then_removed_makes_room_for_other_write
         }
         until("giving the room back", || volume.budget.used() == 0).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volumes_capacity_is_kept_and_room_comes_back() {
+    let bench = Bench::new().await;
+    let volume = bench.mount_with(|options| options.capacity_bytes = Some(300_000)).await;
+    assert_eq!(volume.space().total_bytes, 300_000);
+    let (a, b) = (create(&volume, "a"), create(&volume, "b"));
+    let whole = Bytes::from(noise(300_000, 9));
+    write(&volume, a, 0, &whole).await;
+    let more = volume.write(b, 0, Bytes::from_static(b"x"), at(5)).await;
+    assert!(matches!(more, Err(Error::NoSpace(_))), "{more:?}");
+    assert_eq!(volume.space().available_bytes, 0);
+    assert!(matches!(volume.allocate(b, 0..1, true, caller(5)), Err(Error::NoSpace(_))));
+    // What replaces other bytes needs no more room, however often.
+    for seed in 0..4 {
+        write(&volume, a, 0, &noise(300_000, seed)).await;
+    }
+    volume.set_attributes(a, &SetAttributes { size: Some(1000), ..Default::default() }, caller(6)).unwrap();
+    write(&volume, b, 0, &whole[..299_000]).await;
+    assert!(volume.write(b, 299_000, Bytes::from_static(b"x"), at(7)).await.is_err());
 }

@@ -51,6 +51,7 @@ impl Volume {
     async fn write_back(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
+            self.look_at_space();
             if let Err(error) = self.write_accesses() {
                 tracing::warn!(%error, "times of access wait to be written");
             }
