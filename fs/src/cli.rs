@@ -78,6 +78,9 @@ pub struct MountArgs {
     /// How many of them may wait [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub backlog_size: Option<String>,
+    /// Changes of names and attributes longer ago than this are written to the pool [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    pub metadata_interval: Option<String>,
     /// The most bytes of files, as a quota of the whole volume [default: what the pool has room for]
     #[arg(long, value_name = "SIZE")]
     pub capacity: Option<String>,

@@ -47,6 +47,8 @@ pub struct MountConfig {
     pub backlog_dir: PathBuf,
     /// How much of it may wait, in bytes.
     pub backlog_bytes: u64,
+    /// How long a change of names or attributes may wait until it is written to the pool.
+    pub metadata_interval: Duration,
     /// Most bytes of files; none: what the pool has room for.
     pub capacity_bytes: Option<u64>,
     /// Whether other users may use the mount.
@@ -147,6 +149,7 @@ fn assemble(
         dirty_interval: values.or("dirty-interval", duration, Duration::from_secs(5))?,
         backlog_dir,
         backlog_bytes: values.or("backlog-size", size, 1 << 30)?,
+        metadata_interval: values.or("metadata-interval", duration, Duration::from_secs(1))?,
         capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
         read_only: values.or("read-only", yes_or_no, false)?,
@@ -157,7 +160,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "peers",
     "code",
     "volume",
@@ -171,6 +174,7 @@ const NAMES: [&str; 17] = [
     "dirty-interval",
     "backlog-dir",
     "backlog-size",
+    "metadata-interval",
     "capacity",
     "allow-other",
     "read-only",
@@ -268,6 +272,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("dirty-interval", args.dirty_interval.clone()),
         ("backlog-dir", args.backlog_dir.clone()),
         ("backlog-size", args.backlog_size.clone()),
+        ("metadata-interval", args.metadata_interval.clone()),
         ("capacity", args.capacity.clone()),
         ("allow-other", allow_other),
         ("read-only", flag(args.read_only, "yes")),

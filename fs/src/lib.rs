@@ -15,6 +15,7 @@ pub mod error;
 pub mod fuse;
 pub mod host;
 pub mod inode;
+pub mod journal;
 pub mod metadata;
 pub mod mount;
 pub mod open_file;

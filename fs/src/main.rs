@@ -15,6 +15,9 @@ use avidfs::embedded::Embedded;
 use avidfs::fuse::{self, FuseOptions};
 use avidfs::host::{self, MountEntry, reason};
 use avidfs::inode::Time;
+use avidfs::journal::chain::Reader;
+use avidfs::journal::key::VolumeKey;
+use avidfs::journal::{self, Journal, JournalOptions, Position};
 use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{Configuration, MetadataStore, VolumeSettings};
 use avidfs::mount::{self, Nodes, Survey};
@@ -199,7 +202,10 @@ struct Opened {
     nodes: Nodes,
     configuration: Configuration,
     epoch: u32,
-    transport: Arc<dyn FragmentTransport>,
+    pool: Arc<Pool>,
+    key: VolumeKey,
+    /// How far the pool's journal is.
+    position: Position,
     embedded: Option<Embedded>,
 }
 
@@ -227,20 +233,57 @@ async fn reopen(
     let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
     let Reach { transport, addresses, embedded } = reach(config, &state, &remembered, settings.code.n())?;
     let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
-    let configurations = store.configurations()?;
-    let newest = configurations.into_iter().max_by_key(|configuration| configuration.number);
-    let newest =
-        newest.ok_or_else(|| Refusal(format!("the metadata of volume {} names no nodes", settings.name)))?;
+    let newest = newest_configuration(&*store, &settings)?;
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let pool = connect(config, transport.clone(), &nodes).await?;
+    let key = state.key()?;
+    if !config.read_only && matches!(key, VolumeKey::Public(_)) {
+        return Err(Refusal(format!(
+            "the state folder {} has only the public half of the volume's key: mount with --read-only, or recover with --key",
+            state.path().display()
+        )));
+    }
+    let reader = reader(&pool, &settings, config.io_timeout);
+    let position = journal::catch_up(&store, &reader, &key.public()).await?;
+    // The pool may know of a newer one than this store did.
+    let newest = newest_configuration(&*store, &settings)?;
     let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
     let (configuration, epoch) = if config.read_only {
         (newest, 0)
     } else {
         let configuration = store.configure(&nodes.current)?;
         register(&transport, &survey, &settings, config.io_timeout).await?;
-        (configuration, store.begin_epoch()?)
+        (configuration, store.begin_epoch(survey.newest_epoch(settings.volume))?)
     };
     state.remember(&remembered_nodes(&settings, &nodes))?;
-    Ok(Opened { state, store, settings, nodes, configuration, epoch, transport, embedded })
+    Ok(Opened { state, store, settings, nodes, configuration, epoch, pool, key, position, embedded })
+}
+
+fn newest_configuration(
+    store: &dyn MetadataStore,
+    settings: &VolumeSettings,
+) -> Result<Configuration, Refusal> {
+    let newest = store.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
+    newest.ok_or_else(|| Refusal(format!("the metadata of volume {} names no nodes", settings.name)))
+}
+
+async fn connect(
+    config: &MountConfig,
+    transport: Arc<dyn FragmentTransport>,
+    nodes: &Nodes,
+) -> Result<Arc<Pool>, Refusal> {
+    let known = nodes.known.iter().map(|(address, _)| address);
+    let addresses = known.chain(&nodes.unknown).cloned().collect();
+    let options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
+    let pool = Pool::connect(transport, addresses, options).await?;
+    pool.remember(&nodes.known);
+    pool.start();
+    Ok(pool)
+}
+
+fn reader(pool: &Arc<Pool>, settings: &VolumeSettings, io_limit: Duration) -> Reader {
+    let (volume, code, hash) = (settings.volume, settings.code, settings.hash);
+    Reader { pool: pool.clone(), volume, code, hash, io_limit }
 }
 
 /// Make a volume.
@@ -302,14 +345,18 @@ async fn format(
         survey.answered.iter().map(|hello| (hello.address.clone(), hello.info.node)).collect();
     let current = known.iter().map(|(_, node)| *node).collect();
     let nodes = Nodes { current, known, unknown: Vec::new(), warnings: Vec::new() };
+    let key = VolumeKey::random();
+    state.keep_key(&key)?;
     let store = open_store(&state)?;
     store.format(&settings)?;
     let configuration = store.configure(&nodes.current)?;
     state.remember(&remembered_nodes(&settings, &nodes))?;
     register(&transport, &survey, &settings, config.io_timeout).await?;
-    let epoch = store.begin_epoch()?;
+    let epoch = store.begin_epoch(0)?;
     store.sync()?;
-    Ok(Opened { state, store, settings, nodes, configuration, epoch, transport, embedded })
+    let pool = connect(config, transport, &nodes).await?;
+    let position = Position::default();
+    Ok(Opened { state, store, settings, nodes, configuration, epoch, pool, key, position, embedded })
 }
 
 fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
@@ -370,12 +417,7 @@ fn open_store(state: &StateFolder) -> Result<Arc<dyn MetadataStore>, Refusal> {
 }
 
 async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Refusal> {
-    let known = opened.nodes.known.iter().map(|(address, _)| address);
-    let addresses = known.chain(&opened.nodes.unknown).cloned().collect();
-    let pool_options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
-    let pool = Pool::connect(opened.transport.clone(), addresses, pool_options).await?;
-    pool.remember(&opened.nodes.known);
-    pool.start();
+    let pool = opened.pool.clone();
     let cache = Cache::open(CacheOptions {
         memory_bytes: config.cache_memory_bytes,
         disk_bytes: config.cache_disk_bytes,
@@ -399,7 +441,22 @@ async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Re
         read_only: config.read_only,
         access_times: config.access_times(),
     };
-    Ok(Volume::open(opened.store.clone(), stripe, pool, options).await?)
+    let journal = journal(config, opened, &stripe);
+    Ok(Volume::open(opened.store.clone(), stripe, pool, journal, options).await?)
+}
+
+/// The journal's writer; none for a mount that changes nothing.
+fn journal(config: &MountConfig, opened: &Opened, stripe: &Arc<Stripe>) -> Option<Arc<Journal>> {
+    let VolumeKey::Private(key) = &opened.key else { return None };
+    let options = JournalOptions {
+        volume: opened.settings.volume,
+        epoch: opened.epoch,
+        mount: mount::random_bytes(),
+        configuration: opened.configuration.clone(),
+        interval: config.metadata_interval,
+    };
+    let (store, position) = (opened.store.clone(), opened.position.clone());
+    (!config.read_only).then(|| Journal::start(store, stripe.clone(), key.clone(), position, options))
 }
 
 /// Let the kernel show the volume.

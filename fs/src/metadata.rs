@@ -4,6 +4,7 @@
 //! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
 //! nothing that the store could not invalidate, so that a second implementation for several mounts can follow.
 
+pub mod record;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -200,6 +201,28 @@ pub struct Usage {
     pub objects_with_exceptions: u64,
 }
 
+/// Changes the pool does not have yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outbox {
+    /// Number of the last of them.
+    pub last: u64,
+    /// Their records, encoded, in order.
+    pub records: Vec<u8>,
+}
+
+/// A piece of the pool's journal to apply.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay<'r> {
+    /// Begin from nothing: the records are all that the volume is.
+    pub anew: bool,
+    /// Encoded records, in order.
+    pub records: &'r [&'r [u8]],
+    /// Number of the last change among them, in this store's own counting; changes up to it leave the outbox.
+    pub upto: u64,
+    /// Where the journal is then; opaque.
+    pub head: &'r [u8],
+}
+
 /// The store. Synchronous; each verb is one transaction and is visible to all when it returns; one that fails
 /// changed nothing. Durable against the end of the process when it returns, against power loss after `sync`.
 ///
@@ -212,9 +235,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn format(&self, settings: &VolumeSettings) -> Result<()>;
     /// The volume, if one was formatted here.
     fn settings(&self) -> Result<Option<VolumeSettings>>;
-    /// Begin a new epoch: one more than the greatest ever begun here, 1 at first. Survives power loss when it
-    /// returns, as no epoch may begin twice. `Invalid` before `format`.
-    fn begin_epoch(&self) -> Result<u32>;
+    /// Begin a new epoch: one more than the greatest ever begun here and than `seen`, 1 at first. Survives power loss
+    /// when it returns, as no epoch may begin twice. `Invalid` before `format`.
+    fn begin_epoch(&self, seen: u32) -> Result<u32>;
     /// Remember a configuration; an equal one (also in its order) keeps its number. `Invalid` for an empty one.
     fn configure(&self, nodes: &[NodeId]) -> Result<Configuration>;
     /// All configurations ever used, by number.
@@ -329,4 +352,19 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn forget(&self, objects: &[ObjectId]) -> Result<()>;
     /// Totals; cheap enough for statfs.
     fn usage(&self) -> Result<Usage>;
+
+    /// Number of the last change. Every transaction that changes anything is one, and puts its records in the outbox.
+    fn last_change(&self) -> u64;
+    /// Changes after the one numbered `after`, whole ones, about `bytes` of records at most.
+    fn outbox(&self, after: u64, bytes: usize) -> Result<Outbox>;
+    /// Bytes of records in the outbox.
+    fn outbox_bytes(&self) -> Result<u64>;
+    /// The pool has every change up to `upto`: they leave the outbox, and where the journal is now (opaque) is remembered.
+    fn shipped(&self, upto: u64, head: &[u8]) -> Result<()>;
+    /// What `shipped` or `replay` remembered last.
+    fn head(&self) -> Result<Option<Vec<u8>>>;
+    /// Apply a piece of the pool's journal, all or nothing. What is left in the outbox then counts as made after it.
+    fn replay(&self, replay: &Replay<'_>) -> Result<()>;
+    /// Hand on everything there is as encoded records, of one state, in pieces; returns the number of its last change.
+    fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64>;
 }

@@ -215,6 +215,13 @@ fn check_nodes(answered: &[Hello]) -> Result<(), Refusal> {
 }
 
 impl Survey {
+    /// The newest epoch of a volume that any of them has seen.
+    pub fn newest_epoch(&self, volume: VolumeId) -> u32 {
+        let volumes = self.answered.iter().flat_map(|hello| &hello.volumes);
+        let epochs = volumes.filter(|known| known.descriptor.volume == volume).map(|known| known.epoch);
+        epochs.max().unwrap_or_default()
+    }
+
     fn silent_names(&self) -> String {
         let names: Vec<String> =
             self.silent.iter().map(|(address, why)| format!("{address} ({why})")).collect();
@@ -258,7 +265,7 @@ pub fn volume_to_make(
 /// What a new volume is to be, as far as no node is asked.
 pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettings {
     VolumeSettings {
-        volume: random_volume(),
+        volume: VolumeId(random_bytes()),
         name: shape.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
         code: shape.code.unwrap_or_else(default_code),
         hash: shape.hash.unwrap_or(HashId::Blake3),
@@ -268,10 +275,11 @@ pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettin
     }
 }
 
-fn random_volume() -> VolumeId {
-    let mut id = [0; 16];
-    OsRng.try_fill_bytes(&mut id).expect("the kernel gives random bytes");
-    VolumeId(id)
+/// What nobody else draws.
+pub fn random_bytes() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    OsRng.try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
+    bytes
 }
 
 /// The code of a volume if none is given.

@@ -65,6 +65,12 @@ fn pending(status: &VolumeStatus) -> Option<String> {
     if status.backlog_bytes > 0 {
         parts.push(format!("{} in the backlog", size(status.backlog_bytes)));
     }
+    if let Some(journal) = status.journal.as_ref().filter(|journal| journal.waiting_changes > 0) {
+        let changes = plural(journal.waiting_changes as usize, "change");
+        let seconds = journal.oldest_seconds.unwrap_or_default();
+        let problem = journal.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+        parts.push(format!("{changes} not in the pool's journal, the oldest for {seconds} s{problem}"));
+    }
     if status.objects_not_at_home > 0 {
         let objects = plural(status.objects_not_at_home as usize, "object");
         parts.push(format!("{objects} with a fragment away from home"));
@@ -310,6 +316,7 @@ mod tests {
             objects_not_at_home: u64::from(down),
             dirty_bytes: 0,
             backlog_bytes: 0,
+            journal: None,
             stripe: StripeStatus::default(),
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::host::{self, reason};
+use crate::journal::key::VolumeKey;
 use crate::transport::NodeAddress;
 
 /// Why something was not done, in one sentence for the person who asked.
@@ -28,11 +29,14 @@ impl From<Error> for Refusal {
 const FORMAT: u32 = 1;
 /// Name of the metadata store.
 const METADATA: &str = "metadata.sqlite";
+/// Name of the volume's key.
+const KEY: &str = "volume.key";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 10] = [
+const OWN_NAMES: [&str; 11] = [
     "lock",
+    "volume.key",
     "avidfs.log",
     "avidfs.log.old",
     "nodes",
@@ -178,7 +182,7 @@ impl StateFolder {
     /// Undo `take`, where nothing was made in the folder that is worth keeping.
     pub fn give_back(self) {
         let _ = std::fs::remove_dir_all(self.nodes());
-        for name in ["lock", "pool.json", "avidfs.log"] {
+        for name in ["lock", "pool.json", "volume.key", "avidfs.log"] {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         for suffix in ["", "-wal", "-shm"] {
@@ -195,6 +199,27 @@ impl StateFolder {
         let path = self.path.join("pool.json");
         host::write_durably(&path, text.as_bytes())
             .map_err(|error| Refusal(format!("{}: {}", path.display(), reason(&error))))
+    }
+
+    /// The volume's key.
+    ///
+    /// # Errors
+    /// It is not there, or is none.
+    pub fn key(&self) -> Result<VolumeKey, Refusal> {
+        key_in(&self.path)
+    }
+
+    /// Keep the volume's key here, for nobody else to read.
+    pub fn keep_key(&self, key: &VolumeKey) -> Result<(), Refusal> {
+        let path = self.path.join(KEY);
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(key.to_text().as_bytes())?;
+            file.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|error: io::Error| Refusal(format!("{}: {}", path.display(), reason(&error))))
     }
 
     /// Where it is.
@@ -225,6 +250,17 @@ impl StateFolder {
         }
         OpenOptions::new().create(true).append(true).mode(0o600).open(path)
     }
+}
+
+/// The key of the volume whose state lies in a folder.
+///
+/// # Errors
+/// It is not there, or is none.
+pub fn key_in(path: &Path) -> Result<VolumeKey, Refusal> {
+    let path = path.join(KEY);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Refusal(format!("the volume's key {}: {}", path.display(), reason(&error))))?;
+    VolumeKey::from_text(&text).map_err(|error| Refusal(format!("{}: {error}", path.display())))
 }
 
 fn in_use(path: &Path) -> String {

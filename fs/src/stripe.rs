@@ -13,6 +13,7 @@ mod gather;
 mod ledger;
 mod locate;
 mod rehome;
+mod roots;
 mod spread;
 mod store;
 
@@ -31,6 +32,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 pub use self::locate::{FragmentLocation, Presence};
+pub use self::roots::RootKeys;
 pub use self::spread::fewest_nodes;
 
 use self::cpu::Cpu;

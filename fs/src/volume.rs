@@ -27,6 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode};
+use crate::journal::Journal;
 use crate::metadata::{MetadataStore, VolumeSettings};
 use crate::open_file::OpenFile;
 use crate::pool::Pool;
@@ -66,6 +67,8 @@ pub struct Volume {
     metadata: Arc<dyn MetadataStore>,
     stripe: Arc<Stripe>,
     pool: Arc<Pool>,
+    /// None while changes are refused.
+    journal: Option<Arc<Journal>>,
     settings: VolumeSettings,
     epoch: u32,
     options: VolumeOptions,
@@ -91,6 +94,7 @@ impl Volume {
         metadata: Arc<dyn MetadataStore>,
         stripe: Arc<Stripe>,
         pool: Arc<Pool>,
+        journal: Option<Arc<Journal>>,
         options: VolumeOptions,
     ) -> Result<Arc<Volume>> {
         let access_times = if options.read_only { AccessTimes::Never } else { options.access_times };
@@ -102,6 +106,7 @@ impl Volume {
             metadata,
             stripe,
             pool,
+            journal,
             settings,
             options,
             files: Mutex::default(),
@@ -146,8 +151,12 @@ impl Volume {
     }
 
     fn writable(&self) -> Result<()> {
-        if self.options.read_only {
+        let stuck = self.journal.as_ref().map_or(0, |journal| journal.stuck_bytes());
+        let fenced = self.journal.as_ref().is_some_and(|journal| journal.is_fenced());
+        if self.options.read_only || fenced {
             Err(Error::ReadOnly)
+        } else if stuck > self.options.backlog_bytes {
+            Err(Error::TooFewNodes(format!("{stuck} bytes of changes wait to be written to the journal")))
         } else if self.shut.load(Ordering::SeqCst) {
             Err(Error::Host("the file system is being unmounted".into()))
         } else {

@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["acl", "transport", "metadata", "buffers", "host"],
     &["pool", "cache", "placement"],
     &["stripe"],
-    &["open_file"],
+    &["open_file", "journal"],
     &["volume"],
     &["fuse"],
     &["cli", "config", "state", "control", "mount", "daemon", "umount", "report", "embedded"],

@@ -9,6 +9,8 @@ mod checkpoint;
 mod data;
 mod namespace;
 mod objects;
+mod outbox;
+mod replay;
 mod rows;
 mod schema;
 mod transaction;
@@ -49,6 +51,8 @@ struct Disk {
 struct Writer {
     db: Connection,
     numbers: Numbers,
+    /// Number of the last change.
+    changes: u64,
 }
 
 impl SqliteStore {
@@ -75,20 +79,30 @@ impl SqliteStore {
 
     fn over(db: Connection) -> Result<SqliteStore> {
         let usage = volume::take_usage(&db)?;
-        let writer = Writer { db, numbers: Numbers::default() };
+        let changes = outbox::last(View(&db))?;
+        let writer = Writer { db, numbers: Numbers::default(), changes };
         Ok(SqliteStore { writer: Arc::new(Mutex::new(writer)), usage: Mutex::new(usage), disk: None })
     }
 
     /// Run a verb that changes something: all of it happens, or with an error nothing.
     fn write<T>(&self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<T> {
         let mut writer = self.writer.lock();
-        let Writer { db, numbers } = &mut *writer;
+        let Writer { db, numbers, changes } = &mut *writer;
         numbers.refill(db)?;
         let transaction = Transaction::begin(db)?;
-        let mut change = Change { view: View(db), numbers, rows: 0, usage: UsageChange::default() };
+        let usage = UsageChange::default();
+        let mut change = Change { view: View(db), numbers, rows: 0, log: Vec::new(), usage };
         let value = verb(&mut change)?;
-        let Change { rows, usage, .. } = change;
+        let changed = !change.log.is_empty();
+        if changed {
+            outbox::put(&mut change, *changes + 1)?;
+        }
+        let Change { rows, usage, numbers, .. } = change;
         transaction.commit()?;
+        if changed {
+            *changes += 1;
+            numbers.were_noted();
+        }
         usage.apply(&mut self.usage.lock());
         if let Some(disk) = &self.disk {
             disk.wal.committed();
@@ -133,8 +147,8 @@ impl MetadataStore for SqliteStore {
         self.read(volume::settings)
     }
 
-    fn begin_epoch(&self) -> Result<u32> {
-        let epoch = self.write(volume::begin_epoch)?;
+    fn begin_epoch(&self, seen: u32) -> Result<u32> {
+        let epoch = self.write(|change| volume::begin_epoch(change, seen))?;
         // An epoch that power loss takes back would be begun twice, and two objects would share an identity.
         self.sync()?;
         Ok(epoch)
@@ -284,5 +298,56 @@ impl MetadataStore for SqliteStore {
 
     fn usage(&self) -> Result<Usage> {
         Ok(*self.usage.lock())
+    }
+
+    fn last_change(&self) -> u64 {
+        self.writer.lock().changes
+    }
+
+    fn outbox(&self, after: u64, bytes: usize) -> Result<Outbox> {
+        self.read(|view| outbox::read(view, after, bytes))
+    }
+
+    fn outbox_bytes(&self) -> Result<u64> {
+        self.read(outbox::waiting)
+    }
+
+    fn shipped(&self, upto: u64, head: &[u8]) -> Result<()> {
+        self.write(|change| outbox::shipped(change, upto, head))
+    }
+
+    fn head(&self) -> Result<Option<Vec<u8>>> {
+        self.read(outbox::head)
+    }
+
+    fn replay(&self, replay: &Replay<'_>) -> Result<()> {
+        self.write(|change| {
+            if replay.anew {
+                replay::clear(change)?;
+            }
+            replay.records.iter().try_for_each(|records| replay::apply_all(change, records))?;
+            outbox::shipped(change, replay.upto, replay.head)?;
+            replay::apply_outbox(change)?;
+            replay::settle(change)
+        })?;
+        let mut writer = self.writer.lock();
+        // Numbers handed out elsewhere are not handed out again, and the totals are others.
+        writer.numbers = Numbers::default();
+        writer.changes = outbox::last(View(&writer.db))?;
+        *self.usage.lock() = volume::count_usage(&writer.db)?;
+        Ok(())
+    }
+
+    fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+        // Not by the writer, which would keep everybody waiting for as long as it takes.
+        match self.disk.as_ref().and_then(|disk| disk.readers.iter().find_map(Mutex::try_lock)) {
+            Some(reader) => {
+                let snapshot = Transaction::snapshot(&reader)?;
+                let last = replay::dump(View(&reader), sink)?;
+                snapshot.commit()?;
+                Ok(last)
+            }
+            None => replay::dump(View(&self.writer.lock().db), sink),
+        }
     }
 }

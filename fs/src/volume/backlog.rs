@@ -28,6 +28,8 @@ pub struct Unsaved {
     pub bytes: u64,
     /// In how many files.
     pub files: usize,
+    /// Changes that are on this host alone, because no pool would take the journal.
+    pub changes: u64,
     /// Bytes that did not even get there, and why.
     pub lost: Option<(u64, String)>,
     /// Why the nodes did not take them.
@@ -36,7 +38,11 @@ pub struct Unsaved {
 
 impl std::fmt::Display for Unsaved {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes of {} files wait in the backlog ({})", self.bytes, self.files, self.reason)?;
+        write!(f, "{} bytes of {} files", self.bytes, self.files)?;
+        if self.changes > 0 {
+            write!(f, " and {} changes of names and attributes", self.changes)?;
+        }
+        write!(f, " wait in the backlog ({})", self.reason)?;
         match &self.lost {
             Some((bytes, why)) => write!(f, "; {bytes} bytes could not be kept: {why}"),
             None => Ok(()),
@@ -69,11 +75,11 @@ impl Volume {
                 return self.keep_backlog(error.to_string()).await;
             }
         }
-        // Everything is stored; flushing it besides is a courtesy to whoever pulls the plug next.
-        if let Err(error) = self.sync().await {
-            tracing::warn!(%error, "stored, but not everywhere on stable storage yet");
+        match self.sync().await {
+            Ok(()) => Ok(()),
+            // Everything is stored; what leads to it waits in the store on this host.
+            Err(error) => self.keep_backlog(error.to_string()).await,
         }
-        Ok(())
     }
 
     fn unclean_files(&self) -> Vec<Arc<OpenFile>> {
@@ -89,6 +95,14 @@ impl Volume {
         let kept = blocking(move || Ok(keep(&folder, limit, &items))).await;
         let mut unsaved = kept.unwrap_or_default();
         unsaved.reason = reason;
+        unsaved.changes = match &self.journal {
+            Some(journal) => journal.status().map_or(0, |status| status.waiting_changes),
+            None => 0,
+        };
+        let metadata = self.metadata.clone();
+        if let Err(error) = blocking(move || metadata.sync()).await {
+            tracing::error!(%error, "changes are not on stable storage of this host");
+        }
         Err(unsaved)
     }
 
@@ -102,7 +116,7 @@ impl Volume {
             let size = item.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
             let file = FileCommit { ino: item.ino, extents: item.extents, size, mtime: item.mtime };
             self.metadata.commit(&Commit { objects: vec![record], files: vec![file] })?;
-            self.metadata.sync()?;
+            self.sync().await?;
             remove(&folder, &path).map_err(|error| host("remove", &path, &error))?;
             tracing::info!(object = %item.id, bytes = item.length, "stored from the backlog");
         }

@@ -231,9 +231,12 @@ impl Volume {
     /// # Errors
     /// `TooFewNodes`, `TimedOut`, `Store`.
     pub async fn sync(self: &Arc<Self>) -> Result<()> {
-        within(self.options.io_limit, self.stripe.flush()).await?;
-        let metadata = self.metadata.clone();
-        blocking(move || metadata.sync()).await
+        let Some(journal) = &self.journal else { return Ok(()) };
+        within(self.options.io_limit, async {
+            self.stripe.flush().await?;
+            journal.sync().await
+        })
+        .await
     }
 
     pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {

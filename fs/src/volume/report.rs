@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Volume;
 use crate::error::Result;
 use crate::inode::Ino;
+use crate::journal::JournalStatus;
 use crate::metadata::ObjectRecord;
 use crate::pool::NodeState;
 use crate::stripe::{FragmentLocation, Presence, StripeStatus, fewest_nodes};
@@ -52,6 +53,8 @@ pub struct VolumeStatus {
     pub backlog_bytes: u64,
     /// What is under way between the mount and its nodes.
     pub stripe: StripeStatus,
+    /// How the journal is doing; none while changes are refused.
+    pub journal: Option<JournalStatus>,
 }
 
 /// A node as `status` shows it.
@@ -163,6 +166,7 @@ impl Volume {
             dirty_bytes: self.budget.used(),
             backlog_bytes: self.backlog_bytes(),
             stripe: self.stripe.status(),
+            journal: self.journal.as_ref().map(|journal| journal.status()).transpose()?,
         })
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use common::code::Code;
 use common::hash::HashId;
 use common::wire::{VolumeDescriptor, VolumeId};
+use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shardd::{Limits, Store, StoreOptions};
@@ -16,6 +17,9 @@ use super::{AccessTimes, SetAttributes, SetTime, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
+use crate::journal::chain::Reader;
+use crate::journal::entry::KEY_PREFIX;
+use crate::journal::{self, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
 use crate::open_file::{Progress, Seal};
@@ -83,7 +87,7 @@ impl Bench {
         self.open(change).await.unwrap()
     }
 
-    async fn open(&self, change: impl FnOnce(&mut VolumeOptions)) -> crate::error::Result<Arc<Volume>> {
+    async fn pool(&self) -> crate::error::Result<Arc<Pool>> {
         let addresses = (0..NODES).map(address).collect();
         let options = PoolOptions { down_interval: Duration::from_millis(50), ..PoolOptions::default() };
         let pool = Pool::connect(self.faults.clone(), addresses, options).await?;
@@ -91,9 +95,17 @@ impl Bench {
             self.nodes.iter().enumerate().map(|(k, node)| (address(k), node.node())).collect();
         pool.remember(&known);
         pool.start();
+        Ok(pool)
+    }
+
+    async fn open(&self, change: impl FnOnce(&mut VolumeOptions)) -> crate::error::Result<Arc<Volume>> {
+        let reader = self.reader().await?;
+        let (pool, key) = (reader.pool.clone(), self.key());
         let identities: Vec<_> = self.nodes.iter().map(|node| node.node()).collect();
-        let current = self.metadata.configure(&identities)?.number;
-        let epoch = self.metadata.begin_epoch()?;
+        let position = journal::catch_up(&self.metadata, &reader, &key.verifying_key()).await?;
+        let configuration = self.metadata.configure(&identities)?;
+        let current = configuration.number;
+        let epoch = self.metadata.begin_epoch(0)?;
         let cache = Cache::open(CacheOptions { memory_bytes: 8 << 20, disk_bytes: 0, disk: None })?;
         let io_limit = Duration::from_secs(3);
         let options = StripeOptions {
@@ -113,7 +125,15 @@ impl Bench {
             access_times: AccessTimes::default(),
         };
         change(&mut options);
-        Volume::open(self.metadata.clone(), stripe, pool, options).await
+        let journal_options = JournalOptions {
+            volume: self.id,
+            epoch,
+            mount: [1; 16],
+            configuration,
+            interval: Duration::from_millis(100),
+        };
+        let journal = Journal::start(self.metadata.clone(), stripe.clone(), key, position, journal_options);
+        Volume::open(self.metadata.clone(), stripe, pool, Some(journal), options).await
     }
 
     fn backlog(&self) -> std::path::PathBuf {
@@ -127,7 +147,32 @@ impl Bench {
     }
 
     fn fragments(&self) -> u64 {
-        self.nodes.iter().map(|node| node.usage().fragments).sum()
+        self.nodes.iter().map(|node| self.fragments_on(node)).sum()
+    }
+
+    /// Fragments of files; those of the journal are not counted.
+    fn fragments_on(&self, node: &Store) -> u64 {
+        let listing = node.list(shardd::Space::Volume(self.id), "", 1000).unwrap();
+        let objects = listing.objects.iter().filter(|object| !object.key.starts_with(KEY_PREFIX));
+        objects.map(|object| object.indexes.len() as u64).sum()
+    }
+
+    fn key(&self) -> SigningKey {
+        SigningKey::from_bytes(&[5; 32])
+    }
+
+    async fn reader(&self) -> crate::error::Result<Reader> {
+        let pool = self.pool().await?;
+        let io_limit = Duration::from_secs(3);
+        Ok(Reader { pool, volume: self.id, code: Code::new(3, 2).unwrap(), hash: HashId::Blake3, io_limit })
+    }
+
+    /// Lose the disk of the mount host, and make the metadata anew from the pool.
+    async fn recover(&mut self) {
+        let reader = self.reader().await.unwrap();
+        let chain = reader.read(Some(&self.key().verifying_key())).await.unwrap().unwrap();
+        self.metadata = Arc::new(SqliteStore::open_in_memory().unwrap());
+        journal::restore(&self.metadata, &reader, &chain).await.unwrap();
     }
 }
 
@@ -383,7 +428,7 @@ async fn with_two_of_five_dead_writes_go_on_and_fragments_go_home_later() {
     bench.faults.clear();
     until("bringing fragments home", || {
         bench.metadata.usage().unwrap().objects_with_exceptions == 0
-            && bench.nodes.iter().all(|node| node.usage().fragments == report.objects.len() as u64)
+            && bench.nodes.iter().all(|node| bench.fragments_on(node) == report.objects.len() as u64)
     })
     .await;
     assert_eq!(volume.locate(ino).await.unwrap().survives, Some(2));
@@ -566,4 +611,88 @@ async fn a_volumes_capacity_is_kept_and_room_comes_back() {
     volume.set_attributes(a, &SetAttributes { size: Some(1000), ..Default::default() }, caller(6)).unwrap();
     write(&volume, b, 0, &whole[..299_000]).await;
     assert!(volume.write(b, 299_000, Bytes::from_static(b"x"), at(7)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fsync_acknowledged_is_there_after_the_mount_hosts_disk_is_lost() {
+    let mut bench = Bench::new().await;
+    for round in 0..4u64 {
+        let volume = bench.mount().await;
+        let name = format!("file {round}");
+        let ino = create(&volume, &name);
+        let data = noise(150_000, round);
+        write(&volume, ino, 0, &data).await;
+        volume.set_xattr(ino, b"user.round", &[round as u8], 0, caller(2)).unwrap();
+        volume.fsync(ino).await.unwrap();
+        // Not asked to be durable: it may be there or not, but whole.
+        create(&volume, &format!("later {round}"));
+        drop(volume);
+        if round == 1 {
+            // A store that is there catches up, and one that is ahead ships the rest.
+            continue;
+        }
+        bench.recover().await;
+        let volume = bench.mount().await;
+        for round in 0..=round {
+            let inode = volume.lookup(ROOT, format!("file {round}").as_bytes()).unwrap();
+            volume.open_file(inode.ino).unwrap();
+            assert_eq!(read(&volume, inode.ino, 0, 200_000).await, noise(150_000, round));
+            assert_eq!(volume.xattr(inode.ino, b"user.round").unwrap(), [round as u8]);
+        }
+        volume.shut_down().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_three_of_five_nodes_make_the_metadata_anew() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    // More than fits an entry, so that parts of the journal are objects themselves.
+    for k in 0..600 {
+        create(&volume, &format!("a long name of a file, number {k}"));
+    }
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    for (a, b) in [(0, 1), (1, 3), (2, 4), (0, 4)] {
+        bench.fail(a..a + 1, Fault::Lose);
+        bench.fail(b..b + 1, Fault::Lose);
+        bench.recover().await;
+        assert_eq!(bench.metadata.list(ROOT, 0, 1000).unwrap().len(), 600, "without {a} and {b}");
+        bench.faults.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_from_an_old_backup_catches_up_and_a_pool_from_one_is_refused() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    create(&volume, "first");
+    volume.shut_down().await.unwrap();
+    let old: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open_in_memory().unwrap());
+    let reader = bench.reader().await.unwrap();
+    let chain = reader.read(None).await.unwrap().unwrap();
+    journal::restore(&old, &reader, &chain).await.unwrap();
+    drop(volume);
+    let volume = bench.mount().await;
+    create(&volume, "second");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    let newest = std::mem::replace(&mut bench.metadata, old);
+    let volume = bench.mount().await;
+    volume.lookup(ROOT, b"second").unwrap();
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    // Two futures of one volume: the store that did not see the last mount has nothing the pool lacks.
+    bench.metadata = newest;
+    bench.mount().await.lookup(ROOT, b"second").unwrap();
+    // Nodes whose disks are older than what the store has seen.
+    for node in &bench.nodes {
+        let space = shardd::Space::Volume(bench.id);
+        let author = shardd::Author::Writer { volume: bench.id, epoch: 1000 };
+        for object in node.list(space, KEY_PREFIX, 1000).unwrap().objects {
+            node.delete(&author, &object.key, 1, None).unwrap();
+        }
+    }
+    let refused = bench.try_mount().await.err().unwrap().to_string();
+    assert!(refused.contains("holds nothing of the journal"), "{refused}");
 }

@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Volume;
-use super::data::blocking;
 use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::pool::PoolEvent;
@@ -97,8 +96,7 @@ impl Volume {
         // Reads that began before may still fetch them; what begins from here on finds no extent of theirs.
         self.reads.all_before_have_passed().await;
         // Bytes go last: what no longer refers to them is durable first.
-        let metadata = self.metadata.clone();
-        blocking(move || metadata.sync()).await?;
+        self.sync().await?;
         let gone = self.stripe.delete(&condemned).await;
         self.metadata.forget(&gone)?;
         Ok(gone.len())
@@ -144,8 +142,7 @@ impl Volume {
             return Ok(());
         }
         self.metadata.set_exceptions(object.id, &left)?;
-        let metadata = self.metadata.clone();
-        blocking(move || metadata.sync()).await?;
+        self.sync().await?;
         self.forget_extents();
         self.reads.all_before_have_passed().await;
         let now = ObjectRecord { exceptions: left, ..object.clone() };

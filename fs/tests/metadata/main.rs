@@ -8,6 +8,7 @@ mod data_model;
 mod names;
 mod names_model;
 mod objects;
+mod outbox;
 mod rename;
 mod sqlite;
 mod support;

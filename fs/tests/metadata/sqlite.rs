@@ -110,7 +110,7 @@ fn nothing_that_was_handed_out_is_handed_out_again_after_a_restart_or_a_kill() {
         let cookie = store.list(ROOT, 0, 10).unwrap().last().unwrap().cookie;
         store.unlink(ROOT, b"f", at(2)).unwrap();
         store.reclaim(made).unwrap();
-        (store.begin_epoch().unwrap(), made, cookie)
+        (store.begin_epoch(0).unwrap(), made, cookie)
     };
     let first = handed_out(&store);
     let copy = folder.path().join("copy.db");
@@ -223,8 +223,8 @@ fn a_file_that_is_no_store_is_refused_and_left_alone() {
 fn another_format_is_refused_in_one_sentence() {
     let (_folder, path) = folder();
     drop(SqliteStore::open(&path).unwrap());
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
-    let sentence = format!("{}: metadata format 2, but this program reads 1", path.display());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    let sentence = format!("{}: metadata format 3, but this program reads 1", path.display());
     assert_eq!(refusal(&path), sentence);
 }
 

@@ -12,7 +12,7 @@ fn a_store_has_no_volume_before_format_and_remembers_it_afterwards() {
     on_every_empty_store(|store| {
         assert_eq!(store.settings().unwrap(), None);
         assert_error!(store.inode(ROOT), Error::NotFound);
-        assert_error!(store.begin_epoch(), Error::Invalid(_));
+        assert_error!(store.begin_epoch(0), Error::Invalid(_));
         store.format(&settings()).unwrap();
         assert_eq!(store.settings().unwrap(), Some(settings()));
     });
@@ -43,8 +43,9 @@ fn a_second_format_is_refused_and_changes_nothing() {
 #[test]
 fn every_epoch_is_one_more_than_the_last() {
     on_every_store(|store| {
-        let first = store.begin_epoch().unwrap();
-        assert_eq!(store.begin_epoch().unwrap(), first + 1);
+        let first = store.begin_epoch(0).unwrap();
+        assert_eq!(store.begin_epoch(0).unwrap(), first + 1);
+        assert_eq!(store.begin_epoch(first + 9).unwrap(), first + 10, "greater than any seen elsewhere");
     });
 }
 

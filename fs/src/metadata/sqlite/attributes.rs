@@ -4,6 +4,7 @@ use super::rows::InodeKey;
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
+use crate::metadata::record::Record;
 use crate::metadata::{AttributeChange, MAX_XATTR_NAME, MAX_XATTR_VALUE};
 
 const PERMISSIONS: u32 = 0o7777;
@@ -26,6 +27,7 @@ pub(super) fn set(transaction: &mut Change, ino: Ino, change: &AttributeChange) 
             Some(value) => put_xattr(transaction, ino, name, value)?,
             None => {
                 transaction.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino.key(), name))?;
+                transaction.note(&Record::NoXattr(ino, name.clone()));
             }
         }
     }
@@ -36,7 +38,9 @@ pub(super) fn set(transaction: &mut Change, ino: Ino, change: &AttributeChange) 
 pub(super) fn set_accessed(change: &mut Change, accesses: &[(Ino, Time)]) -> Result<()> {
     for (ino, time) in accesses {
         let sql = "UPDATE inode SET atime_s = ?, atime_ns = ? WHERE ino = ?";
-        change.run(sql, (time.seconds, time.nanos, ino.key()))?;
+        if change.run(sql, (time.seconds, time.nanos, ino.key()))? > 0 {
+            change.note(&Record::Accessed(*ino, *time));
+        }
     }
     Ok(())
 }
@@ -89,6 +93,7 @@ pub(super) fn put_xattr(change: &mut Change, ino: Ino, name: &[u8], value: &[u8]
     // The pages of a long one count for the next checkpoint.
     change.rows += value.len() as u64 / 4096;
     change.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino.key(), name, value))?;
+    change.note(&Record::Xattr(ino, name.to_vec(), value.to_vec()));
     Ok(())
 }
 
@@ -97,6 +102,7 @@ pub(super) fn remove_xattr(change: &mut Change, ino: Ino, name: &[u8], now: Time
     if change.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino.key(), name))? == 0 {
         return Err(Error::NoAttribute);
     }
+    change.note(&Record::NoXattr(ino, name.to_vec()));
     inode.ctime = now;
     change.save(&inode)
 }

@@ -13,6 +13,7 @@ use super::rows::{self, InodeKey};
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, MAX_SIZE, Time};
+use crate::metadata::record::Record;
 use crate::metadata::{Commit, Extent, FileCommit};
 
 pub(super) fn extents(view: View, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
@@ -243,6 +244,7 @@ fn write_difference(change: &mut Change, ino: Ino, old: &[Extent], new: &[Extent
             None => {
                 let sql = "DELETE FROM extent WHERE ino = ? AND offset = ?";
                 change.run(sql, (ino.key(), rows::offset(extent.offset)))?;
+                change.note(&Record::NoExtent(ino, extent.offset));
             }
         }
     }
@@ -254,6 +256,7 @@ fn put(change: &mut Change, ino: Ino, extent: &Extent) -> Result<()> {
         "INSERT OR REPLACE INTO extent (ino, offset, length, object, object_offset) VALUES (?, ?, ?, ?, ?)",
         (ino.key(), rows::offset(extent.offset), extent.length, key_of(extent.object)?, extent.object_offset),
     )?;
+    change.note(&Record::Extent(ino, *extent));
     Ok(())
 }
 

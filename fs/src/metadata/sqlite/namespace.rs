@@ -5,6 +5,7 @@ use super::rows::{self, InodeKey};
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, MAX_LINKS, MAX_NAME, MAX_TARGET, ROOT, Time};
+use crate::metadata::record::Record;
 use crate::metadata::{Entry, NewInode, Removed, RenameMode};
 
 /// What each entry adds to the size of its directory, in bytes.
@@ -104,6 +105,7 @@ pub(super) fn create(
     change.insert_inode(&inode, parent)?;
     if let Some(target) = &new.target {
         change.run("INSERT INTO target VALUES (?, ?)", (inode.ino.key(), target))?;
+        change.note(&Record::Target(inode.ino, target.clone()));
     }
     for (name, value) in &new.xattrs {
         attributes::put_xattr(change, inode.ino, name, value)?;
@@ -225,6 +227,7 @@ fn move_to(change: &mut Change, (from, source): (Place, Named), to: Place, now: 
         "INSERT INTO entry (parent, name, ino, cookie) VALUES (?, ?, ?, ?)",
         (to.0.key(), to.1, source.inode.ino.key(), cookie),
     )?;
+    note_entry(change, to, source.inode.ino, cookie);
     with_parents(change, from.0, to.0, now, |old, new| {
         let Some(new) = new else { return Ok(()) };
         discount_link(old, &source.inode);
@@ -250,7 +253,7 @@ fn replace(
         (false, false) => {}
     }
     delete_entry(change, from.0, from.1)?;
-    point(change, to, source.inode.ino)?;
+    point(change, to, source.inode.ino, target.cookie)?;
     // Where it arrives a directory takes a directory's place, so the links there stay.
     with_parents(change, from.0, to.0, now, |old, _| {
         discount_link(old, &source.inode);
@@ -270,8 +273,8 @@ fn exchange(
 ) -> Result<()> {
     check_loop(change.view, &source.inode, from.0, to.0)?;
     check_loop(change.view, &target.inode, to.0, from.0)?;
-    point(change, from, target.inode.ino)?;
-    point(change, to, source.inode.ino)?;
+    point(change, from, target.inode.ino, source.cookie)?;
+    point(change, to, source.inode.ino, target.cookie)?;
     with_parents(change, from.0, to.0, now, |old, new| {
         let Some(new) = new else { return Ok(()) };
         discount_link(old, &source.inode);
@@ -306,6 +309,7 @@ fn moved(change: &mut Change, mut inode: Inode, parent: Ino, now: Time) -> Resul
     change.save(&inode)?;
     if inode.is_directory() {
         change.run("UPDATE inode SET parent = ? WHERE ino = ?", (parent.key(), inode.ino.key()))?;
+        change.note(&Record::Parent(inode.ino, parent));
     }
     Ok(())
 }
@@ -383,18 +387,28 @@ fn add_entry(change: &mut Change, parent: Ino, name: &[u8], ino: Ino) -> Result<
         "INSERT OR IGNORE INTO entry (parent, name, ino, cookie) VALUES (?, ?, ?, ?)",
         (parent.key(), name, ino.key(), cookie),
     )?;
-    if added == 0 { Err(Error::Exists) } else { Ok(()) }
+    if added == 0 {
+        return Err(Error::Exists);
+    }
+    note_entry(change, (parent, name), ino, cookie);
+    Ok(())
+}
+
+fn note_entry(change: &mut Change, (parent, name): Place, ino: Ino, cookie: i64) {
+    change.note(&Record::Entry { parent, name: name.to_vec(), ino, cookie: cookie as u64 });
 }
 
 fn delete_entry(change: &mut Change, parent: Ino, name: &[u8]) -> Result<()> {
     change.run("DELETE FROM entry WHERE parent = ? AND name = ?", (parent.key(), name))?;
+    change.note(&Record::NoEntry(parent, name.to_vec()));
     Ok(())
 }
 
-/// Let a name stand for another inode; it keeps its position.
-fn point(change: &mut Change, (parent, name): Place, ino: Ino) -> Result<()> {
+/// Let a name stand for another inode; it keeps its position, which is `cookie`.
+fn point(change: &mut Change, (parent, name): Place, ino: Ino, cookie: i64) -> Result<()> {
     let sql = "UPDATE entry SET ino = ? WHERE parent = ? AND name = ?";
     change.run(sql, (ino.key(), parent.key(), name))?;
+    note_entry(change, (parent, name), ino, cookie);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::rows::{self, InodeKey};
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::Ino;
+use crate::metadata::record::Record;
 use crate::metadata::{Exception, Extent, ObjectRecord};
 
 pub(super) fn object(view: View, id: ObjectId) -> Result<ObjectRecord> {
@@ -23,7 +24,7 @@ fn complete(view: View, (mut record, exceptions): (ObjectRecord, u32)) -> Result
     Ok(record)
 }
 
-fn exceptions_of(view: View, id: ObjectId) -> Result<Vec<Exception>> {
+pub(super) fn exceptions_of(view: View, id: ObjectId) -> Result<Vec<Exception>> {
     let sql = "SELECT idx, node FROM exception WHERE object = ? ORDER BY idx";
     view.rows(sql, [rows::pack(id)], |row| {
         Ok(Exception { index: row.get(0)?, node: row.get::<_, Option<[u8; 16]>>(1)?.map(NodeId) })
@@ -74,6 +75,7 @@ pub(super) fn insert(change: &mut Change, key: i64, record: &ObjectRecord, live:
         return Ok(false);
     }
     insert_exceptions(change, key, &exceptions)?;
+    change.note(&Record::Object(record.clone()));
     change.usage.objects += 1;
     change.usage.object_bytes += i64::from(record.length);
     change.usage.live_bytes += live;
@@ -106,7 +108,7 @@ fn distinct(exceptions: &[Exception]) -> Vec<Exception> {
     distinct
 }
 
-fn insert_exceptions(change: &mut Change, key: i64, exceptions: &[Exception]) -> Result<()> {
+pub(super) fn insert_exceptions(change: &mut Change, key: i64, exceptions: &[Exception]) -> Result<()> {
     for exception in exceptions {
         let node = exception.node.map(|node| node.0);
         change.run("INSERT INTO exception VALUES (?, ?, ?)", (key, exception.index, node))?;
@@ -122,6 +124,7 @@ pub(super) fn set_exceptions(change: &mut Change, id: ObjectId, exceptions: &[Ex
     change.run("DELETE FROM exception WHERE object = ?", [key])?;
     insert_exceptions(change, key, &exceptions)?;
     change.run("UPDATE object SET exceptions = ? WHERE id = ?", (exceptions.len() as u32, key))?;
+    change.note(&Record::Exceptions(id, exceptions.clone()));
     change.usage.objects_with_exceptions += i64::from(!exceptions.is_empty()) - i64::from(before > 0);
     Ok(())
 }
@@ -172,6 +175,7 @@ fn forget_one(change: &mut Change, key: i64) -> Result<()> {
         return Err(Error::Invalid("a file still refers to this object"));
     }
     change.run("DELETE FROM object WHERE id = ?", [key])?;
+    change.note(&Record::NoObject(rows::unpack(key)));
     if exceptions > 0 {
         change.run("DELETE FROM exception WHERE object = ?", [key])?;
         change.usage.objects_with_exceptions -= 1;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// `avid`: what tells a metadata store from any other SQLite database.
 const APPLICATION: i64 = 0x6176_6964;
 /// The format docs/metadata.md draws.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 const PAGE_BYTES: u32 = 4096;
 /// One process has the file, and its connections share the index of the -wal file in its memory. Without locks for
 /// other processes at each transaction a lookup takes half of the time and a change two thirds. The price is that
@@ -152,7 +152,17 @@ CREATE TABLE counter (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO counter VALUES ('epoch', 0), ('inode', 2), ('cookie', 3);
+INSERT INTO counter VALUES ('epoch', 0), ('inode', 2), ('cookie', 3), ('shipped', 0);
+
+CREATE TABLE outbox (
+    number INTEGER PRIMARY KEY,
+    records BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE head (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    head BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE configuration (
     number INTEGER PRIMARY KEY,

@@ -8,6 +8,7 @@ use super::rows::{self, InodeKey};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode};
 use crate::metadata::Usage;
+use crate::metadata::record::Record;
 
 /// A transaction that is undone unless it is committed, also when its verb panics.
 pub(super) struct Transaction<'c> {
@@ -71,6 +72,23 @@ impl View<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Row after row of a query, until `read` says that it is enough.
+    pub(super) fn each(
+        &self,
+        sql: &str,
+        parameters: impl Params,
+        mut read: impl FnMut(&Row) -> rusqlite::Result<bool>,
+    ) -> Result<()> {
+        let mut statement = self.0.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        while let Some(row) = rows.next()? {
+            if !read(row)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// An inode, orphans included.
     pub(super) fn inode(&self, ino: Ino) -> Result<Inode> {
         let sql = concat!("SELECT ", rows::inode_columns!(), " FROM inode i WHERE i.ino = ?");
@@ -90,6 +108,8 @@ pub(super) struct Change<'c> {
     pub(super) numbers: &'c mut Numbers,
     /// How many were written.
     pub(super) rows: u64,
+    /// What was changed, as encoded records, for the outbox.
+    pub(super) log: Vec<u8>,
     pub(super) usage: UsageChange,
 }
 
@@ -106,6 +126,11 @@ impl Change<'_> {
         let touched = self.view.0.prepare_cached(sql)?.execute(parameters)?;
         self.rows += touched as u64;
         Ok(touched)
+    }
+
+    /// Note a change for the journal.
+    pub(super) fn note(&mut self, record: &Record) {
+        record.encode(&mut self.log);
     }
 
     /// Write a new inode; `parent` is the directory that holds it.
@@ -134,6 +159,10 @@ impl Change<'_> {
             ],
         )?;
         self.usage.inodes += 1;
+        self.note(&Record::Inode(inode.clone()));
+        if inode.is_directory() {
+            self.note(&Record::Parent(inode.ino, Ino(parent as u64)));
+        }
         Ok(())
     }
 
@@ -160,12 +189,14 @@ impl Change<'_> {
             ],
         )?;
         debug_assert_eq!(touched, 1, "an inode is saved in the transaction that read it");
+        self.note(&Record::Inode(inode.clone()));
         Ok(())
     }
 
     /// Take an inode away.
     pub(super) fn delete_inode(&mut self, ino: Ino) -> Result<()> {
         self.usage.inodes -= self.run("DELETE FROM inode WHERE ino = ?", [ino.key()])? as i64;
+        self.note(&Record::NoInode(ino));
         Ok(())
     }
 }
@@ -177,6 +208,8 @@ impl Change<'_> {
 pub(super) struct Numbers {
     pub(super) inodes: Range<i64>,
     pub(super) cookies: Range<i64>,
+    /// Whether the journal was told how far they are reserved.
+    noted: bool,
 }
 
 impl Numbers {
@@ -184,16 +217,28 @@ impl Numbers {
     const BLOCK: i64 = 1024;
 
     /// Have at least one of each, which is all that a verb needs. Outside of its transaction, so that what is
-    /// reserved stays reserved when it fails.
+    /// reserved stays reserved when it fails; what then is reserved is noted with the next change.
     pub(super) fn refill(&mut self, db: &Connection) -> Result<()> {
         for (name, numbers) in [("inode", &mut self.inodes), ("cookie", &mut self.cookies)] {
             if numbers.is_empty() {
                 let sql = "UPDATE counter SET value = value + ?2 WHERE name = ?1 RETURNING value";
                 let end: i64 = db.prepare_cached(sql)?.query_row((name, Numbers::BLOCK), |row| row.get(0))?;
                 *numbers = end - Numbers::BLOCK..end;
+                self.noted = false;
             }
         }
         Ok(())
+    }
+
+    /// What the journal has not been told yet of what is reserved.
+    pub(super) fn news(&self) -> Option<Record> {
+        let reserved = Record::Numbers { inode: self.inodes.end as u64, cookie: self.cookies.end as u64 };
+        (!self.noted).then_some(reserved)
+    }
+
+    /// The journal was told.
+    pub(super) fn were_noted(&mut self) {
+        self.noted = true;
     }
 
     /// A number no inode ever had.

@@ -7,12 +7,20 @@ use super::rows;
 use super::transaction::{Change, Numbers, Transaction, View};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, ROOT};
+use crate::metadata::record::Record;
 use crate::metadata::{Configuration, Usage, VolumeSettings};
 
 pub(super) fn format(change: &mut Change, settings: &VolumeSettings) -> Result<()> {
     if self::settings(change.view)?.is_some() {
         return Err(Error::Exists);
     }
+    insert_settings(change, settings)?;
+    change.note(&Record::Volume(settings.clone()));
+    let root = root(settings);
+    change.insert_inode(&root, ROOT)
+}
+
+pub(super) fn insert_settings(change: &mut Change, settings: &VolumeSettings) -> Result<()> {
     change.run(
         "INSERT INTO volume VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -27,7 +35,11 @@ pub(super) fn format(change: &mut Change, settings: &VolumeSettings) -> Result<(
             settings.created.nanos,
         ),
     )?;
-    let root = Inode {
+    Ok(())
+}
+
+fn root(settings: &VolumeSettings) -> Inode {
+    Inode {
         ino: ROOT,
         mode: libc::S_IFDIR | 0o755,
         uid: settings.root.0,
@@ -40,8 +52,7 @@ pub(super) fn format(change: &mut Change, settings: &VolumeSettings) -> Result<(
         mtime: settings.created,
         ctime: settings.created,
         btime: settings.created,
-    };
-    change.insert_inode(&root, ROOT)
+    }
 }
 
 pub(super) fn settings(view: View) -> Result<Option<VolumeSettings>> {
@@ -59,14 +70,17 @@ pub(super) fn settings(view: View) -> Result<Option<VolumeSettings>> {
     })
 }
 
-pub(super) fn begin_epoch(change: &mut Change) -> Result<u32> {
+pub(super) fn begin_epoch(change: &mut Change, seen: u32) -> Result<u32> {
     if settings(change.view)?.is_none() {
         return Err(Error::Invalid("no volume was formatted here"));
     }
-    let sql = "UPDATE counter SET value = value + 1 WHERE name = 'epoch' RETURNING value";
-    let epoch: Option<u32> = change.row(sql, [], |row| row.get(0))?;
+    let sql = "UPDATE counter SET value = max(value, ?) + 1 WHERE name = 'epoch' RETURNING value";
+    let epoch: Option<u32> = change.row(sql, [seen], |row| row.get(0))?;
     match epoch {
-        Some(epoch) if epoch <= rows::MAX_EPOCH => Ok(epoch),
+        Some(epoch) if epoch <= rows::MAX_EPOCH => {
+            change.note(&Record::Epoch(epoch));
+            Ok(epoch)
+        }
         Some(_) => Err(Error::Store("the volume has used up its epochs".into())),
         None => Err(Error::Store("the epoch counter is missing".into())),
     }
@@ -77,11 +91,15 @@ pub(super) fn configure(change: &mut Change, nodes: &[NodeId]) -> Result<Configu
         return Err(Error::Invalid("a configuration names at least one node"));
     }
     let bytes: Vec<u8> = nodes.iter().flat_map(|node| node.0).collect();
-    change.run("INSERT OR IGNORE INTO configuration (nodes) VALUES (?)", [&bytes])?;
+    let added = change.run("INSERT OR IGNORE INTO configuration (nodes) VALUES (?)", [&bytes])?;
     let number = change
         .row("SELECT number FROM configuration WHERE nodes = ?", [&bytes], |row| row.get(0))?
         .ok_or_else(|| Error::Store("a configuration could not be remembered".into()))?;
-    Ok(Configuration { number, nodes: nodes.to_vec() })
+    let configuration = Configuration { number, nodes: nodes.to_vec() };
+    if added > 0 {
+        change.note(&Record::Configuration(configuration.clone()));
+    }
+    Ok(configuration)
 }
 
 pub(super) fn configurations(view: View) -> Result<Vec<Configuration>> {
@@ -128,7 +146,7 @@ fn take_counter(db: &Connection, name: &str) -> Result<Option<u64>> {
     Ok(db.prepare_cached(sql)?.query_row([name], |row| rows::unsigned(row, 0)).optional()?)
 }
 
-fn count_usage(db: &Connection) -> Result<Usage> {
+pub(super) fn count_usage(db: &Connection) -> Result<Usage> {
     let inodes = db.query_row("SELECT count(*) FROM inode", [], |row| rows::unsigned(row, 0))?;
     let sql = "SELECT count(*), coalesce(sum(length), 0), coalesce(sum(live), 0), \
                coalesce(sum(exceptions > 0), 0) FROM object";

@@ -1,0 +1,491 @@
+//! The journal: the changes of the metadata, in the pool. docs/journal.md draws it and says what is true when.
+//! One task writes; whoever needs changes to be durable waits for the entry that holds them, and shares it.
+
+pub mod chain;
+pub mod entry;
+pub mod key;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::wire::VolumeId;
+use ed25519_dalek::SigningKey;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::chain::{Chain, Reader};
+use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
+use crate::error::{Error, Result};
+use crate::inode::Time;
+use crate::metadata::record::Fields;
+use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay};
+use crate::stripe::{Stripe, pad};
+
+/// A checkpoint is worth its bytes when the entries since the last one have at least so many.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// And at the latest after so many entries, which are read one by one.
+const CHECKPOINT_ENTRIES: u64 = 4096;
+/// An entry that no node has room for as data may have a block of so many bytes inline.
+const LARGEST_INLINE: usize = 4 << 20;
+
+/// How a journal is written.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The epoch of this mount.
+    pub epoch: u32,
+    /// Random bytes of this mount.
+    pub mount: [u8; 16],
+    /// The nodes over which new objects are placed.
+    pub configuration: Configuration,
+    /// How long a change may wait.
+    pub interval: Duration,
+}
+
+/// How far the journal is.
+#[derive(Clone, Debug, Default)]
+pub struct Position {
+    /// Of the newest entry; 0 for none.
+    sequence: u64,
+    epoch: u32,
+    digest: Digest,
+    /// Sequence of the last checkpoint.
+    checkpoint: u64,
+    /// Number of the last change in the pool.
+    upto: u64,
+    /// Bytes of blocks in the last checkpoint, and in the entries since.
+    checkpoint_bytes: u64,
+    bytes: u64,
+    /// Blocks that are objects, of the last checkpoint and since, and keys of all these entries.
+    parts: Vec<ObjectRecord>,
+    keys: Vec<String>,
+}
+
+/// What the store remembers: sequence, epoch and digest of the newest entry.
+fn remembered(position: &Position) -> Vec<u8> {
+    let mut head = position.sequence.to_le_bytes().to_vec();
+    head.extend_from_slice(&position.epoch.to_le_bytes());
+    head.extend_from_slice(&position.digest);
+    head
+}
+
+fn recall(head: &[u8]) -> Result<(u64, Digest)> {
+    let mut fields = Fields(head);
+    let parsed = (|| Some((fields.u64()?, fields.u32()?, fields.array()?)))();
+    let (sequence, _, digest) =
+        parsed.ok_or_else(|| Error::Store("damaged: the journal's place cannot be read".into()))?;
+    Ok((sequence, digest))
+}
+
+impl Position {
+    fn at(chain: &Chain) -> Position {
+        let mut position = Position::default();
+        for signed in &chain.entries {
+            position.step(signed);
+        }
+        position
+    }
+
+    fn step(&mut self, signed: &Signed) {
+        let entry = &signed.entry;
+        let bytes =
+            entry.parts.iter().map(|part| u64::from(part.length)).sum::<u64>() + entry.inline.len() as u64;
+        if entry.is_checkpoint() {
+            (self.checkpoint, self.checkpoint_bytes, self.bytes) = (entry.place.sequence, bytes, 0);
+            (self.parts, self.keys) = (Vec::new(), Vec::new());
+        } else {
+            self.bytes += bytes;
+        }
+        (self.sequence, self.epoch) = (entry.place.sequence, entry.place.epoch);
+        (self.digest, self.upto) = (signed.digest, entry.upto);
+        self.parts.extend(entry.parts.iter().cloned());
+        self.keys.push(entry.place.key());
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.sequence == 0
+            || self.bytes > self.checkpoint_bytes.max(CHECKPOINT_BYTES)
+            || self.sequence - self.checkpoint > CHECKPOINT_ENTRIES
+    }
+}
+
+/// Bring a store and the pool's journal to one state, before the volume is served: what the store lacks is replayed.
+/// What it has and the pool lacks stays in its outbox, and is shipped once the journal is written.
+///
+/// # Errors
+/// `Pool`: the pool's journal cannot be read whole, or is older than or another one than the store has seen.
+pub async fn catch_up(
+    metadata: &Arc<dyn MetadataStore>,
+    reader: &Reader,
+    public: &ed25519_dalek::VerifyingKey,
+) -> Result<Position> {
+    let (sequence, digest) = metadata.head()?.map_or(Ok((0, Digest::default())), |head| recall(&head))?;
+    let Some(chain) = reader.read(Some(public)).await? else {
+        return match sequence {
+            0 => Ok(Position::default()),
+            _ => Err(Error::Pool(format!(
+                "the pool holds nothing of the journal, of which entry {sequence} was written"
+            ))),
+        };
+    };
+    let head = chain.head();
+    let position = Position::at(&chain);
+    let at = head.entry.place.sequence;
+    let differs = |sequence: u64| {
+        Err(Error::Pool(format!(
+            "entry {sequence} of the pool's journal is another one than this store has seen"
+        )))
+    };
+    if at < sequence {
+        let silent = if chain.silent.is_empty() {
+            String::new()
+        } else {
+            format!("; no answer from {}", chain.silent.join(", "))
+        };
+        return Err(Error::Pool(format!(
+            "the pool's journal ends with entry {at}, and this store has seen entry {sequence}: the nodes have old disks{silent}"
+        )));
+    }
+    let same = chain.entries.iter().find(|signed| signed.entry.place.sequence == sequence);
+    if same.is_some_and(|signed| signed.digest != digest) {
+        return differs(sequence);
+    }
+    if at == sequence {
+        return Ok(position);
+    }
+    let anew = sequence + 1 < chain.first();
+    let missed: Vec<Signed> = chain
+        .entries
+        .iter()
+        .filter(|signed| anew || signed.entry.place.sequence > sequence)
+        .cloned()
+        .collect();
+    if !anew && missed[0].entry.previous != digest {
+        return differs(sequence + 1);
+    }
+    tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
+    let records = reader.records(&missed).await?;
+    replay(metadata, anew, records, &position).await?;
+    Ok(position)
+}
+
+/// Make a store anew from a chain.
+///
+/// # Errors
+/// `Unreadable`, `Store`.
+pub async fn restore(metadata: &Arc<dyn MetadataStore>, reader: &Reader, chain: &Chain) -> Result<()> {
+    let records = reader.records(&chain.entries).await?;
+    replay(metadata, true, records, &Position::at(chain)).await
+}
+
+async fn replay(
+    metadata: &Arc<dyn MetadataStore>,
+    anew: bool,
+    records: Vec<Vec<u8>>,
+    position: &Position,
+) -> Result<()> {
+    let (metadata, head, upto) = (metadata.clone(), remembered(position), position.upto);
+    let work = move || {
+        let slices: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+        metadata.replay(&Replay { anew, records: &slices, upto, head: &head })?;
+        metadata.sync()
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
+}
+
+/// How the journal is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Its newest entry.
+    pub sequence: u64,
+    /// Sequence of the last checkpoint.
+    pub checkpoint: u64,
+    /// Changes that are not in the pool.
+    pub waiting_changes: u64,
+    /// Bytes of their records.
+    pub waiting_bytes: u64,
+    /// For how long the oldest of them has waited, in seconds.
+    pub oldest_seconds: Option<u64>,
+    /// Why the last entry could not be written.
+    pub problem: Option<String>,
+}
+
+/// The writer of a journal.
+pub struct Journal {
+    metadata: Arc<dyn MetadataStore>,
+    requests: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+    shown: Arc<Mutex<Shown>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shown {
+    sequence: u64,
+    checkpoint: u64,
+    upto: u64,
+    waiting_bytes: u64,
+    /// Since when something waits.
+    behind: Option<Instant>,
+    problem: Option<Error>,
+}
+
+impl Journal {
+    /// Begin to write after `position`. The task ends when the journal is dropped.
+    pub fn start(
+        metadata: Arc<dyn MetadataStore>,
+        stripe: Arc<Stripe>,
+        key: SigningKey,
+        position: Position,
+        options: JournalOptions,
+    ) -> Arc<Journal> {
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let shown = Arc::new(Mutex::new(Shown { upto: position.upto, ..Shown::default() }));
+        let interval = options.interval;
+        let writer = Writer {
+            metadata: metadata.clone(),
+            stripe,
+            key,
+            options,
+            position,
+            unsent: None,
+            garbage: Vec::new(),
+            shown: shown.clone(),
+        };
+        let writer = tokio::spawn(writer.run(incoming, interval));
+        Arc::new(Journal { metadata, requests, shown, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Returns when every change made before is in the pool, flushed, with every object it names.
+    ///
+    /// # Errors
+    /// `TooFewNodes`, `NoSpace`, `TimedOut`; `ReadOnly` once another mount has taken the volume over. What waits stays, and
+    /// is tried again.
+    pub async fn sync(&self) -> Result<()> {
+        if self.shown.lock().upto >= self.metadata.last_change() {
+            return Ok(());
+        }
+        let ended = || Error::Host("the journal is not written any more".into());
+        let (answer, written) = oneshot::channel();
+        self.requests.send(answer).map_err(|_| ended())?;
+        written.await.map_err(|_| ended())?
+    }
+
+    /// How it is doing.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn status(&self) -> Result<JournalStatus> {
+        let waiting_bytes = self.metadata.outbox_bytes()?;
+        let last = self.metadata.last_change();
+        let shown = self.shown.lock();
+        Ok(JournalStatus {
+            sequence: shown.sequence,
+            checkpoint: shown.checkpoint,
+            waiting_changes: last.saturating_sub(shown.upto),
+            waiting_bytes,
+            oldest_seconds: shown.behind.map(|since| since.elapsed().as_secs()),
+            problem: shown.problem.as_ref().map(Error::to_string),
+        })
+    }
+
+    /// Whether another mount has taken the volume over: nothing will be written any more.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self.shown.lock().problem, Some(Error::ReadOnly))
+    }
+
+    /// Bytes of records that could not be written to the pool when it was last tried; 0 while all is well.
+    pub fn stuck_bytes(&self) -> u64 {
+        let shown = self.shown.lock();
+        if shown.problem.is_some() { shown.waiting_bytes } else { 0 }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.lock().take() {
+            writer.abort();
+        }
+    }
+}
+
+struct Writer {
+    metadata: Arc<dyn MetadataStore>,
+    stripe: Arc<Stripe>,
+    key: SigningKey,
+    options: JournalOptions,
+    position: Position,
+    /// An entry that may have reached some node: it is put again as it is until it counts, as its place is bound to it.
+    unsent: Option<(Signed, Bytes)>,
+    /// Blocks of entries that are gone, still on some node.
+    garbage: Vec<ObjectRecord>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+impl Writer {
+    async fn run(
+        mut self,
+        mut requests: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>,
+        interval: Duration,
+    ) {
+        self.show(Ok(()));
+        loop {
+            let mut waiting = Vec::new();
+            match tokio::time::timeout(interval, requests.recv()).await {
+                Ok(None) => return,
+                Ok(Some(first)) => waiting.push(first),
+                Err(_) => {}
+            }
+            waiting.extend(std::iter::from_fn(|| requests.try_recv().ok()));
+            let outcome = self.ship().await;
+            self.show(outcome.clone());
+            for answer in waiting {
+                let _gone = answer.send(outcome.clone());
+            }
+            if outcome.is_ok()
+                && self.position.wants_checkpoint()
+                && let Err(error) = self.checkpoint().await
+            {
+                tracing::warn!(%error, "a checkpoint of the journal has to wait");
+            }
+            self.show(outcome);
+        }
+    }
+
+    fn show(&self, outcome: Result<()>) {
+        let mut shown = self.shown.lock();
+        let position = &self.position;
+        (shown.sequence, shown.checkpoint, shown.upto) =
+            (position.sequence, position.checkpoint, position.upto);
+        if self.metadata.last_change() > position.upto {
+            shown.behind.get_or_insert_with(Instant::now);
+        } else {
+            shown.behind = None;
+        }
+        if let (Err(error), None) = (&outcome, &shown.problem) {
+            tracing::warn!(%error, "changes wait to be written to the pool's journal");
+        }
+        shown.waiting_bytes = if outcome.is_err() { self.metadata.outbox_bytes().unwrap_or(0) } else { 0 };
+        shown.problem = outcome.err();
+    }
+
+    /// Bring every change made until now to the pool.
+    async fn ship(&mut self) -> Result<()> {
+        self.send_unsent().await?;
+        let target = self.metadata.last_change();
+        if self.position.sequence == 0 && target > 0 {
+            return self.checkpoint().await;
+        }
+        while self.position.upto < target {
+            let outbox = self.metadata.outbox(self.position.upto, BLOCK)?;
+            // What the records name is flushed before they are.
+            self.stripe.flush().await?;
+            let entry = match self.store_block(entry::block(&outbox.records)).await? {
+                Stored::Object(part) => self.entry(outbox.last, false, vec![part], Bytes::new()),
+                Stored::Inline(block) => self.entry(outbox.last, false, Vec::new(), block),
+            };
+            self.put(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Write everything there is, and let go of the entries before it.
+    async fn checkpoint(&mut self) -> Result<()> {
+        let (mut parts, mut inline) = (Vec::new(), Bytes::new());
+        let upto = match self.dump(&mut parts, &mut inline).await {
+            Ok(upto) => upto,
+            Err(error) => {
+                self.garbage.append(&mut parts);
+                return Err(error);
+            }
+        };
+        let entry = self.entry(upto, true, parts, inline);
+        let (old_parts, old_keys) = (self.position.parts.clone(), self.position.keys.clone());
+        self.put(entry).await?;
+        self.garbage.extend(old_parts);
+        self.stripe.delete_roots(&old_keys).await;
+        let gone = self.stripe.delete(&self.garbage).await;
+        self.garbage.retain(|part| !gone.contains(&part.id));
+        Ok(())
+    }
+
+    /// Store all there is in blocks, and flush what it names; returns the number of the last change in it.
+    async fn dump(&self, parts: &mut Vec<ObjectRecord>, inline: &mut Bytes) -> Result<u64> {
+        let (sender, mut blocks) = mpsc::channel::<Vec<u8>>(1);
+        let metadata = self.metadata.clone();
+        let dump = tokio::task::spawn_blocking(move || {
+            metadata.dump(&mut |records| {
+                let sent = sender.blocking_send(entry::block(records));
+                sent.map_err(|_| Error::Host("the checkpoint was given up".into()))
+            })
+        });
+        while let Some(block) = blocks.recv().await {
+            // Only the block of a small volume, which is its only one, lies in the entry itself.
+            match block.len() <= INLINE && inline.is_empty() {
+                true => *inline = block.into(),
+                false => parts.push(self.store_object(&block).await?),
+            }
+        }
+        let upto = dump.await.map_err(|error| Error::Host(error.to_string()))??;
+        self.stripe.flush().await?;
+        Ok(upto)
+    }
+
+    fn entry(&self, upto: u64, checkpoint: bool, parts: Vec<ObjectRecord>, inline: Bytes) -> (Signed, Bytes) {
+        let position = &self.position;
+        let sequence = position.sequence + 1;
+        let entry = Entry {
+            volume: self.options.volume,
+            place: Place { sequence, epoch: self.options.epoch },
+            mount: self.options.mount,
+            previous: position.digest,
+            upto,
+            checkpoint: if checkpoint { sequence } else { position.checkpoint },
+            written: Time::now().seconds.max(0) as u64,
+            configurations: vec![self.options.configuration.clone()],
+            parts,
+            inline,
+        };
+        let bytes = entry.sign(&self.key);
+        let digest = entry::digest(&bytes);
+        (Signed { entry, public: self.key.verifying_key(), digest }, bytes)
+    }
+
+    async fn put(&mut self, entry: (Signed, Bytes)) -> Result<()> {
+        self.unsent = Some(entry);
+        self.send_unsent().await
+    }
+
+    async fn send_unsent(&mut self) -> Result<()> {
+        let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
+        self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
+        self.position.step(signed);
+        self.unsent = None;
+        self.metadata.shipped(self.position.upto, &remembered(&self.position))
+    }
+
+    async fn store_block(&self, block: Vec<u8>) -> Result<Stored> {
+        if block.len() <= INLINE {
+            return Ok(Stored::Inline(block.into()));
+        }
+        match self.store_object(&block).await {
+            Ok(part) => Ok(Stored::Object(part)),
+            // A full pool takes the journal all the same, so that it can be emptied.
+            Err(Error::NoSpace(_)) if block.len() <= LARGEST_INLINE => Ok(Stored::Inline(block.into())),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn store_object(&self, block: &[u8]) -> Result<ObjectRecord> {
+        let padded = pad(self.stripe.options().code, block);
+        self.stripe.store(self.stripe.next_id(), padded, block.len() as u32, true).await
+    }
+}
+
+enum Stored {
+    Object(ObjectRecord),
+    Inline(Bytes),
+}

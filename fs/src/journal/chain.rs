@@ -1,0 +1,193 @@
+//! Reading the journal: what the pool holds of it, from a checkpoint to its head, each entry bound to the next by its
+//! digest and signed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::code::Code;
+use common::hash::HashId;
+use common::wire::{NodeId, VolumeId};
+use ed25519_dalek::VerifyingKey;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::entry::{self, Entry, KEY_PREFIX, Place, Signed};
+use crate::cache::{Cache, CacheOptions};
+use crate::error::{Error, Result};
+use crate::metadata::{Configuration, ObjectRecord};
+use crate::pool::Pool;
+use crate::stripe::{RootKeys, Stripe, StripeOptions};
+
+/// Entries and blocks fetched at once.
+const FETCHES: usize = 16;
+
+/// Whose journal, and how to reach it.
+#[derive(Clone)]
+pub struct Reader {
+    /// The nodes.
+    pub pool: Arc<Pool>,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its code.
+    pub code: Code,
+    /// Its hash.
+    pub hash: HashId,
+    /// The longest any request may take.
+    pub io_limit: Duration,
+}
+
+/// The journal from its last checkpoint on.
+#[derive(Debug)]
+pub struct Chain {
+    /// By sequence, the head last; the first is a checkpoint.
+    pub entries: Vec<Signed>,
+    /// Keys of entries before the checkpoint, which nobody needs any more.
+    pub stale: Vec<String>,
+    /// Nodes that did not answer.
+    pub silent: Vec<String>,
+}
+
+impl Chain {
+    /// Its newest entry.
+    pub fn head(&self) -> &Signed {
+        self.entries.last().expect("a chain has a checkpoint at least")
+    }
+
+    /// The sequence of its checkpoint.
+    pub fn first(&self) -> u64 {
+        self.entries[0].entry.place.sequence
+    }
+}
+
+impl Reader {
+    /// Everything the pool holds of the journal; none if it holds nothing. With `public` only what is signed by it.
+    ///
+    /// # Errors
+    /// `Pool`: an entry that must be there is not to be had; the sentence names the nodes that did not answer.
+    pub async fn read(&self, public: Option<&VerifyingKey>) -> Result<Option<Chain>> {
+        let stripe = self.stripe(Vec::new())?;
+        let RootKeys { keys, silent } = stripe.root_keys(KEY_PREFIX).await;
+        let places: BTreeMap<Place, Vec<NodeId>> =
+            keys.into_iter().filter_map(|(key, nodes)| Some((Place::of_key(&key)?, nodes))).collect();
+        let Some(head) = self.head(&stripe, &places, public, &silent).await? else { return Ok(None) };
+        let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
+        let wanted = places.range(first..head.entry.place);
+        let fetched: Vec<Result<Signed>> = stream::iter(wanted)
+            .map(|(place, nodes)| self.fetch(&stripe, *place, nodes, Some(&head.public)))
+            .buffer_unordered(FETCHES)
+            .collect()
+            .await;
+        // One that cannot be read is missing only if the chain leads through it.
+        let mut known: HashMap<entry::Digest, Signed> =
+            fetched.into_iter().flatten().map(|signed| (signed.digest, signed)).collect();
+        let mut entries = vec![head];
+        while entries[entries.len() - 1].entry.place.sequence > first.sequence {
+            let next = &entries[entries.len() - 1].entry;
+            let sequence = next.place.sequence - 1;
+            let before =
+                known.remove(&next.previous).filter(|signed| signed.entry.place.sequence == sequence);
+            let before = before.ok_or_else(|| missing(sequence, &silent))?;
+            entries.push(before);
+        }
+        entries.reverse();
+        let stale = places.range(..first).map(|(place, _)| place.key()).collect();
+        Ok(Some(Chain { entries, stale, silent }))
+    }
+
+    /// The entry with the highest place that holds. A node may name keys of which it has nothing; what so many nodes
+    /// have that it may have been acknowledged must be readable.
+    async fn head(
+        &self,
+        stripe: &Arc<Stripe>,
+        places: &BTreeMap<Place, Vec<NodeId>>,
+        public: Option<&VerifyingKey>,
+        silent: &[String],
+    ) -> Result<Option<Signed>> {
+        for (place, nodes) in places.iter().rev() {
+            match self.fetch(stripe, *place, nodes, public).await {
+                Ok(signed) => return Ok(Some(signed)),
+                Err(error) if nodes.len() >= self.quorum() => {
+                    let answers = silent_nodes(silent);
+                    return Err(Error::Pool(format!("the journal's head cannot be read: {error}{answers}")));
+                }
+                Err(error) => tracing::warn!(%error, "this entry of the journal was never acknowledged"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn quorum(&self) -> usize {
+        self.code.m().max(self.code.n() / 2 + 1)
+    }
+
+    async fn fetch(
+        &self,
+        stripe: &Arc<Stripe>,
+        place: Place,
+        nodes: &[NodeId],
+        public: Option<&VerifyingKey>,
+    ) -> Result<Signed> {
+        let check = |bytes: &bytes::Bytes| {
+            let signed = Entry::check(bytes, self.volume, public)?;
+            match signed.entry.place == place {
+                true => Ok(signed),
+                false => Err(Error::Store("another entry than its key says".into())),
+            }
+        };
+        stripe.get_root(&place.key(), nodes, check).await
+    }
+
+    /// The records of entries, block by block, in order.
+    ///
+    /// # Errors
+    /// `Unreadable`: fewer than m good fragments of a block can be had.
+    pub async fn records(&self, entries: &[Signed]) -> Result<Vec<Vec<u8>>> {
+        let named = entries.iter().flat_map(|signed| signed.entry.configurations.iter().cloned());
+        let stripe = self.stripe(named.collect())?;
+        let blocks = entries.iter().flat_map(|signed| {
+            let parts = signed.entry.parts.iter().map(|part| Block::Part(part.clone()));
+            let inline =
+                (!signed.entry.inline.is_empty()).then(|| Block::Inline(signed.entry.inline.clone()));
+            parts.chain(inline)
+        });
+        let blocks: Vec<Block> = blocks.collect();
+        stream::iter(blocks).map(|block| block.records(&stripe)).buffered(FETCHES).try_collect().await
+    }
+
+    fn stripe(&self, mut configurations: Vec<Configuration>) -> Result<Arc<Stripe>> {
+        let cache = Cache::open(CacheOptions { memory_bytes: 0, disk_bytes: 0, disk: None })?;
+        configurations.sort_by_key(|configuration| configuration.number);
+        configurations.dedup_by_key(|configuration| configuration.number);
+        let current = configurations.last().map_or(0, |configuration| configuration.number);
+        let options = StripeOptions {
+            io_limit: self.io_limit,
+            ..StripeOptions::new(self.volume, 0, self.code, self.hash)
+        };
+        Ok(Stripe::new(self.pool.clone(), cache, configurations, current, options))
+    }
+}
+
+enum Block {
+    Part(ObjectRecord),
+    Inline(bytes::Bytes),
+}
+
+impl Block {
+    async fn records(self, stripe: &Arc<Stripe>) -> Result<Vec<u8>> {
+        match self {
+            Block::Inline(block) => entry::records(&block),
+            Block::Part(part) => entry::records(&stripe.read(&part, 0..part.length).await?.concat()),
+        }
+    }
+}
+
+fn missing(sequence: u64, silent: &[String]) -> Error {
+    Error::Pool(format!("entry {sequence} of the journal is missing{}", silent_nodes(silent)))
+}
+
+fn silent_nodes(silent: &[String]) -> String {
+    match silent {
+        [] => ", and every node answers".to_owned(),
+        silent => format!("; no answer from {}", silent.join(", ")),
+    }
+}

@@ -1,0 +1,225 @@
+//! The journal's entries on the root nodes: whole copies, one on each, so that a single one is enough to read. Which
+//! entry follows which the journal knows; here they are keys and bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::code::Code;
+use common::codec::Codec;
+use common::fpcc::Fpcc;
+use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, MAX_PAGE, NodeId, ObjectId, Operation};
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep_until};
+
+use super::Stripe;
+use crate::error::{Error, Result};
+use crate::pool::{NodeState, Outcome};
+use crate::transport::{Answer, TransportError};
+
+/// What nodes hold of the journal.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RootKeys {
+    /// Keys, and who has each.
+    pub keys: BTreeMap<String, Vec<NodeId>>,
+    /// Nodes that did not answer, as they are called.
+    pub silent: Vec<String>,
+}
+
+impl Stripe {
+    /// The nodes that keep the journal: the first n of those over which new objects are placed.
+    fn root_nodes(&self) -> Vec<NodeId> {
+        let nodes = self.nodes_of(self.current);
+        nodes[..self.options.code.n().min(nodes.len())].to_vec()
+    }
+
+    /// How many of them must have an entry for it to count: M of volume.md section 6.
+    fn root_quorum(&self) -> usize {
+        self.options.code.m().max(self.root_nodes().len() / 2 + 1)
+    }
+
+    /// Keep an entry, flushed, on every root node that is up, a slow one waited for only so long, and in any case on
+    /// enough of them. The same entry may be put again.
+    ///
+    /// # Errors
+    /// `TooFewNodes`; `ReadOnly` once another mount has taken the volume over.
+    pub async fn put_root(self: &Arc<Self>, key: &str, entry: Bytes) -> Result<()> {
+        match self.try_put_root(key, &entry).await {
+            Err(Error::TooFewNodes(_)) if !self.options.return_time.is_zero() => {
+                tokio::time::sleep(self.options.return_time).await;
+                self.try_put_root(key, &entry).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn try_put_root(self: &Arc<Self>, key: &str, entry: &Bytes) -> Result<()> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let nodes = self.root_nodes();
+        let fpcc: Bytes = copies(nodes.len(), self.options.hash, entry).into();
+        let mut puts: FuturesUnordered<_> = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, &node)| {
+                let name =
+                    FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
+                let (stripe, fpcc, entry) = (self.clone(), fpcc.clone(), entry.clone());
+                // On a task of its own: who is slow gets it all the same.
+                let put = tokio::spawn(async move {
+                    let limit =
+                        deadline.max(Instant::now() + stripe.options.completion_limit) - Instant::now();
+                    stripe.put_bytes(node, &name, fpcc, entry, true, limit).await
+                });
+                async move { (node, put.await) }
+            })
+            .collect();
+        let quorum = self.root_quorum();
+        let (mut kept, mut refusals) = (0, Vec::new());
+        let patience = Instant::now() + self.options.flush_patience;
+        loop {
+            tokio::select! {
+                ended = puts.next() => match ended {
+                    Some((_, Ok(Ok(_)))) => kept += 1,
+                    Some((node, Ok(Err(error)))) => refusals.push((node, error)),
+                    Some((_, Err(error))) => return Err(Error::Host(error.to_string())),
+                    None => break,
+                },
+                () = sleep_until(if kept >= quorum { patience } else { deadline }) => break,
+            }
+        }
+        if kept >= quorum {
+            return Ok(());
+        }
+        let stale = |error: &TransportError| {
+            matches!(error, TransportError::Refused { code: common::wire::RefusalCode::StaleEpoch, .. })
+        };
+        if refusals.iter().any(|(_, error)| stale(error)) {
+            return Err(Error::ReadOnly);
+        }
+        let reasons: Vec<String> =
+            refusals.iter().map(|(node, error)| format!("{} {error}", self.called(*node))).collect();
+        let (all, reasons) = (nodes.len(), reasons.join(", "));
+        Err(Error::TooFewNodes(format!(
+            "{kept} of {all} nodes keep the journal, {quorum} are needed: {reasons}"
+        )))
+    }
+
+    /// Which keys after `after` every node of the pool has.
+    pub async fn root_keys(&self, after: &str) -> RootKeys {
+        let nodes = self.pool.nodes();
+        let listings = nodes.iter().map(|node| async move {
+            match node.identity {
+                Some(identity) => {
+                    (node, self.root_keys_of(identity, after).await.map(|keys| (identity, keys)))
+                }
+                None => (node, Err(TransportError::Unreachable("has never answered".into()))),
+            }
+        });
+        let mut found = RootKeys::default();
+        for (node, listing) in join_all(listings).await {
+            match listing {
+                Ok((identity, keys)) => {
+                    keys.into_iter().for_each(|key| found.keys.entry(key).or_default().push(identity));
+                }
+                Err(error) => found.silent.push(format!("{} ({error})", node.address)),
+            }
+        }
+        found
+    }
+
+    async fn root_keys_of(
+        &self,
+        node: NodeId,
+        after: &str,
+    ) -> std::result::Result<Vec<String>, TransportError> {
+        let address = self.address(node)?;
+        let deadline = Instant::now() + self.options.io_limit;
+        let (mut keys, mut after) = (Vec::new(), Some(after.to_owned()));
+        while let Some(from) = after {
+            let began = Instant::now();
+            let listing = self.pool.transport().list(
+                &address,
+                self.options.volume,
+                Some(&from),
+                MAX_PAGE,
+                self.left(deadline),
+            );
+            let Answer { value: page, .. } = self.pool.read_ended(node, began, listing.await)?;
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            after = page.next.filter(|next| *next > from);
+        }
+        Ok(keys)
+    }
+
+    /// An entry as one of these nodes has it; what does not check, also by `check`, is taken for a lie.
+    ///
+    /// # Errors
+    /// `Pool`: none of them gives a good copy.
+    pub async fn get_root<T>(
+        &self,
+        key: &str,
+        nodes: &[NodeId],
+        check: impl Fn(&Bytes) -> Result<T>,
+    ) -> Result<T> {
+        let mut reasons = Vec::new();
+        for &node in nodes {
+            match self.copy_of(key, node).await {
+                Ok(copy) => match check(&copy) {
+                    Ok(entry) => return Ok(entry),
+                    Err(error) => {
+                        self.pool.report(node, Outcome::Lied { what: "an entry of the journal" });
+                        self.count_lie(node);
+                        reasons.push(format!("{}: {error}", self.called(node)));
+                    }
+                },
+                Err(error) => reasons.push(format!("{} {error}", self.called(node))),
+            }
+        }
+        Err(Error::Pool(format!("no good copy of {key} is to be had: {}", reasons.join(", "))))
+    }
+
+    /// The copy a node keeps, under whatever index.
+    async fn copy_of(&self, key: &str, node: NodeId) -> std::result::Result<Bytes, TransportError> {
+        let address = self.address(node)?;
+        let (transport, volume) = (self.pool.transport(), self.options.volume);
+        let limit = self.options.io_limit;
+        let began = Instant::now();
+        let status = transport.status(&address, volume, key, ObjectId::VERSION, limit).await;
+        let status = self.pool.read_ended(node, began, status)?.value;
+        let index = status.indexes.first().copied();
+        let index = index.ok_or_else(|| TransportError::Garbage("an object without fragments".into()))?;
+        let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index };
+        let began = Instant::now();
+        let got = transport.get(&address, volume, &name, limit).await;
+        Ok(self.pool.read_ended(node, began, got)?.value.fragment)
+    }
+
+    /// Delete entries on every node that is up; one that is down keeps its copies until they are listed again.
+    pub async fn delete_roots(&self, keys: &[String]) {
+        let deadline = Instant::now() + self.options.io_limit;
+        let name =
+            |key: &String| FragmentName { key: key.clone(), version: ObjectId::VERSION, index: EVERY_INDEX };
+        let operations: Vec<Operation> = keys.iter().map(|key| Operation::Delete(name(key))).collect();
+        let nodes = self.pool.nodes().into_iter().filter_map(|node| node.identity);
+        let up = nodes.filter(|&node| !matches!(self.pool.state(node), NodeState::Down { .. }));
+        let deletes = up.map(|node| {
+            let operations = &operations;
+            async move {
+                for some in operations.chunks(MAX_BATCH) {
+                    if let Err(error) = self.ask_batch(node, some, false, deadline).await {
+                        tracing::debug!(%node, %error, "old entries of the journal stay");
+                    }
+                }
+            }
+        });
+        join_all(deletes).await;
+    }
+}
+
+/// The FPCC of so many whole copies.
+fn copies(count: usize, hash: common::hash::HashId, entry: &Bytes) -> Vec<u8> {
+    let code = Code::new(1, count.max(2) - 1).expect("a volume has two nodes at least and 255 at most");
+    let fragments = vec![&entry[..]; code.n()];
+    Fpcc::compute(&Codec::of(code), hash, entry.len() as u64, &fragments).to_bytes()
+}
