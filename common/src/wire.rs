@@ -194,6 +194,9 @@ pub struct NodeInfo {
     pub version: String,
 }
 
+/// What the keys of a volume's journal begin with.
+pub const JOURNAL_PREFIX: &str = "journal-";
+
 /// What a node holds of one object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ObjectStatus {

@@ -24,6 +24,11 @@ pub enum Command {
     Umount(UmountArgs),
     /// Say how a mounted volume, or a pool of nodes, is doing
     Status(StatusArgs),
+    /// Make the state folder of a volume anew from what the pool holds
+    Recover(RecoverArgs),
+    /// The volume's key, with which alone it can be written
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Say where a file's fragments are, and how many more losses it survives
     Info(InfoArgs),
 }
@@ -107,6 +112,37 @@ pub struct MountArgs {
     pub daemon: bool,
 }
 
+/// `avidfs recover`.
+#[derive(Args, Debug)]
+pub struct RecoverArgs {
+    /// The nodes, separated by commas
+    #[arg(long, value_name = "URL,URL,..")]
+    pub peers: String,
+    /// A new or empty folder to make the state in
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// The volume's name [default: the only one the nodes know]
+    #[arg(long, value_name = "NAME")]
+    pub volume: Option<String>,
+    /// The volume's key, as `avidfs key export` wrote it; without it the volume can only be read
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The public key the volume must be signed with, as `avidfs status` shows it
+    #[arg(long, value_name = "HEX", conflicts_with = "key")]
+    pub fingerprint: Option<String>,
+}
+
+/// `avidfs key`.
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Write the key to standard output: keep it where the state folder is not
+    Export {
+        /// The volume's state folder
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+}
+
 /// `avidfs umount`.
 #[derive(Args, Debug)]
 pub struct UmountArgs {
@@ -155,7 +191,7 @@ pub fn usage_sentence(error: &clap::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => None,
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Some("nothing to do: mount, umount, status or info (see avidfs --help)".to_owned())
+            Some("nothing to do: see avidfs --help".to_owned())
         }
         ErrorKind::UnknownArgument => {
             Some(unknown("option", context(ContextKind::InvalidArg), context(ContextKind::SuggestedArg)))

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use self::chain::{Chain, Reader};
+use self::chain::{Chain, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
 use crate::error::{Error, Result};
 use crate::inode::Time;
@@ -168,17 +168,22 @@ pub async fn catch_up(
         return differs(sequence + 1);
     }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
-    let records = reader.records(&missed).await?;
+    let records = reader.records(&missed, &|_, _| ()).await?;
     replay(metadata, anew, records, &position).await?;
     Ok(position)
 }
 
-/// Make a store anew from a chain.
+/// Make a store anew from a chain; after an error it is as it was.
 ///
 /// # Errors
 /// `Unreadable`, `Store`.
-pub async fn restore(metadata: &Arc<dyn MetadataStore>, reader: &Reader, chain: &Chain) -> Result<()> {
-    let records = reader.records(&chain.entries).await?;
+pub async fn restore(
+    metadata: &Arc<dyn MetadataStore>,
+    reader: &Reader,
+    chain: &Chain,
+    progress: &Progress<'_>,
+) -> Result<()> {
+    let records = reader.records(&chain.entries, progress).await?;
     replay(metadata, true, records, &Position::at(chain)).await
 }
 

@@ -21,6 +21,7 @@ pub mod mount;
 pub mod open_file;
 pub mod placement;
 pub mod pool;
+pub mod recover;
 pub mod report;
 pub mod state;
 pub mod stripe;

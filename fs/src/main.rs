@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avidfs::cache::{Cache, CacheOptions};
-use avidfs::cli::{Cli, Command, InfoArgs, MountArgs, StatusArgs, UmountArgs, usage_sentence};
+use avidfs::cli::{
+    Cli, Command, InfoArgs, KeyCommand, MountArgs, RecoverArgs, StatusArgs, UmountArgs, usage_sentence,
+};
 use avidfs::config::{self, ConfigError, MountConfig, Surroundings};
 use avidfs::control::{self, Answering, Daemon, Request};
 use avidfs::daemon::{self, Announce, Running};
@@ -22,6 +24,7 @@ use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{Configuration, MetadataStore, VolumeSettings};
 use avidfs::mount::{self, Nodes, Survey};
 use avidfs::pool::{Pool, PoolOptions};
+use avidfs::recover::{self, Trust};
 use avidfs::report;
 use avidfs::state::{self, Refusal, Remembered, StateFolder};
 use avidfs::stripe::{Stripe, StripeOptions};
@@ -30,6 +33,7 @@ use avidfs::transport::{FragmentTransport, NodeAddress};
 use avidfs::umount::{self, Unmounted};
 use avidfs::volume::{FileReport, Volume, VolumeOptions, VolumeStatus};
 use clap::Parser;
+use common::code::Code;
 
 /// How far the kernel reads ahead on a mount: two objects of the usual size, so that the next one is on its way while
 /// one is read.
@@ -49,6 +53,8 @@ fn main() -> ExitCode {
         Command::Umount(args) => umount(args),
         Command::Status(args) => status(args),
         Command::Info(args) => info(args),
+        Command::Recover(args) => recover(args),
+        Command::Key(KeyCommand::Export { state }) => export_key(state),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -564,6 +570,78 @@ fn info(args: &InfoArgs) -> Result<(), Failure> {
     let file: FileReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
     print(&report::file(&shown, &file));
     Ok(())
+}
+
+fn export_key(state: &Path) -> Result<(), Failure> {
+    match state::key_in(state)? {
+        key @ VolumeKey::Private(_) => print(&key.to_text()),
+        VolumeKey::Public(_) => {
+            let shown = state.display();
+            return Err(Failure::Refused(format!("{shown} has only the public half of the volume's key")));
+        }
+    }
+    Ok(())
+}
+
+fn recover(args: &RecoverArgs) -> Result<(), Failure> {
+    let addresses = config::peers(&args.peers)
+        .map_err(|reason| Failure::Usage(format!("--peers {}: {reason}", args.peers)))?;
+    let trust = match (&args.key, &args.fingerprint) {
+        (Some(path), _) => {
+            let shown = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| host_refusal(&shown, &error))?;
+            let key = VolumeKey::from_text(&text);
+            Trust::Key(Box::new(key.map_err(|error| Failure::Refused(format!("{shown}: {error}")))?))
+        }
+        (None, Some(digits)) => Trust::Fingerprint(digits.to_lowercase()),
+        (None, None) => Trust::Nodes,
+    };
+    let state = surroundings()?.current_dir.join(&args.state);
+    Ok(runtime()?.block_on(recover_from(addresses, &state, args.volume.as_deref(), trust))?)
+}
+
+/// Everything is read and checked before the folder is touched, and written in one transaction.
+async fn recover_from(
+    addresses: Vec<NodeAddress>,
+    path: &Path,
+    name: Option<&str>,
+    trust: Trust,
+) -> Result<(), Refusal> {
+    let used = || Refusal(format!("the state folder {} has a volume already", path.display()));
+    if state::look(path)?.is_some() {
+        return Err(used());
+    }
+    let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
+    let descriptor = recover::volume_of(&survey, name)?;
+    let garbled = |what: &str| Refusal(format!("the nodes say nonsense of the volume's {what}"));
+    let code: Code = descriptor.code.parse().map_err(|_| garbled("code"))?;
+    recover::check_enough(&survey, &descriptor, code.m())?;
+    let hash = descriptor.hash.parse().map_err(|_| garbled("hash"))?;
+    let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
+    let io_limit = PoolOptions::default().io_limit;
+    let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit };
+    let chain = recover::chain(&reader, &trust).await?;
+    let state = StateFolder::take(path)?;
+    let store = open_store(&state)?;
+    if store.settings()?.is_some() {
+        return Err(used());
+    }
+    journal::restore(&store, &reader, &chain, &show_progress).await?;
+    let head = chain.head();
+    let key = trust.key(head);
+    state.keep_key(&key)?;
+    let answered = survey.answered.iter().map(|hello| (hello.info.node, hello.address.clone()));
+    state.remember(&Remembered::new(descriptor.volume, &descriptor.name, answered))?;
+    print(&report::recovered(&descriptor.name, path, &store.usage()?, head, &key));
+    Ok(())
+}
+
+fn show_progress(done: usize, all: usize) {
+    if std::io::stderr().is_terminal() {
+        let end = if done == all { "\n" } else { "" };
+        eprint!("\rreading the journal: {done} of {all} blocks{end}");
+    }
 }
 
 fn daemon(entry: &MountEntry) -> Result<Daemon, Refusal> {

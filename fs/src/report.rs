@@ -1,9 +1,13 @@
 //! What `status` and `info` print for people. The values come from elsewhere; here they become lines.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use common::code::Code;
 
+use crate::journal::entry::Signed;
+use crate::journal::key::VolumeKey;
+use crate::metadata::Usage;
 use crate::mount::{Survey, can_store};
 use crate::volume::{FileReport, FragmentReport, NodeReport, ObjectReport, VolumeStatus};
 
@@ -38,6 +42,42 @@ pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
     let mut text = aligned(&lines);
     text.push_str(&node_table(&status.nodes));
     text
+}
+
+/// `avidfs recover`, when it is done.
+pub fn recovered(name: &str, state: &Path, usage: &Usage, head: &Signed, key: &VolumeKey) -> String {
+    let place = head.entry.place;
+    let state = state.display();
+    let mut text = format!(
+        "recovered volume {name} into {state}: {}, {} in {}\n\
+         its last durable change is in entry {} of the journal, of epoch {}, written {}\n",
+        plural(usage.inodes as usize, "inode"),
+        size(usage.object_bytes),
+        plural(usage.objects as usize, "object"),
+        place.sequence,
+        place.epoch,
+        utc(head.entry.written),
+    );
+    if matches!(key, VolumeKey::Public(_)) {
+        text.push_str("without the volume's key it can only be read: mount it with --read-only\n");
+    }
+    text
+}
+
+/// Seconds since 1970 as a date and time (the civil calendar from days, as in Hinnant's "chrono-compatible low-level date
+/// algorithms").
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + 400 * era + u64::from(month <= 2);
+    let (hours, minutes, seconds) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year}-{month:02}-{day:02} {hours:02}:{minutes:02}:{seconds:02} UTC")
 }
 
 fn nodes_line(status: &VolumeStatus) -> String {
@@ -319,6 +359,14 @@ mod tests {
             journal: None,
             stripe: StripeStatus::default(),
         }
+    }
+
+    #[test]
+    fn times_are_dates_of_the_civil_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_763_654_399), "2025-11-20 15:59:59 UTC");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
     }
 
     #[test]

@@ -28,8 +28,8 @@ use common::fpcc::Fpcc;
 use common::hash::{Hash, HashId};
 use common::slice::GROUP_LENGTH;
 use common::wire::{
-    BootId, FragmentName, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus, VolumeDescriptor, VolumeId,
-    VolumeList,
+    BootId, FragmentName, JOURNAL_PREFIX, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus, VolumeDescriptor,
+    VolumeId, VolumeList,
 };
 use parking_lot::Mutex;
 
@@ -371,7 +371,7 @@ impl Store {
             tree_groups: shape.tree_groups(),
         };
         let length = head.lengths().record();
-        self.claim(length)?;
+        self.claim(space, &name.key, length)?;
         self.log.append(&head, fragment, tree, false).map_err(|error| {
             self.used.fetch_sub(length, Ordering::SeqCst);
             self.write_error(error, length)
@@ -462,10 +462,13 @@ impl Store {
         is_meant.then_some(head)
     }
 
-    /// Take `length` bytes of the space for data.
-    fn claim(&self, length: u64) -> Result<(), StoreError> {
+    /// Take `length` bytes of the space for data; a volume's journal may take half of the reserve, so that what empties
+    /// a full pool can be written down.
+    fn claim(&self, space: Space, key: &str, length: u64) -> Result<(), StoreError> {
+        let journal = space != Space::ObjectStore && key.starts_with(JOURNAL_PREFIX);
+        let kept_free = if journal { self.reserve / 2 } else { self.reserve };
         let used = self.used.fetch_add(length, Ordering::SeqCst);
-        let available = self.available(used);
+        let available = self.room(used, kept_free);
         if length <= available {
             return Ok(());
         }
@@ -475,8 +478,12 @@ impl Store {
 
     /// What data may still take when `used` is taken.
     fn available(&self, used: u64) -> u64 {
-        let by_capacity = self.capacity.saturating_sub(self.reserve).saturating_sub(used);
-        let on_disk = self.folder.room().map_or(0, |room| room.free.saturating_sub(self.reserve));
+        self.room(used, self.reserve)
+    }
+
+    fn room(&self, used: u64, kept_free: u64) -> u64 {
+        let by_capacity = self.capacity.saturating_sub(kept_free).saturating_sub(used);
+        let on_disk = self.folder.room().map_or(0, |room| room.free.saturating_sub(kept_free));
         by_capacity.min(on_disk)
     }
 }

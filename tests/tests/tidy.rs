@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["open_file", "journal"],
     &["volume"],
     &["fuse"],
-    &["cli", "config", "state", "control", "mount", "daemon", "umount", "report", "embedded"],
+    &["cli", "config", "state", "control", "mount", "daemon", "umount", "recover", "report", "embedded"],
 ];
 
 /// A source file with tests, comments and texts taken out.

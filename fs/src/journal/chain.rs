@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{NodeId, VolumeId};
+use common::wire::{JOURNAL_PREFIX, NodeId, VolumeId};
 use ed25519_dalek::VerifyingKey;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::entry::{self, Entry, KEY_PREFIX, Place, Signed};
+use super::entry::{self, Entry, Place, Signed};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::{Error, Result};
 use crate::metadata::{Configuration, ObjectRecord};
@@ -35,6 +35,9 @@ pub struct Reader {
     /// The longest any request may take.
     pub io_limit: Duration,
 }
+
+/// Told how many blocks of how many were read.
+pub type Progress<'p> = dyn Fn(usize, usize) + Send + Sync + 'p;
 
 /// The journal from its last checkpoint on.
 #[derive(Debug)]
@@ -60,13 +63,14 @@ impl Chain {
 }
 
 impl Reader {
-    /// Everything the pool holds of the journal; none if it holds nothing. With `public` only what is signed by it.
+    /// Everything the pool holds of the journal; none if it holds nothing. With `public` only what is signed by it,
+    /// without only what so many nodes hold alike that one that was acknowledged is among them.
     ///
     /// # Errors
     /// `Pool`: an entry that must be there is not to be had; the sentence names the nodes that did not answer.
     pub async fn read(&self, public: Option<&VerifyingKey>) -> Result<Option<Chain>> {
         let stripe = self.stripe(Vec::new())?;
-        let RootKeys { keys, silent } = stripe.root_keys(KEY_PREFIX).await;
+        let RootKeys { keys, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
         let places: BTreeMap<Place, Vec<NodeId>> =
             keys.into_iter().filter_map(|(key, nodes)| Some((Place::of_key(&key)?, nodes))).collect();
         let Some(head) = self.head(&stripe, &places, public, &silent).await? else { return Ok(None) };
@@ -105,7 +109,12 @@ impl Reader {
     ) -> Result<Option<Signed>> {
         for (place, nodes) in places.iter().rev() {
             match self.fetch(stripe, *place, nodes, public).await {
-                Ok(signed) => return Ok(Some(signed)),
+                Ok(signed) if public.is_some() || self.is_agreed(stripe, &signed, nodes).await => {
+                    return Ok(Some(signed));
+                }
+                Ok(_) => {
+                    tracing::warn!(key = place.key(), "too few nodes agree on this entry of the journal")
+                }
                 Err(error) if nodes.len() >= self.quorum() => {
                     let answers = silent_nodes(silent);
                     return Err(Error::Pool(format!("the journal's head cannot be read: {error}{answers}")));
@@ -114,6 +123,15 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    /// Whether enough nodes keep the very same entry.
+    async fn is_agreed(&self, stripe: &Arc<Stripe>, signed: &Signed, nodes: &[NodeId]) -> bool {
+        let place = signed.entry.place;
+        let copies = nodes.iter().map(|node| self.fetch(stripe, place, std::slice::from_ref(node), None));
+        let copies = futures_util::future::join_all(copies).await;
+        let same = copies.iter().flatten().filter(|copy| copy.digest == signed.digest);
+        same.count() >= self.quorum()
     }
 
     fn quorum(&self) -> usize {
@@ -141,7 +159,7 @@ impl Reader {
     ///
     /// # Errors
     /// `Unreadable`: fewer than m good fragments of a block can be had.
-    pub async fn records(&self, entries: &[Signed]) -> Result<Vec<Vec<u8>>> {
+    pub async fn records(&self, entries: &[Signed], progress: &Progress<'_>) -> Result<Vec<Vec<u8>>> {
         let named = entries.iter().flat_map(|signed| signed.entry.configurations.iter().cloned());
         let stripe = self.stripe(named.collect())?;
         let blocks = entries.iter().flat_map(|signed| {
@@ -151,7 +169,14 @@ impl Reader {
             parts.chain(inline)
         });
         let blocks: Vec<Block> = blocks.collect();
-        stream::iter(blocks).map(|block| block.records(&stripe)).buffered(FETCHES).try_collect().await
+        let all = blocks.len();
+        let mut records = Vec::with_capacity(all);
+        let mut read = stream::iter(blocks).map(|block| block.records(&stripe)).buffered(FETCHES);
+        while let Some(block) = read.try_next().await? {
+            records.push(block);
+            progress(records.len(), all);
+        }
+        Ok(records)
     }
 
     fn stripe(&self, mut configurations: Vec<Configuration>) -> Result<Arc<Stripe>> {

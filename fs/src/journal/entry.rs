@@ -1,7 +1,7 @@
 //! One entry of the journal: what docs/journal.md draws. Values in, bytes out; no network and no store.
 
 use bytes::{BufMut, Bytes};
-use common::wire::{NodeId, VolumeId};
+use common::wire::{JOURNAL_PREFIX, NodeId, VolumeId};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::error::{Error, Result};
@@ -10,8 +10,6 @@ use crate::metadata::{Configuration, ObjectRecord};
 
 const MAGIC: &[u8; 8] = b"AVIDJNL1";
 const SIGNATURE: usize = 64;
-/// What every key of an entry begins with; after the keys of objects, which are hex digits.
-pub const KEY_PREFIX: &str = "journal-";
 /// A payload's block of at most so many bytes lies in the entry itself.
 pub const INLINE: usize = 8 << 10;
 
@@ -30,12 +28,12 @@ pub struct Place {
 impl Place {
     /// The key nodes keep it under; keys in order are places in order.
     pub fn key(self) -> String {
-        format!("{KEY_PREFIX}{:016x}-{:08x}", self.sequence, self.epoch)
+        format!("{JOURNAL_PREFIX}{:016x}-{:08x}", self.sequence, self.epoch)
     }
 
     /// The place a key stands for.
     pub fn of_key(key: &str) -> Option<Place> {
-        let (sequence, epoch) = key.strip_prefix(KEY_PREFIX)?.split_once('-')?;
+        let (sequence, epoch) = key.strip_prefix(JOURNAL_PREFIX)?.split_once('-')?;
         let place = Place {
             sequence: u64::from_str_radix(sequence, 16).ok()?,
             epoch: u32::from_str_radix(epoch, 16).ok()?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{VolumeDescriptor, VolumeId};
+use common::wire::{JOURNAL_PREFIX, VolumeDescriptor, VolumeId};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -18,7 +18,6 @@ use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
 use crate::journal::chain::Reader;
-use crate::journal::entry::KEY_PREFIX;
 use crate::journal::{self, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
@@ -153,7 +152,7 @@ impl Bench {
     /// Fragments of files; those of the journal are not counted.
     fn fragments_on(&self, node: &Store) -> u64 {
         let listing = node.list(shardd::Space::Volume(self.id), "", 1000).unwrap();
-        let objects = listing.objects.iter().filter(|object| !object.key.starts_with(KEY_PREFIX));
+        let objects = listing.objects.iter().filter(|object| !object.key.starts_with(JOURNAL_PREFIX));
         objects.map(|object| object.indexes.len() as u64).sum()
     }
 
@@ -172,7 +171,7 @@ impl Bench {
         let reader = self.reader().await.unwrap();
         let chain = reader.read(Some(&self.key().verifying_key())).await.unwrap().unwrap();
         self.metadata = Arc::new(SqliteStore::open_in_memory().unwrap());
-        journal::restore(&self.metadata, &reader, &chain).await.unwrap();
+        journal::restore(&self.metadata, &reader, &chain, &|_, _| ()).await.unwrap();
     }
 }
 
@@ -671,7 +670,7 @@ async fn a_store_from_an_old_backup_catches_up_and_a_pool_from_one_is_refused() 
     let old: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open_in_memory().unwrap());
     let reader = bench.reader().await.unwrap();
     let chain = reader.read(None).await.unwrap().unwrap();
-    journal::restore(&old, &reader, &chain).await.unwrap();
+    journal::restore(&old, &reader, &chain, &|_, _| ()).await.unwrap();
     drop(volume);
     let volume = bench.mount().await;
     create(&volume, "second");
@@ -689,7 +688,7 @@ async fn a_store_from_an_old_backup_catches_up_and_a_pool_from_one_is_refused() 
     for node in &bench.nodes {
         let space = shardd::Space::Volume(bench.id);
         let author = shardd::Author::Writer { volume: bench.id, epoch: 1000 };
-        for object in node.list(space, KEY_PREFIX, 1000).unwrap().objects {
+        for object in node.list(space, JOURNAL_PREFIX, 1000).unwrap().objects {
             node.delete(&author, &object.key, 1, None).unwrap();
         }
     }

@@ -1,0 +1,116 @@
+//! The mount host's disk is lost, and the pool is enough.
+
+use std::fs;
+use std::process::Output;
+
+use avidfs_tests::cluster::Cluster;
+use avidfs_tests::data;
+use avidfs_tests::mount::Mount;
+use avidfs_tests::process;
+
+const MIB: u64 = 1 << 20;
+
+fn avidfs(arguments: &[&str]) -> Output {
+    process::command("avidfs").args(arguments).output().unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = avidfs(arguments);
+    assert!(!output.status.success(), "{arguments:?} was not refused");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// A volume with a tree on five nodes, unmounted; the key beside it.
+fn filled(cluster: &Cluster) -> (Mount, String) {
+    let mount = Mount::new(cluster, &[]);
+    data::put(&mount.path("large"), 1, 9 * MIB);
+    fs::create_dir_all(mount.path("a/b/c")).unwrap();
+    for k in 0..300 {
+        fs::write(mount.path(format!("a/b/c/{k}")), format!("small {k}")).unwrap();
+    }
+    std::os::unix::fs::symlink("b/c", mount.path("a/link")).unwrap();
+    fs::hard_link(mount.path("a/b/c/7"), mount.path("a/seven")).unwrap();
+    mount.unmount();
+    let key = avidfs(&["key", "export", "--state", mount.state().to_str().unwrap()]);
+    assert!(key.status.success());
+    (mount, String::from_utf8(key.stdout).unwrap())
+}
+
+fn check_tree(mount: &Mount) {
+    data::check(&mount.path("large"), 1, 9 * MIB);
+    assert_eq!(fs::read_dir(mount.path("a/link")).unwrap().count(), 300);
+    assert_eq!(fs::read(mount.path("a/seven")).unwrap(), b"small 7");
+    for k in 0..300 {
+        assert_eq!(fs::read_to_string(mount.path(format!("a/b/c/{k}"))).unwrap(), format!("small {k}"));
+    }
+}
+
+#[test]
+fn any_three_of_five_nodes_and_the_key_give_the_volume_back() {
+    let cluster = Cluster::start(5);
+    let (mount, key) = filled(&cluster);
+    let state = mount.state();
+    let key_file = state.with_extension("key");
+    fs::write(&key_file, key).unwrap();
+    for dead in [[0, 1], [2, 4], [1, 3]] {
+        dead.iter().for_each(|k| cluster.kill(*k));
+        fs::remove_dir_all(&state).unwrap();
+        let (peers, state) = (cluster.peers(), state.to_str().unwrap());
+        let key = key_file.to_str().unwrap();
+        let output = avidfs(&["recover", "--peers", &peers, "--state", state, "--key", key]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with("recovered volume default into "), "{said}");
+        mount.mount();
+        check_tree(&mount);
+        fs::write(mount.path("after"), format!("without {dead:?}")).unwrap();
+        mount.unmount();
+        dead.iter().for_each(|k| cluster.restart(*k));
+    }
+    // A state folder that is there is not overwritten.
+    let (peers, state) = (cluster.peers(), state.to_str().unwrap());
+    assert!(refused(&["recover", "--peers", &peers, "--state", state]).contains("has a volume already"));
+}
+
+#[test]
+fn without_the_key_the_volume_can_be_read_and_not_written() {
+    let cluster = Cluster::start(5);
+    let (mount, _) = filled(&cluster);
+    let state = mount.state();
+    fs::remove_dir_all(&state).unwrap();
+    let output = avidfs(&["recover", "--peers", &cluster.peers(), "--state", state.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("--read-only"));
+    let sentence = mount.try_mount().unwrap_err().sentence;
+    assert!(sentence.contains("only the public half"), "{sentence}");
+    let reading = Mount::prepared(Some(cluster.peers()), &["--read-only"]);
+    fs::rename(&state, reading.state()).unwrap();
+    reading.mount();
+    check_tree(&reading);
+    assert!(fs::write(reading.path("new"), "x").is_err());
+    reading.unmount();
+}
+
+#[test]
+fn a_wrong_key_and_too_few_nodes_are_refused_and_nothing_is_touched() {
+    let cluster = Cluster::start(5);
+    let (mount, key) = filled(&cluster);
+    let state = mount.state();
+    fs::remove_dir_all(&state).unwrap();
+    let (peers, state_text) = (cluster.peers(), state.to_str().unwrap());
+    let other = state.with_extension("other");
+    let digit = if key.ends_with("0\n") { "1\n" } else { "0\n" };
+    fs::write(&other, format!("{}{digit}", &key[..key.len() - 2])).unwrap();
+    let other = other.to_str().unwrap();
+    let wrong = refused(&["recover", "--peers", &peers, "--state", state_text, "--key", other]);
+    assert!(wrong.contains("this is not the volume's key"), "{wrong}");
+    let zeros = "0".repeat(64);
+    let wrong = refused(&["recover", "--peers", &peers, "--state", state_text, "--fingerprint", &zeros]);
+    assert!(wrong.contains("the volume is signed with"), "{wrong}");
+    let wrong = refused(&["recover", "--peers", &peers, "--state", state_text, "--volume", "music"]);
+    assert!(wrong.contains("the nodes know no volume music"), "{wrong}");
+    [0, 1, 2].iter().for_each(|k| cluster.kill(*k));
+    let few = refused(&["recover", "--peers", &peers, "--state", state_text]);
+    assert!(few.contains("2 nodes of volume default answer, 3 are needed"), "{few}");
+    assert!(!state.exists(), "a refusal makes nothing");
+}
