@@ -61,7 +61,7 @@ pub struct MountHelper {
 
 const MOUNT_HELP: &str = "\
 Called by `mount -t avidfs`, and for lines of /etc/fstab such as
-avidfs:files /mnt/files avidfs _netdev,nofail,peers=http://10.0.0.1:7001,http://10.0.0.2:7001 0 0
+avidfs:files /mnt/files avidfs _netdev,nofail,peers=URL,URL,.. 0 0
 Of ro and rw, nosuid and suid and the like the last one counts.
 With remount, ro, rw, nosuid, nodev and noexec take effect at once, and all else when the volume is mounted again.
 It ends with 0 when the mount answers, 1 for a wrong command line, 2 for an error of the system, 32 if nothing is mounted.";
