@@ -53,6 +53,9 @@ pub struct MountArgs {
     /// The volume's name in the pool [default: default]
     #[arg(long, value_name = "NAME")]
     pub volume: Option<String>,
+    /// What df and /proc/mounts call the mount [default: avidfs: and the volume's name]
+    #[arg(long, value_name = "NAME")]
+    pub fsname: Option<String>,
     /// The folder that keeps names and attributes [default: /var/lib/avidfs/NAME, or below $XDG_STATE_HOME]
     #[arg(long, value_name = "DIR")]
     pub state: Option<String>,
@@ -104,6 +107,9 @@ pub struct MountArgs {
     /// Options as mount(8) takes them: ro, nosuid, nodev, noexec, noatime, and any of the above as NAME=VALUE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
+    /// Ignore what stands in the list of -o and nobody knows
+    #[arg(short = 's', hide = true)]
+    pub sloppy: bool,
     /// A YAML file with any of these options
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

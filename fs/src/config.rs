@@ -29,6 +29,8 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// The folder of this volume's metadata, cache, backlog and log; absolute.
     pub state: PathBuf,
+    /// What the mount is called where mounts are listed; otherwise after the volume.
+    pub fsname: Option<String>,
     /// The nodes, if they were named; otherwise those of the last mount, or at first nodes inside the daemon.
     pub peers: Option<Vec<NodeAddress>>,
     /// What the volume is to be, or is expected to be.
@@ -107,7 +109,7 @@ pub struct Surroundings<'a> {
 
 /// Work out what was meant.
 pub fn mount_config(args: &MountArgs, surroundings: &Surroundings<'_>) -> Result<MountConfig, ConfigError> {
-    let options = OptionList::parse(&args.options)?;
+    let options = OptionList::parse(&args.options, args.sloppy)?;
     let environment = from_environment(surroundings.env);
     let typed = from_arguments(args);
     let file = args.config.clone().or_else(|| (surroundings.env)("AVIDFS_CONFIG").map(PathBuf::from));
@@ -140,6 +142,7 @@ fn assemble(
         values.text("backlog-dir").map_or_else(|| state.join("backlog"), |path| absolute(&path));
     Ok(MountConfig {
         mountpoint: surroundings.current_dir.join(&args.mountpoint),
+        fsname: values.parse("fsname", fsname)?,
         peers: values.parse("peers", peers)?,
         shape,
         cache_memory_bytes: values.or("cache-memory", size, 128 << 20)?,
@@ -160,10 +163,11 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "peers",
     "code",
     "volume",
+    "fsname",
     "state",
     "hash",
     "object-size",
@@ -262,6 +266,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("peers", args.peers.clone()),
         ("code", args.code.clone()),
         ("volume", args.volume.clone()),
+        ("fsname", args.fsname.clone()),
         ("state", args.state.clone()),
         ("hash", args.hash.clone()),
         ("object-size", args.object_size.clone()),
@@ -340,7 +345,7 @@ struct OptionList {
 }
 
 /// What the kernel and fusermount3 understand.
-const KERNEL_OPTIONS: [&str; 14] = [
+const KERNEL_OPTIONS: [&str; 17] = [
     "suid",
     "nosuid",
     "dev",
@@ -354,31 +359,57 @@ const KERNEL_OPTIONS: [&str; 14] = [
     "diratime",
     "nodiratime",
     "sync",
-    "dirsync",
-];
-/// What mount(8), fstab and systemd write for themselves.
-const IGNORED_OPTIONS: [&str; 12] = [
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "rw",
     "async",
+    "dirsync",
+    "symfollow",
+    "nosymfollow",
+];
+/// What mount(8), fstab and systemd write for themselves, and what holds in any case.
+const IGNORED_OPTIONS: [&str; 19] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "comment",
+    "helper",
+    "uhelper",
+    "subtype",
+    "default_permissions",
+    "lazytime",
+    "nolazytime",
+    "silent",
+    "loud",
 ];
 
 impl OptionList {
-    fn parse(lists: &[String]) -> Result<OptionList, ConfigError> {
+    fn parse(lists: &[String], sloppy: bool) -> Result<OptionList, ConfigError> {
         let mut parsed = OptionList { values: Values::new(), kernel: Vec::new() };
         for list in lists {
             for option in joined_peers(list) {
-                parsed.take(option)?;
+                parsed.take(option, sloppy)?;
             }
         }
         Ok(parsed)
     }
 
-    fn take(&mut self, option: String) -> Result<(), ConfigError> {
+    fn take(&mut self, option: String, sloppy: bool) -> Result<(), ConfigError> {
         let (name, value) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (option.as_str(), None),
         };
-        if name.is_empty() || name.starts_with("x-") || IGNORED_OPTIONS.contains(&name) {
+        let for_others = name.starts_with("x-") || name.starts_with("X-");
+        if name.is_empty() || for_others || IGNORED_OPTIONS.contains(&name) {
+            return Ok(());
+        }
+        if name == "rw" {
+            // mount(8) writes it where nothing was said: it takes back an `ro` before it and means nothing else.
+            self.values.remove("read-only");
             return Ok(());
         }
         if value.is_none() && KERNEL_OPTIONS.contains(&name) {
@@ -391,6 +422,9 @@ impl OptionList {
             name => (name, value),
         };
         let Some(known) = known(name) else {
+            if sloppy {
+                return Ok(());
+            }
             return Err(ConfigError(format!("-o {option}: {}", unknown_name(name))));
         };
         let text = match value {
@@ -484,6 +518,15 @@ fn volume_name(text: &str) -> Result<String, String> {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(safe) {
         return Err("a volume's name has 1 to 64 letters, digits, dots, dashes and underscores".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Goes through fusermount3 and the lists of mount(8): no spaces, commas or backslashes.
+fn fsname(text: &str) -> Result<String, String> {
+    let safe = |c: char| c.is_ascii_graphic() && !matches!(c, ',' | '\\');
+    if text.is_empty() || text.len() > 255 || !text.chars().all(safe) {
+        return Err("the name of a mount has letters, digits and signs, but no comma".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -628,6 +671,13 @@ mod tests {
         assert_eq!(peers, ["http://a:1", "http://b:2", "http://c:3"]);
         assert_eq!(config.shape.code, Some("2+1".parse().unwrap()));
         assert!(meant("-o ro", &[]).unwrap().read_only);
+        for (list, read_only) in [("ro,rw", false), ("rw,ro", true), ("rw", false)] {
+            assert_eq!(meant(&format!("-o {list}"), &[]).unwrap().read_only, read_only, "{list}");
+        }
+        assert!(meant("-o rw", &[("AVIDFS_READ_ONLY", "yes")]).unwrap().read_only);
+        assert!(meant("-s -o nodelalloc,fsname=avidfs:files", &[]).is_ok());
+        assert!(refused("-o nodelalloc", &[]).contains("no option nodelalloc"));
+        assert!(refused("--fsname a,b", &[]).starts_with("--fsname a,b: "));
         assert_eq!(refused("-o code", &[]), "-o code: code needs a value, as in code=VALUE");
     }
 

@@ -1,16 +1,18 @@
 //! The life of a mount daemon around the file system it serves: going into the background, saying that it is ready,
 //! and ending in good order however it is asked to.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::busy;
 use crate::control::{Answer, Ending, Handler, Presence, Request};
 use crate::host::{self, reason};
 use crate::inode::Ino;
@@ -20,35 +22,38 @@ use crate::volume::Volume;
 /// After an unmount the kernel closes the connection as soon as the last request is answered; another mount namespace
 /// may still hold it, and is not waited for longer.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// Who uses a mount is looked for so long.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 /// A mount whose volume is open answers a statfs at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Start this program again as a daemon, with the same arguments, and wait until its mount answers.
+/// Start this program again as a daemon, with these arguments, `mount` first.
 /// Its standard output is a pipe to here, on which it reports in lines: `warning ..`, `error ..`, `ready`.
+pub fn start(words: impl IntoIterator<Item = OsString>) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    // After the word `mount` and before all the rest, which may have a `--` in it.
+    let mut words = words.into_iter();
+    command.args(words.next()).arg("--daemon").args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+}
+
+/// Wait until the mount of a daemon answers.
 ///
 /// # Errors
 /// The daemon's sentence; it has ended then.
-pub fn start(state: &Path) -> Result<(), Refusal> {
-    let refused =
-        |error: io::Error| Refusal(format!("the mount daemon cannot be started: {}", reason(&error)));
-    let program = std::env::current_exe().map_err(refused)?;
-    let mut command = Command::new(program);
-    // After the word `mount` and before all the rest, which may have a `--` in it.
-    let mut words = std::env::args_os().skip(1);
-    command.args(words.next()).arg("--daemon").args(words);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(refused)?;
-    let reports = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+pub fn wait_for(mut daemon: Child, state: &Path) -> Result<(), Refusal> {
+    let reports = BufReader::new(daemon.stdout.take().expect("standard output is a pipe"));
     for line in reports.lines().map_while(Result::ok) {
         match line.split_once(' ') {
             Some(("warning", sentence)) => warn(sentence),
             Some(("error", sentence)) => {
-                let _ = child.wait();
+                let _ = daemon.wait();
                 return Err(Refusal(sentence.to_owned()));
             }
             _ => return Ok(()),
         }
     }
-    let _ = child.wait();
+    let _ = daemon.wait();
     Err(Refusal(format!("the mount daemon ended early: see {}", state.join("avidfs.log").display())))
 }
 
@@ -257,19 +262,21 @@ impl Running {
     /// Asks the kernel from a thread of its own: it asks us back while it unmounts.
     async fn unmount(&self, lazily: bool) -> Result<(), Refusal> {
         let mountpoint = self.mountpoint.clone();
-        let done = tokio::task::spawn_blocking(move || host::unmount(&mountpoint, lazily)).await;
-        let shown = self.mountpoint.display();
-        match done.expect("unmounting does not panic") {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Refusal(format!(
-                "{shown} is in use: close what is open there (fuser -vm {shown} names it), and leave its folders"
-            ))),
-            Err(error) => Err(Refusal(format!("{shown} cannot be unmounted: {}", reason(&error)))),
-        }
+        let done = tokio::task::spawn_blocking(move || {
+            host::unmount(&mountpoint, lazily).map_err(|error| why_still_mounted(&mountpoint, &error))
+        });
+        done.await.expect("unmounting does not panic").map_err(Refusal)
     }
 
     fn waiting(&mut self) -> Vec<Asker> {
         std::iter::from_fn(|| self.askers.1.try_recv().ok()).collect()
+    }
+}
+
+fn why_still_mounted(mountpoint: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => busy::sentence(mountpoint, &busy::users(mountpoint, SEARCH_LIMIT)),
+        _ => format!("{} cannot be unmounted: {}", mountpoint.display(), reason(error)),
     }
 }
 

@@ -137,7 +137,10 @@ fn mount_options(options: &FuseOptions) -> Vec<MountOption> {
     if options.read_only {
         list.push(MountOption::RO);
     }
-    list.extend(options.extra.iter().map(|option| match option.as_str() {
+    // fusermount3 does not know these words. Times of access are the daemon's to note, and it was told.
+    let unknown = ["relatime", "strictatime", "diratime", "nodiratime", "symfollow", "nosymfollow"];
+    let known = options.extra.iter().filter(|option| !unknown.contains(&option.as_str()));
+    list.extend(known.map(|option| match option.as_str() {
         "nosuid" => MountOption::NoSuid,
         "suid" => MountOption::Suid,
         "nodev" => MountOption::NoDev,
@@ -148,6 +151,7 @@ fn mount_options(options: &FuseOptions) -> Vec<MountOption> {
         "atime" => MountOption::Atime,
         "dirsync" => MountOption::DirSync,
         "sync" => MountOption::Sync,
+        "async" => MountOption::Async,
         other => MountOption::CUSTOM(other.into()),
     }));
     list

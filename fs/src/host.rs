@@ -22,8 +22,12 @@ pub struct MountEntry {
     pub mountpoint: PathBuf,
     /// Its type, such as `ext4` or `fuse.avidfs`.
     pub kind: String,
-    /// What is mounted; of ours, the state folder.
+    /// What is mounted; of ours, `avidfs:` and the volume's name, or what an fstab line calls it.
     pub source: PathBuf,
+    /// Its flags, and the file system's own options.
+    pub options: Vec<String>,
+    /// Of a FUSE mount, the user whose daemon serves it.
+    pub user: u32,
 }
 
 impl MountEntry {
@@ -69,16 +73,21 @@ pub fn resolve(path: &Path) -> PathBuf {
     }
 }
 
-/// As proc(5): `36 35 98:0 /root /mountpoint options tags.. - type source super-options`.
-fn mount_entry(line: &[u8]) -> Option<MountEntry> {
+/// A line of mountinfo, as proc(5): `36 35 98:0 /root /mountpoint options tags.. - type source super-options`.
+pub fn mount_entry(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let separator = fields.iter().position(|field| *field == b"-")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let list = |bytes: &[u8]| text(bytes).split(',').map(str::to_owned).collect::<Vec<_>>();
+    let own = fields.get(separator + 3).map(|own| list(own)).unwrap_or_default();
+    let user = own.iter().find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
     Some(MountEntry {
         device: text(fields.get(2)?),
         mountpoint: unescaped(fields.get(4)?),
         kind: text(fields.get(separator + 1)?),
         source: unescaped(fields.get(separator + 2)?),
+        options: list(fields.get(5)?).into_iter().chain(own).collect(),
+        user: user.unwrap_or(0),
     })
 }
 
@@ -117,9 +126,8 @@ pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Resu
     let mut data = format!("fd={},rootmode={mode:o},user_id={user},group_id={group}", device.as_raw_fd());
     let mut flags = 0;
     for option in options {
-        match mount_flag(option) {
-            Some((flag, true)) => flags |= flag,
-            Some((flag, false)) => flags &= !flag,
+        match with_option(flags, option) {
+            Some(changed) => flags = changed,
             None => data = format!("{data},{option}"),
         }
     }
@@ -143,26 +151,78 @@ pub fn groups_of(pid: u32) -> Vec<u32> {
     groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
 
-/// The flag of mount(2) an option sets (`true`) or clears.
-fn mount_flag(option: &str) -> Option<(libc::c_ulong, bool)> {
+/// Change the flags of a mount; those that `options` do not name stay. Only root may.
+pub fn remount(mount: &MountEntry, options: &[&str]) -> io::Result<()> {
+    let told = |option: &str| mount.options.iter().any(|told| told == option);
+    // Strict times of access are told by saying nothing.
+    let strict = if told("relatime") || told("noatime") { 0 } else { libc::MS_STRICTATIME };
+    let now = mount.options.iter().map(String::as_str);
+    let flags = now
+        .chain(options.iter().copied())
+        .fold(strict, |flags, option| with_option(flags, option).unwrap_or(flags));
+    let [source, mountpoint, kind] = [
+        CString::new(mount.source.as_os_str().as_bytes())?,
+        CString::new(mount.mountpoint.as_os_str().as_bytes())?,
+        CString::new(mount.kind.as_str())?,
+    ];
+    let flags = flags | libc::MS_REMOUNT;
+    // SAFETY: all three are C strings that outlive the call, and a remount needs no data.
+    check(unsafe {
+        libc::mount(source.as_ptr(), mountpoint.as_ptr(), kind.as_ptr(), flags, std::ptr::null())
+    })
+    .map(drop)
+}
+
+/// Go on in the mount namespace of a process, or of a file such as /proc/PID/ns/mnt. Before any thread is started.
+pub fn enter_mount_namespace(namespace: &str) -> io::Result<()> {
+    let path = match namespace.parse::<u32>() {
+        Ok(pid) => format!("/proc/{pid}/ns/mnt"),
+        Err(_) => namespace.to_owned(),
+    };
+    let namespace = File::open(path)?;
+    // SAFETY: setns takes two integers; the descriptor is open for the length of the call.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) }).map(drop)
+}
+
+/// How a mount notes accesses: one of these, or none for the kernel's default, relatime.
+const ATIME: libc::c_ulong = libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
+
+/// The flags of mount(2) after one more option of mount(8); `None` if it is no flag.
+fn with_option(flags: libc::c_ulong, option: &str) -> Option<libc::c_ulong> {
+    let atime = flags & !ATIME;
     Some(match option {
-        "ro" => (libc::MS_RDONLY, true),
-        "nosuid" => (libc::MS_NOSUID, true),
-        "suid" => (libc::MS_NOSUID, false),
-        "nodev" => (libc::MS_NODEV, true),
-        "dev" => (libc::MS_NODEV, false),
-        "noexec" => (libc::MS_NOEXEC, true),
-        "exec" => (libc::MS_NOEXEC, false),
-        "noatime" => (libc::MS_NOATIME, true),
-        "atime" => (libc::MS_NOATIME, false),
-        "nodiratime" => (libc::MS_NODIRATIME, true),
-        "diratime" => (libc::MS_NODIRATIME, false),
-        "relatime" => (libc::MS_RELATIME, true),
-        "strictatime" => (libc::MS_STRICTATIME, true),
-        "sync" => (libc::MS_SYNCHRONOUS, true),
-        "dirsync" => (libc::MS_DIRSYNC, true),
+        "ro" => flags | libc::MS_RDONLY,
+        "rw" => flags & !libc::MS_RDONLY,
+        "nosuid" => flags | libc::MS_NOSUID,
+        "suid" => flags & !libc::MS_NOSUID,
+        "nodev" => flags | libc::MS_NODEV,
+        "dev" => flags & !libc::MS_NODEV,
+        "noexec" => flags | libc::MS_NOEXEC,
+        "exec" => flags & !libc::MS_NOEXEC,
+        "noatime" => atime | libc::MS_NOATIME,
+        "atime" => flags & !libc::MS_NOATIME,
+        "relatime" => atime | libc::MS_RELATIME,
+        "strictatime" => atime | libc::MS_STRICTATIME,
+        "nodiratime" => flags | libc::MS_NODIRATIME,
+        "diratime" => flags & !libc::MS_NODIRATIME,
+        "sync" => flags | libc::MS_SYNCHRONOUS,
+        "async" => flags & !libc::MS_SYNCHRONOUS,
+        "dirsync" => flags | libc::MS_DIRSYNC,
+        "nosymfollow" => flags | libc::MS_NOSYMFOLLOW,
+        "symfollow" => flags & !libc::MS_NOSYMFOLLOW,
         _ => return None,
     })
+}
+
+/// An extended attribute of at most 4 KiB. Asks the file system.
+pub fn xattr(path: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let (path, name) = (CString::new(path.as_os_str().as_bytes())?, CString::new(name)?);
+    let mut value = vec![0u8; 4096];
+    // SAFETY: `path` and `name` are C strings, and `value` has as many bytes as are said.
+    let length =
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
+    Ok(value)
 }
 
 /// Unmount; `lazily` means at once, for all who come later, even while it is in use.
@@ -176,6 +236,13 @@ fn unmount_as_root(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     let flags = libc::UMOUNT_NOFOLLOW | if lazily { libc::MNT_DETACH } else { 0 };
     // SAFETY: `path` is a C string that outlives the call.
     check(unsafe { libc::umount2(path.as_ptr(), flags) }).map(drop)
+}
+
+/// Unmount what does not answer: the kernel gives up every request on its way. Only root may.
+pub fn unmount_by_force(mountpoint: &Path) -> io::Result<()> {
+    let path = CString::new(mountpoint.as_os_str().as_bytes())?;
+    // SAFETY: `path` is a C string that outlives the call.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::UMOUNT_NOFOLLOW | libc::MNT_FORCE) }).map(drop)
 }
 
 fn unmount_with_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
@@ -333,13 +400,24 @@ mod tests {
 
     #[test]
     fn a_line_of_mountinfo_is_read_with_its_escapes() {
-        let line = br"36 35 0:98 / /mnt/a\040b rw,nosuid shared:1 master:2 - fuse.avidfs /var/lib/avidfs/x\134y rw,user_id=0";
+        let line = br"36 35 0:98 / /mnt/a\040b rw,nosuid shared:1 master:2 - fuse.avidfs /var/lib/avidfs/x\134y rw,user_id=1000";
         let mount = mount_entry(line).unwrap();
         assert_eq!(mount.device, "0:98");
         assert_eq!(mount.mountpoint, Path::new("/mnt/a b"));
         assert_eq!(mount.source, Path::new("/var/lib/avidfs/x\\y"));
+        assert_eq!((mount.user, &mount.options[..2]), (1000, &["rw".to_owned(), "nosuid".to_owned()][..]));
         assert!(mount.is_ours());
         assert_eq!(mount_entry(b"36 35 0:98 / /mnt rw"), None);
+    }
+
+    #[test]
+    fn of_contrary_mount_options_the_last_one_counts() {
+        let flags = |list: &str| list.split(',').try_fold(0, with_option).unwrap();
+        assert_eq!(flags("ro,nosuid,rw,nodev"), libc::MS_NOSUID | libc::MS_NODEV);
+        assert_eq!(flags("rw,ro,nosuid,suid"), libc::MS_RDONLY);
+        assert_eq!(flags("strictatime,noatime"), libc::MS_NOATIME);
+        assert_eq!(flags("noatime,nodiratime,relatime"), libc::MS_RELATIME | libc::MS_NODIRATIME);
+        assert_eq!(with_option(0, "user_id=0"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod buffers;
+pub mod busy;
 pub mod cache;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod daemon;
 pub mod embedded;
 pub mod error;
 pub mod fuse;
+pub mod helper;
 pub mod host;
 pub mod inode;
 pub mod journal;
@@ -23,6 +25,7 @@ pub mod placement;
 pub mod pool;
 pub mod recover;
 pub mod report;
+pub mod roster;
 pub mod state;
 pub mod stripe;
 pub mod transport;

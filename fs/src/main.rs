@@ -1,6 +1,8 @@
 //! The mount program: the one place that names concrete parts and fits them together.
 
-use std::io::IsTerminal;
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use avidfs::control::{self, Answering, Daemon, Request};
 use avidfs::daemon::{self, Announce, Running};
 use avidfs::embedded::Embedded;
 use avidfs::fuse::{self, FuseOptions};
+use avidfs::helper::{Caller, MountHelper, UmountHelper, Wish};
 use avidfs::host::{self, MountEntry, reason};
 use avidfs::inode::Time;
 use avidfs::journal::chain::Reader;
@@ -26,6 +29,7 @@ use avidfs::mount::{self, Nodes, Survey};
 use avidfs::pool::{Pool, PoolOptions};
 use avidfs::recover::{self, Trust};
 use avidfs::report;
+use avidfs::roster::{self, Noted};
 use avidfs::state::{self, Refusal, Remembered, StateFolder};
 use avidfs::stripe::{Stripe, StripeOptions};
 use avidfs::transport::http::{HttpOptions, HttpTransport};
@@ -44,6 +48,15 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const QUESTION_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
+    match std::env::args_os().next().and_then(|program| Caller::of(&program)) {
+        Some(Caller::Mount) => help_mount(),
+        Some(Caller::Umount) => help_umount(),
+        None => obey(),
+    }
+}
+
+/// As a person typed it.
+fn obey() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -59,9 +72,112 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(sentence)) => fail(&sentence, 2),
-        Err(Failure::Refused(sentence)) => fail(&sentence, 1),
+        Err(Failure::Refused(sentence) | Failure::System(sentence)) => fail(&sentence, 1),
         Err(Failure::Told) => ExitCode::FAILURE,
     }
+}
+
+/// As mount(8) asks, with its exit codes.
+fn help_mount() -> ExitCode {
+    match MountHelper::try_parse() {
+        Ok(helper) => helped(mount_for(&helper)),
+        Err(error) => helper_usage(&error),
+    }
+}
+
+/// As umount(8) asks, with its exit codes.
+fn help_umount() -> ExitCode {
+    match UmountHelper::try_parse() {
+        Ok(helper) => helped(umount_for(&helper)),
+        Err(error) => helper_usage(&error),
+    }
+}
+
+fn helped(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(sentence)) => fail(&sentence, 1),
+        Err(Failure::System(sentence)) => fail(&sentence, 2),
+        Err(Failure::Refused(sentence)) => fail(&sentence, 32),
+        Err(Failure::Told) => ExitCode::from(32),
+    }
+}
+
+fn helper_usage(error: &clap::Error) -> ExitCode {
+    match usage_sentence(error) {
+        Some(sentence) => fail(&sentence, 1),
+        None => usage(error),
+    }
+}
+
+fn mount_for(helper: &MountHelper) -> Result<(), Failure> {
+    let wish = helper.wish().map_err(Failure::Usage)?;
+    enter(helper.namespace.as_deref())?;
+    let words = match wish {
+        Wish::Remount(_) if helper.fake => return Ok(()),
+        Wish::Remount(options) => {
+            let options = UNFLAGGED.into_iter().chain(options.iter().map(String::as_str));
+            return remount(&helper.mountpoint, &options.collect::<Vec<_>>());
+        }
+        Wish::Mount(words) => words,
+    };
+    let cli = Cli::try_parse_from(std::iter::once("avidfs".into()).chain(words.iter().cloned()));
+    let Ok(Cli { command: Command::Mount(args) }) = cli else {
+        return Err(Failure::Usage(format!("{words:?} cannot be understood")));
+    };
+    let config = config::mount_config(&args, &surroundings()?)?;
+    if helper.fake { Ok(()) } else { in_background(words, &config) }
+}
+
+/// Options that unset a flag. mount(8) puts together what a mount is to have, and says only what is set.
+const UNFLAGGED: [&str; 7] = ["rw", "suid", "dev", "exec", "async", "diratime", "symfollow"];
+
+fn remount(mountpoint: &Path, options: &[&str]) -> Result<(), Failure> {
+    let mount = umount::find(&surroundings()?.current_dir.join(mountpoint))?;
+    let shown = mount.mountpoint.display();
+    let read_only = options.iter().rfind(|option| ["ro", "rw"].contains(option)) == Some(&"ro");
+    let served: VolumeStatus = daemon(&mount)?.ask(Request::Status, Some(QUESTION_LIMIT))?;
+    if served.read_only && !read_only {
+        return Err(Failure::Refused(format!(
+            "{shown} was mounted read-only: unmount it and mount it again"
+        )));
+    }
+    host::remount(&mount, options).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => Failure::Usage("only root may remount".to_owned()),
+        ErrorKind::ResourceBusy => Failure::Refused(format!("files on {shown} are open for writing")),
+        _ => Failure::Refused(format!("{shown} cannot be remounted: {}", reason(&error))),
+    })
+}
+
+fn umount_for(helper: &UmountHelper) -> Result<(), Failure> {
+    enter(helper.namespace.as_deref())?;
+    let mountpoint = surroundings()?.current_dir.join(&helper.mountpoint);
+    if let Ok(Some(mount)) = host::mount_at(&mountpoint)
+        && !mount.is_ours()
+    {
+        let error = helper.without_us().exec();
+        return Err(Failure::System(format!("umount: {}", reason(&error))));
+    }
+    if helper.lazy {
+        return Ok(umount::umount_lazily(&mountpoint)?);
+    }
+    if helper.force {
+        umount::umount_by_force(&mountpoint)?;
+        return Ok(());
+    }
+    match umount(&UmountArgs { mountpoint }) {
+        Err(Failure::Refused(sentence)) if helper.read_only => {
+            remount(&helper.mountpoint, &["ro"])?;
+            Err(Failure::Refused(format!("{sentence}; it is read-only now")))
+        }
+        done => done,
+    }
+}
+
+fn enter(namespace: Option<&str>) -> Result<(), Failure> {
+    let Some(namespace) = namespace else { return Ok(()) };
+    host::enter_mount_namespace(namespace)
+        .map_err(|error| Failure::System(format!("the namespace {namespace}: {}", reason(&error))))
 }
 
 /// Why a command ended without having done what it was asked for.
@@ -70,7 +186,9 @@ enum Failure {
     Usage(String),
     /// It could not be done.
     Refused(String),
-    /// The same, and the person who asked was told already.
+    /// The system does not let us begin.
+    System(String),
+    /// It could not be done, and the person who asked was told already.
     Told,
 }
 
@@ -109,8 +227,15 @@ fn mount(args: &MountArgs) -> Result<(), Failure> {
     } else if config.foreground {
         Ok(serve(&config, Announce::Terminal)?)
     } else {
-        Ok(daemon::start(&config.state)?)
+        in_background(std::env::args_os().skip(1), &config)
     }
+}
+
+fn in_background(words: impl IntoIterator<Item = OsString>, config: &MountConfig) -> Result<(), Failure> {
+    let daemon = daemon::start(words).map_err(|error| {
+        Failure::System(format!("the mount daemon cannot be started: {}", reason(&error)))
+    })?;
+    Ok(daemon::wait_for(daemon, &config.state)?)
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Refusal> {
@@ -137,6 +262,8 @@ struct Begun {
     running: Running,
     answering: Answering,
     embedded: Option<Embedded>,
+    /// Found by others while this lives.
+    _noted: Option<Noted>,
     /// Nobody else uses the folder while this lives.
     _state: StateFolder,
 }
@@ -170,7 +297,8 @@ async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refus
     // Before the mount is seen: who finds it and nobody listening takes it for a dead one.
     let listener =
         control::listen(opened.state.path()).map_err(|error| host_refusal("the control socket", &error))?;
-    let running = show(config, place.path(), &opened.state, volume)?;
+    let running = show(config, place.path(), &opened, volume)?;
+    let noted = note(place.path(), opened.state.path());
     let answering = Answering::default();
     tokio::spawn(control::serve(listener, running.handler(), answering.clone()));
     if let Err(refusal) = daemon::answers(place.path()).await {
@@ -182,7 +310,19 @@ async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refus
     {
         tracing::debug!(%error, "read-ahead stays as the kernel has it");
     }
-    Ok(Begun { running, answering, embedded: opened.embedded, _state: opened.state })
+    Ok(Begun { running, answering, embedded: opened.embedded, _noted: noted, _state: opened.state })
+}
+
+/// Without a note the mount tells itself who serves it, as long as it answers.
+fn note(place: &Path, state: &Path) -> Option<Noted> {
+    let mount = host::mount_at(place).and_then(|mount| mount.ok_or(ErrorKind::NotFound.into()));
+    match mount.and_then(|mount| roster::note(&mount, state)) {
+        Ok(noted) => Some(noted),
+        Err(error) => {
+            tracing::warn!(%error, "no note of this mount");
+            None
+        }
+    }
 }
 
 fn announce_and_log(opened: &Opened, announce: &Announce) -> Result<(), Refusal> {
@@ -469,16 +609,16 @@ fn journal(config: &MountConfig, opened: &Opened, stripe: &Arc<Stripe>) -> Optio
 fn show(
     config: &MountConfig,
     place: &Path,
-    state: &StateFolder,
+    opened: &Opened,
     volume: Arc<Volume>,
 ) -> Result<Running, Refusal> {
+    let name = config.fsname.clone().unwrap_or_else(|| format!("avidfs:{}", opened.settings.name));
     let options = FuseOptions {
-        // The state folder as the source: with it the daemon is found even when it does not answer.
-        name: state.path().display().to_string(),
+        name,
         allow_other: config.allow_other,
         read_only: config.read_only,
         extra: config.kernel_options.clone(),
-        control: control::socket(state.path()),
+        control: control::socket(opened.state.path()),
     };
     let shown = place.display();
     let refused = |error: std::io::Error| Refusal(format!("{shown} cannot be mounted: {}", reason(&error)));

@@ -10,8 +10,9 @@ use common::wire::{NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::host::{self, reason};
+use crate::host::{self, MountEntry, reason};
 use crate::journal::key::VolumeKey;
+use crate::roster;
 use crate::transport::NodeAddress;
 
 /// Why something was not done, in one sentence for the person who asked.
@@ -266,7 +267,7 @@ pub fn key_in(path: &Path) -> Result<VolumeKey, Refusal> {
 fn in_use(path: &Path) -> String {
     let mount = host::mounts()
         .ok()
-        .and_then(|mounts| mounts.into_iter().find(|mount| mount.is_ours() && mount.source == path));
+        .and_then(|mounts| mounts.into_iter().find(|mount| mount.is_ours() && is_state_of(path, mount)));
     match mount {
         Some(mount) => format!(
             "the state folder {} is in use by the mount at {}",
@@ -275,6 +276,10 @@ fn in_use(path: &Path) -> String {
         ),
         None => format!("the state folder {} is in use by another avidfs", path.display()),
     }
+}
+
+fn is_state_of(path: &Path, mount: &MountEntry) -> bool {
+    matches!(roster::find(mount), Ok(Some(note)) if note.state == path)
 }
 
 #[cfg(test)]

@@ -1,17 +1,31 @@
 //! `avidfs umount`, seen from the one who asks; what the daemon does then is daemon.rs.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::control::{Daemon, Ending, Presence, Request};
+use crate::fuse::CONTROL_XATTR;
 use crate::host::{self, MountEntry, Process, reason};
+use crate::roster::{self, Note};
 use crate::state::Refusal;
 
 /// A daemon that lives answers a ping at once.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 /// From its last word to its end a daemon only closes what it has open.
 const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// In which an unmounted daemon that nobody asked has stored everything, or put it into the backlog.
+const STORE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What the extended attribute of a mount's root tells.
+#[derive(Deserialize)]
+struct Told {
+    socket: PathBuf,
+    pid: u32,
+}
 
 /// How an unmounted mount was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +42,33 @@ pub enum Unmounted {
 /// It is not ours, is in use, or not everything could be stored; the sentence says which.
 pub fn umount(mountpoint: &Path) -> Result<Unmounted, Refusal> {
     let mount = find(mountpoint)?;
-    match daemon_of(&mount)? {
-        Some(daemon) => end(daemon),
+    match presence(&mount)? {
+        Some((daemon, presence)) if presence.mountpoint == mount.mountpoint => end(daemon),
+        // Bound or moved here: the daemon would unmount another place.
+        Some((daemon, _)) => end_here(&mount, &daemon, |place| host::unmount(place, false)),
         None => detach(&mount),
     }
+}
+
+/// Unmount by force: no daemon is asked, and what it has not yet been given is lost. A daemon that lives stores what
+/// it has; returns when it has ended.
+///
+/// # Errors
+/// It is not ours, or the daemon does not end.
+pub fn umount_by_force(mountpoint: &Path) -> Result<Unmounted, Refusal> {
+    let mount = find(mountpoint)?;
+    match connect(&mount)? {
+        Some(daemon) => end_here(&mount, &daemon, host::unmount_by_force),
+        None => detach(&mount),
+    }
+}
+
+/// Detach a mount from the tree of names at once; its daemon stores everything when nobody uses it any more.
+///
+/// # Errors
+/// It is not ours, or the kernel refuses.
+pub fn umount_lazily(mountpoint: &Path) -> Result<(), Refusal> {
+    detach(&find(mountpoint)?).map(drop)
 }
 
 /// The avidfs mount at exactly this place.
@@ -53,46 +90,101 @@ pub fn find(mountpoint: &Path) -> Result<MountEntry, Refusal> {
 
 /// The daemon of a mount, `None` if it has ended.
 pub fn daemon_of(mount: &MountEntry) -> Result<Option<Daemon>, Refusal> {
+    Ok(presence(mount)?.map(|(daemon, _)| daemon))
+}
+
+fn presence(mount: &MountEntry) -> Result<Option<(Daemon, Presence)>, Refusal> {
+    let Some(mut daemon) = connect(mount)? else { return Ok(None) };
+    let presence = daemon.ask(Request::Ping, Some(PING_LIMIT))?;
+    Ok(Some((daemon, presence)))
+}
+
+/// The daemon of a mount, whether it answers or not.
+fn connect(mount: &MountEntry) -> Result<Option<Daemon>, Refusal> {
     let shown = mount.mountpoint.display();
-    let mut daemon = match Daemon::connect(&mount.source) {
-        Ok(daemon) => daemon,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Refusal(format!(
-                "the mount at {shown} is another user's: only that user and root may ask it"
-            )));
+    let refused = |error: &io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Refusal(format!("the mount at {shown} is another user's: only that user and root may ask it"))
         }
-        Err(error) => {
-            return Err(Refusal(format!("the daemon of {shown} cannot be asked: {}", reason(&error))));
-        }
+        _ => Refusal(format!("the daemon of {shown} cannot be asked: {}", reason(error))),
     };
-    let presence: Presence = daemon.ask(Request::Ping, Some(PING_LIMIT))?;
-    // The state folder may be mounted elsewhere by now, and this mount be the dead one it left.
-    Ok((presence.mountpoint == mount.mountpoint).then_some(daemon))
+    let noted = roster::find(mount).map_err(|error| refused(&error))?;
+    let note = match noted {
+        Some(note) => note,
+        None => match told(mount) {
+            Ok(note) => note,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(refused(&error)),
+        },
+    };
+    match Daemon::connect(&note.state) {
+        // The state folder may be mounted elsewhere by now, and this mount be the dead one it left.
+        Ok(daemon) => Ok((daemon.pid() == note.pid).then_some(daemon)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+/// What a mount that is on no roster tells of itself. Asked from a thread that may be left behind: a daemon that hangs
+/// would let us hang.
+fn told(mount: &MountEntry) -> io::Result<Note> {
+    let (tell, answer) = std::sync::mpsc::channel();
+    let mountpoint = mount.mountpoint.clone();
+    std::thread::spawn(move || tell.send(host::xattr(&mountpoint, CONTROL_XATTR)));
+    let told = answer.recv_timeout(PING_LIMIT).map_err(|_| io::ErrorKind::TimedOut)??;
+    let told: Told = serde_json::from_slice(&told)?;
+    let state = told.socket.parent().unwrap_or(Path::new("/")).to_owned();
+    Ok(Note { pid: told.pid, mountpoint: mount.mountpoint.clone(), state })
 }
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+        io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::NotConnected
     )
 }
 
 fn end(mut daemon: Daemon) -> Result<Unmounted, Refusal> {
-    let pid = daemon.pid();
-    let process =
-        Process::open(pid).map_err(|error| Refusal(format!("process {pid}: {}", reason(&error))))?;
+    let process = process_of(&daemon)?;
     let ending: Ending = daemon.ask(Request::Umount, None)?;
-    match process.wait(END_LIMIT) {
-        Ok(true) => {}
-        Ok(false) => {
-            return Err(Refusal(format!("unmounted, but the mount daemon (process {pid}) does not end")));
-        }
-        Err(error) => return Err(Refusal(format!("process {pid}: {}", reason(&error)))),
-    }
+    wait_for_end(&daemon, &process, END_LIMIT)?;
     match ending.unsaved {
         None => Ok(Unmounted::Clean),
         Some(sentence) => Err(Refusal(format!("unmounted, but {sentence}"))),
+    }
+}
+
+/// Unmount one place; if it was the last one, the daemon stores everything of its own accord, and is waited for.
+fn end_here(
+    mount: &MountEntry,
+    daemon: &Daemon,
+    unmount: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<Unmounted, Refusal> {
+    let place = &mount.mountpoint;
+    let process = process_of(daemon)?;
+    unmount(place)
+        .map_err(|error| Refusal(format!("{} cannot be unmounted: {}", place.display(), reason(&error))))?;
+    let mounts = host::mounts().map_err(|error| Refusal(reason(&error)))?;
+    if mounts.iter().all(|other| other.device != mount.device) {
+        wait_for_end(daemon, &process, STORE_LIMIT)?;
+    }
+    Ok(Unmounted::Clean)
+}
+
+fn process_of(daemon: &Daemon) -> Result<Process, Refusal> {
+    let pid = daemon.pid();
+    Process::open(pid).map_err(|error| Refusal(format!("process {pid}: {}", reason(&error))))
+}
+
+fn wait_for_end(daemon: &Daemon, process: &Process, limit: Duration) -> Result<(), Refusal> {
+    let pid = daemon.pid();
+    match process.wait(limit) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal(format!("unmounted, but the mount daemon (process {pid}) does not end"))),
+        Err(error) => Err(Refusal(format!("process {pid}: {}", reason(&error)))),
     }
 }
 

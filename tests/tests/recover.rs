@@ -1,4 +1,5 @@
 //! The mount host's disk is lost, and the pool is enough.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::process::Output;

@@ -22,13 +22,16 @@ const NOT_IN_COMMON: &[&str] =
 /// The modules of fs, bottom first. A module may use those above it in this list and those of its own line.
 const LAYERS: &[&[&str]] = &[
     &["error", "inode"],
-    &["acl", "transport", "metadata", "buffers", "host"],
+    &["acl", "transport", "metadata", "buffers", "host", "roster", "busy"],
     &["pool", "cache", "placement"],
     &["stripe"],
     &["open_file", "journal"],
     &["volume"],
     &["fuse"],
-    &["cli", "config", "state", "control", "mount", "daemon", "umount", "recover", "report", "embedded"],
+    &[
+        "cli", "config", "state", "control", "mount", "daemon", "umount", "helper", "recover", "report",
+        "embedded",
+    ],
 ];
 
 /// A source file with tests, comments and texts taken out.

@@ -224,7 +224,7 @@ fn another_format_is_refused_in_one_sentence() {
     let (_folder, path) = folder();
     drop(SqliteStore::open(&path).unwrap());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
-    let sentence = format!("{}: metadata format 3, but this program reads 1", path.display());
+    let sentence = format!("{}: metadata format 3, but this program reads 2", path.display());
     assert_eq!(refusal(&path), sentence);
 }
 
