@@ -76,6 +76,10 @@ macro_rules! hex_id {
 }
 
 hex_id!(
+    /// Who writes a volume: 16 random bytes that belong to a state folder.
+    MountId, 16
+);
+hex_id!(
     /// A node's identity, drawn once for its data folder.
     NodeId, 16
 );
@@ -164,6 +168,25 @@ pub struct VolumeEntry {
     pub epoch: u32,
 }
 
+/// `POST /volumes/{volume}/lease`: to be the one who writes the volume, for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// The epoch to write under; a node grants each number to one mount.
+    pub epoch: u32,
+    /// Who asks.
+    pub mount: MountId,
+    /// What people call the host it runs on.
+    pub host: String,
+    /// For how long, in milliseconds, at most `MAX_LEASE_MS`; 0 gives it back.
+    pub lease_ms: u64,
+    /// Whether somebody else's lease is ended.
+    pub take_over: bool,
+}
+
+/// The longest lease, in milliseconds.
+pub const MAX_LEASE_MS: u64 = 60_000;
+
 /// `GET /volumes`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct VolumeList {
@@ -246,8 +269,10 @@ pub enum RefusalCode {
     TooSlow,
     /// Other bytes are kept under this name; 409.
     Conflict,
-    /// A newer epoch has written; 409.
+    /// A newer epoch has written, or the number was granted to somebody else; 409.
     StaleEpoch,
+    /// Somebody else has the lease; 409.
+    Leased,
     /// Longer than the limit; 413.
     TooLarge,
     /// Fragment and FPCC do not belong together; 422.
@@ -267,7 +292,7 @@ impl RefusalCode {
             RefusalCode::BadRequest => 400,
             RefusalCode::NotFound => 404,
             RefusalCode::TooSlow => 408,
-            RefusalCode::Conflict | RefusalCode::StaleEpoch => 409,
+            RefusalCode::Conflict | RefusalCode::StaleEpoch | RefusalCode::Leased => 409,
             RefusalCode::TooLarge => 413,
             RefusalCode::Inconsistent => 422,
             RefusalCode::Io => 500,

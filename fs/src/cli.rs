@@ -98,6 +98,9 @@ pub struct MountArgs {
     /// Keep other users out [default for everyone but root]
     #[arg(long)]
     pub no_allow_other: bool,
+    /// Fence whoever has the volume mounted elsewhere, and write it from here
+    #[arg(long)]
+    pub take_over: bool,
     /// Mount read-only
     #[arg(long)]
     pub read_only: bool,

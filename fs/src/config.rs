@@ -55,6 +55,8 @@ pub struct MountConfig {
     pub capacity_bytes: Option<u64>,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// Whether whoever has the volume mounted elsewhere is fenced.
+    pub take_over: bool,
     /// Whether nothing may be changed through this mount.
     pub read_only: bool,
     /// Whether the program stays in the foreground.
@@ -155,6 +157,7 @@ fn assemble(
         metadata_interval: values.or("metadata-interval", duration, Duration::from_secs(1))?,
         capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
+        take_over: values.or("take-over", yes_or_no, false)?,
         read_only: values.or("read-only", yes_or_no, false)?,
         foreground: values.or("foreground", yes_or_no, false)?,
         kernel_options,
@@ -163,7 +166,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "peers",
     "code",
     "volume",
@@ -181,6 +184,7 @@ const NAMES: [&str; 19] = [
     "metadata-interval",
     "capacity",
     "allow-other",
+    "take-over",
     "read-only",
     "foreground",
 ];
@@ -280,6 +284,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("metadata-interval", args.metadata_interval.clone()),
         ("capacity", args.capacity.clone()),
         ("allow-other", allow_other),
+        ("take-over", flag(args.take_over, "yes")),
         ("read-only", flag(args.read_only, "yes")),
         ("foreground", flag(args.foreground, "yes")),
     ];
@@ -440,7 +445,7 @@ impl OptionList {
 }
 
 fn is_switch(name: &str) -> bool {
-    ["allow-other", "read-only", "foreground"].contains(&name)
+    ["allow-other", "take-over", "read-only", "foreground"].contains(&name)
 }
 
 /// The options of a list. Commas separate options and peers alike: what begins as a URL after `peers=` is one more.

@@ -144,6 +144,15 @@ pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Resu
     Ok(device.into())
 }
 
+/// What this host is called.
+pub fn name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "a host without a name".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// The supplementary groups of a process; none of one that has ended.
 pub fn groups_of(pid: u32) -> Vec<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

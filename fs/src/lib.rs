@@ -18,6 +18,7 @@ pub mod helper;
 pub mod host;
 pub mod inode;
 pub mod journal;
+pub mod lease;
 pub mod metadata;
 pub mod mount;
 pub mod open_file;

@@ -23,6 +23,7 @@ use avidfs::inode::Time;
 use avidfs::journal::chain::Reader;
 use avidfs::journal::key::VolumeKey;
 use avidfs::journal::{self, Journal, JournalOptions, Position};
+use avidfs::lease::{Applicant, Denied, Lease};
 use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{Configuration, MetadataStore, VolumeSettings};
 use avidfs::mount::{self, Nodes, Survey};
@@ -261,6 +262,7 @@ fn serve(config: &MountConfig, announce: Announce) -> Result<(), Refusal> {
 struct Begun {
     running: Running,
     answering: Answering,
+    lease: Option<Lease>,
     embedded: Option<Embedded>,
     /// Found by others while this lives.
     _noted: Option<Noted>,
@@ -277,6 +279,9 @@ impl Begun {
         };
         if let Err(refusal) = &ended {
             tracing::error!(%refusal, "unmounted");
+        }
+        if let Some(lease) = self.lease {
+            lease.release().await;
         }
         if let Some(nodes) = &self.embedded {
             nodes.close();
@@ -310,7 +315,14 @@ async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refus
     {
         tracing::debug!(%error, "read-ahead stays as the kernel has it");
     }
-    Ok(Begun { running, answering, embedded: opened.embedded, _noted: noted, _state: opened.state })
+    Ok(Begun {
+        running,
+        answering,
+        lease: opened.lease,
+        embedded: opened.embedded,
+        _noted: noted,
+        _state: opened.state,
+    })
 }
 
 /// Without a note the mount tells itself who serves it, as long as it answers.
@@ -347,12 +359,20 @@ struct Opened {
     settings: VolumeSettings,
     nodes: Nodes,
     configuration: Configuration,
-    epoch: u32,
+    /// None for a mount that changes nothing.
+    lease: Option<Lease>,
     pool: Arc<Pool>,
     key: VolumeKey,
     /// How far the pool's journal is.
     position: Position,
     embedded: Option<Embedded>,
+}
+
+impl Opened {
+    /// The epoch it writes under; 0 for a mount that changes nothing.
+    fn epoch(&self) -> u32 {
+        self.lease.as_ref().map_or(0, Lease::epoch)
+    }
 }
 
 async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
@@ -394,15 +414,68 @@ async fn reopen(
     // The pool may know of a newer one than this store did.
     let newest = newest_configuration(&*store, &settings)?;
     let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
-    let (configuration, epoch) = if config.read_only {
+    let (configuration, seen) = if config.read_only {
         (newest, 0)
     } else {
         let configuration = store.configure(&nodes.current)?;
         register(&transport, &survey, &settings, config.io_timeout).await?;
-        (configuration, store.begin_epoch(survey.newest_epoch(settings.volume))?)
+        (configuration, survey.newest_epoch(settings.volume))
+    };
+    let lease = match config.read_only {
+        true => None,
+        false => {
+            let applicant = applicant(&state, &pool, &settings, &configuration)?;
+            Some(lease(&applicant, &*store, seen, config.take_over).await?)
+        }
     };
     state.remember(&remembered_nodes(&settings, &nodes))?;
-    Ok(Opened { state, store, settings, nodes, configuration, epoch, pool, key, position, embedded })
+    Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
+}
+
+/// Who asks to write the volume.
+fn applicant(
+    state: &StateFolder,
+    pool: &Arc<Pool>,
+    settings: &VolumeSettings,
+    configuration: &Configuration,
+) -> Result<Applicant, Refusal> {
+    let n = settings.code.n().min(configuration.nodes.len());
+    Ok(Applicant {
+        pool: pool.clone(),
+        roots: configuration.nodes[..n].to_vec(),
+        quorum: settings.code.m().max(n / 2 + 1),
+        volume: settings.volume,
+        mount: state.mount_id()?,
+        host: host::name(),
+    })
+}
+
+/// An epoch nobody else has, and the lease that goes with it.
+async fn lease(
+    applicant: &Applicant,
+    store: &dyn MetadataStore,
+    mut seen: u32,
+    take_over: bool,
+) -> Result<Lease, Refusal> {
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        let epoch = store.begin_epoch(seen)?;
+        match applicant.acquire(epoch, take_over).await {
+            Ok(lease) => return Ok(lease),
+            Err(Denied::Stale) => seen = epoch,
+            Err(Denied::Held(sentence)) => {
+                return Err(Refusal(format!(
+                    "{sentence}: unmount it there, or fence it with --take-over if that host is gone"
+                )));
+            }
+            Err(Denied::TooFew(why)) => {
+                return Err(Refusal(format!(
+                    "too few nodes grant the right to write: {why}; --read-only needs none"
+                )));
+            }
+        }
+    }
+    Err(Refusal("others keep mounting the volume at the same time".to_owned()))
 }
 
 fn newest_configuration(
@@ -498,11 +571,11 @@ async fn format(
     let configuration = store.configure(&nodes.current)?;
     state.remember(&remembered_nodes(&settings, &nodes))?;
     register(&transport, &survey, &settings, config.io_timeout).await?;
-    let epoch = store.begin_epoch(0)?;
-    store.sync()?;
     let pool = connect(config, transport, &nodes).await?;
+    let applicant = applicant(&state, &pool, &settings, &configuration)?;
+    let lease = Some(lease(&applicant, &*store, 0, false).await?);
     let position = Position::default();
-    Ok(Opened { state, store, settings, nodes, configuration, epoch, pool, key, position, embedded })
+    Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
 }
 
 fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
@@ -572,7 +645,7 @@ async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Re
     let settings = &opened.settings;
     let stripe_options = StripeOptions {
         io_limit: config.io_timeout,
-        ..StripeOptions::new(settings.volume, opened.epoch, settings.code, settings.hash)
+        ..StripeOptions::new(settings.volume, opened.epoch(), settings.code, settings.hash)
     };
     let configurations = opened.store.configurations()?;
     let stripe =
@@ -596,7 +669,7 @@ fn journal(config: &MountConfig, opened: &Opened, stripe: &Arc<Stripe>) -> Optio
     let VolumeKey::Private(key) = &opened.key else { return None };
     let options = JournalOptions {
         volume: opened.settings.volume,
-        epoch: opened.epoch,
+        epoch: opened.epoch(),
         mount: mount::random_bytes(),
         configuration: opened.configuration.clone(),
         interval: config.metadata_interval,

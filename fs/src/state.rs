@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use common::wire::{NodeId, VolumeId};
+use common::wire::{MountId, NodeId, VolumeId};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -35,8 +37,9 @@ const KEY: &str = "volume.key";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 11] = [
+const OWN_NAMES: [&str; 12] = [
     "lock",
+    "mount.id",
     "volume.key",
     "avidfs.log",
     "avidfs.log.old",
@@ -183,7 +186,7 @@ impl StateFolder {
     /// Undo `take`, where nothing was made in the folder that is worth keeping.
     pub fn give_back(self) {
         let _ = std::fs::remove_dir_all(self.nodes());
-        for name in ["lock", "pool.json", "volume.key", "avidfs.log"] {
+        for name in ["lock", "pool.json", "volume.key", "mount.id", "avidfs.log"] {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         for suffix in ["", "-wal", "-shm"] {
@@ -200,6 +203,30 @@ impl StateFolder {
         let path = self.path.join("pool.json");
         host::write_durably(&path, text.as_bytes())
             .map_err(|error| Refusal(format!("{}: {}", path.display(), reason(&error))))
+    }
+
+    /// What nodes know the mounts of this folder by: of bytes drawn once, and of where it lies, so that a copy of the
+    /// folder is known by another.
+    pub fn mount_id(&self) -> Result<MountId, Refusal> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.drawn_id()?.0);
+        hasher.update(host::name().as_bytes());
+        hasher.update(self.path.as_os_str().as_encoded_bytes());
+        Ok(MountId(*hasher.finalize().as_bytes().first_chunk().expect("a hash is longer")))
+    }
+
+    fn drawn_id(&self) -> Result<MountId, Refusal> {
+        let path = self.path.join("mount.id");
+        let refused = |error: &io::Error| Refusal(format!("{}: {}", path.display(), reason(error)));
+        let known = host::read_if_there(&path).map_err(|error| refused(&error))?;
+        if let Some(id) = known.and_then(|text| text.trim().parse().ok()) {
+            return Ok(id);
+        }
+        let mut bytes = [0; 16];
+        OsRng.try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
+        let id = MountId(bytes);
+        host::write_durably(&path, format!("{id}\n").as_bytes()).map_err(|error| refused(&error))?;
+        Ok(id)
     }
 
     /// The volume's key.

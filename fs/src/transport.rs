@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    BootId, FragmentName, Listing, NodeId, NodeInfo, ObjectStatus, Operation, OperationAnswer, RefusalCode,
-    VolumeDescriptor, VolumeEntry, VolumeId,
+    BootId, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, ObjectStatus, Operation, OperationAnswer,
+    RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId,
 };
 use futures_util::future::BoxFuture;
 
@@ -92,6 +92,14 @@ pub trait FragmentTransport: Send + Sync + 'static {
         &'a self,
         node: &'a NodeAddress,
         descriptor: &'a VolumeDescriptor,
+        limit: Duration,
+    ) -> Reply<'a, ()>;
+    /// `POST /volumes/{volume}/lease`.
+    fn lease<'a>(
+        &'a self,
+        node: &'a NodeAddress,
+        volume: VolumeId,
+        request: &'a LeaseRequest,
         limit: Duration,
     ) -> Reply<'a, ()>;
     /// Keep one fragment; with `flush` it is on stable storage when this returns, and all acknowledged before it.

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use common::wire::{
-    BOOT_HEADER, EPOCH_HEADER, FragmentName, MAX_PAGE, NODE_HEADER, NodeInfo, Refusal, RefusalCode,
-    VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
+    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, Refusal,
+    RefusalCode, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
 };
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -38,6 +38,7 @@ pub fn app(store: Arc<Store>, limits: Limits) -> Router {
         .nest("/volumes/{volume}", objects())
         .route("/volumes", get(volumes))
         .route("/volumes/{volume}", put(register))
+        .route("/volumes/{volume}/lease", post(lease))
         .route("/info", get(info))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
@@ -300,6 +301,15 @@ async fn register(State(node): State<Arc<Node>>, names: Names, body: Body) -> An
         return Err(bad_request("path and descriptor name different volumes"));
     }
     node.apart(move |store| store.register(descriptor)).await?;
+    Ok(Json(json!({})).into_response())
+}
+
+async fn lease(State(node): State<Arc<Node>>, names: Names, body: Body) -> Answer {
+    let body: Bytes = node.intake.receive(body).await?;
+    let request: LeaseRequest =
+        serde_json::from_slice(&body).map_err(|error| bad_request(&error.to_string()))?;
+    let volume = names.volume.ok_or_else(|| bad_request("a lease is on a volume"))?;
+    node.apart(move |store| store.lease(volume, &request)).await?;
     Ok(Json(json!({})).into_response())
 }
 

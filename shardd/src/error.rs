@@ -27,6 +27,16 @@ pub enum StoreError {
         /// The newest this node has seen.
         newest: u32,
     },
+    /// Somebody else has the lease.
+    #[error("volume {volume} is mounted on {host}, whose lease ends in {seconds} s")]
+    Leased {
+        /// The volume.
+        volume: VolumeId,
+        /// Where it is mounted.
+        host: String,
+        /// When the lease ends unless it is renewed.
+        seconds: u64,
+    },
     /// Fragment and FPCC do not belong together; nothing was kept.
     #[error("{0}")]
     Inconsistent(String),
@@ -70,6 +80,7 @@ impl StoreError {
             StoreError::NotFound(_) => RefusalCode::NotFound,
             StoreError::Conflict(_) => RefusalCode::Conflict,
             StoreError::StaleEpoch { .. } => RefusalCode::StaleEpoch,
+            StoreError::Leased { .. } => RefusalCode::Leased,
             StoreError::Inconsistent(_) => RefusalCode::Inconsistent,
             StoreError::TooLarge(_) => RefusalCode::TooLarge,
             StoreError::NoSpace { .. } => RefusalCode::NoSpace,

@@ -207,6 +207,7 @@ fn refusal_name(code: RefusalCode) -> &'static str {
         RefusalCode::TooSlow => "too_slow",
         RefusalCode::Conflict => "conflict",
         RefusalCode::StaleEpoch => "stale_epoch",
+        RefusalCode::Leased => "leased",
         RefusalCode::TooLarge => "too_large",
         RefusalCode::Inconsistent => "inconsistent",
         RefusalCode::Io => "io",

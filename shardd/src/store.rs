@@ -28,8 +28,8 @@ use common::fpcc::Fpcc;
 use common::hash::{Hash, HashId};
 use common::slice::GROUP_LENGTH;
 use common::wire::{
-    BootId, FragmentName, JOURNAL_PREFIX, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus, VolumeDescriptor,
-    VolumeId, VolumeList,
+    BootId, FragmentName, JOURNAL_PREFIX, LeaseRequest, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus,
+    VolumeDescriptor, VolumeId, VolumeList,
 };
 use parking_lot::Mutex;
 
@@ -288,6 +288,12 @@ impl Store {
     /// Remember a volume, durably. The same again changes nothing; another shape or a name taken is a conflict.
     pub fn register(&self, descriptor: VolumeDescriptor) -> Result<(), StoreError> {
         self.volumes.register(&self.folder, descriptor)
+    }
+
+    /// Grant a mount an epoch of a volume and a lease on it; renew the lease; give it back.
+    pub fn lease(&self, volume: VolumeId, request: &LeaseRequest) -> Result<(), StoreError> {
+        let volume = self.volumes.find(volume)?;
+        self.volumes.lease(&self.folder, &volume, request)
     }
 
     /// Every volume it was told of.

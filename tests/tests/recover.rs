@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::process::Output;
+use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::data;
 use avidfs_tests::mount::Mount;
-use avidfs_tests::process;
+use avidfs_tests::{eventually, process};
 
 const MIB: u64 = 1 << 20;
 
@@ -114,4 +115,47 @@ fn a_wrong_key_and_too_few_nodes_are_refused_and_nothing_is_touched() {
     let few = refused(&["recover", "--peers", &peers, "--state", state_text]);
     assert!(few.contains("2 nodes of volume default answer, 3 are needed"), "{few}");
     assert!(!state.exists(), "a refusal makes nothing");
+}
+
+#[test]
+fn a_second_host_is_kept_out_until_it_takes_over_and_then_the_first_is_fenced() {
+    let cluster = Cluster::start(5);
+    let (first, key) = filled(&cluster);
+    let second = Mount::prepared(Some(cluster.peers()), &[]);
+    let key_file = second.state().with_extension("key");
+    fs::write(&key_file, key).unwrap();
+    let (peers, state) = (cluster.peers(), second.state());
+    let arguments = [
+        "recover",
+        "--peers",
+        &peers,
+        "--state",
+        state.to_str().unwrap(),
+        "--key",
+        key_file.to_str().unwrap(),
+    ];
+    assert!(avidfs(&arguments).status.success());
+    first.mount();
+    fs::write(first.path("kept"), "by the first").unwrap();
+    fs::File::open(first.path("kept")).unwrap().sync_all().unwrap();
+    let sentence = second.try_mount().unwrap_err().sentence;
+    assert!(sentence.contains("is mounted on ") && sentence.contains("--take-over"), "{sentence}");
+
+    let taking = Mount::prepared(Some(cluster.peers()), &["--take-over"]);
+    fs::rename(second.state(), taking.state()).unwrap();
+    taking.mount();
+    check_tree(&taking);
+    assert_eq!(fs::read(taking.path("kept")).unwrap(), b"by the first");
+    fs::write(taking.path("new"), "by the second").unwrap();
+    // Whatever the first still tries, nothing of it reaches the volume.
+    let _refused = fs::write(first.path("late"), "by the first")
+        .and_then(|()| fs::File::open(first.path("late"))?.sync_all());
+    eventually(Duration::from_secs(20), "the first is fenced", || {
+        let written = fs::write(first.path("later"), "x");
+        written.is_err_and(|error| error.raw_os_error() == Some(libc::EROFS))
+    });
+    assert_eq!(fs::read(taking.path("new")).unwrap(), b"by the second");
+    assert!(!taking.path("late").exists());
+    taking.unmount();
+    first.kill();
 }

@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["acl", "transport", "metadata", "buffers", "host", "roster", "busy"],
     &["pool", "cache", "placement"],
     &["stripe"],
-    &["open_file", "journal"],
+    &["open_file", "journal", "lease"],
     &["volume"],
     &["fuse"],
     &[

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    FragmentName, Listing, NodeInfo, ObjectStatus, Operation, OperationAnswer, RefusalCode, VolumeDescriptor,
-    VolumeEntry, VolumeId,
+    FragmentName, LeaseRequest, Listing, NodeInfo, ObjectStatus, Operation, OperationAnswer, RefusalCode,
+    VolumeDescriptor, VolumeEntry, VolumeId,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -25,6 +25,8 @@ pub enum Verb {
     Volumes,
     /// `FragmentTransport::register`.
     Register,
+    /// `FragmentTransport::lease`.
+    Lease,
     /// `FragmentTransport::put`.
     Put,
     /// `FragmentTransport::get`.
@@ -331,6 +333,18 @@ impl FragmentTransport for FaultyTransport {
     ) -> Reply<'a, ()> {
         Box::pin(self.pass(node, Verb::Register, limit, async move |limit| {
             self.inner.register(node, descriptor, limit).await
+        }))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        node: &'a NodeAddress,
+        volume: VolumeId,
+        request: &'a LeaseRequest,
+        limit: Duration,
+    ) -> Reply<'a, ()> {
+        Box::pin(self.pass(node, Verb::Lease, limit, async move |limit| {
+            self.inner.lease(node, volume, request, limit).await
         }))
     }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, Listing, NODE_HEADER, NodeId, NodeInfo,
-    ObjectStatus, Operation, OperationAnswer, Refusal, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList,
-    WIRE_VERSION,
+    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, NODE_HEADER, NodeId,
+    NodeInfo, ObjectStatus, Operation, OperationAnswer, Refusal, VolumeDescriptor, VolumeEntry, VolumeId,
+    VolumeList, WIRE_VERSION,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
@@ -76,6 +76,20 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
             let body = serde_json::to_vec(descriptor).expect("a descriptor is plain strings and numbers");
             let path = format!("/volumes/{}", descriptor.volume);
             let request = request(Method::PUT, &path, None, [body.into()]);
+            self.ask(node, request, limit).await?.read(|_| Ok(()))
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        node: &'a NodeAddress,
+        volume: VolumeId,
+        lease: &'a LeaseRequest,
+        limit: Duration,
+    ) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let body = serde_json::to_vec(lease).expect("a lease is plain strings and numbers");
+            let request = request(Method::POST, &format!("/volumes/{volume}/lease"), None, [body.into()]);
             self.ask(node, request, limit).await?.read(|_| Ok(()))
         })
     }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{VolumeDescriptor, VolumeEntry, VolumeId, VolumeList};
+use common::wire::{
+    LeaseRequest, MAX_LEASE_MS, MountId, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList,
+};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +30,31 @@ pub struct Volume {
     descriptor: VolumeDescriptor,
     /// Held for reading while a change of this epoch is carried out, so that none of an older one follows a newer's first.
     epoch: RwLock<u32>,
+    /// Who may write, and who does at the moment.
+    grant: Mutex<Grant>,
+}
+
+#[derive(Default)]
+struct Grant {
+    /// To whom the newest epoch was granted, if this node granted it.
+    mount: Option<MountId>,
+    /// Whose lease runs until when; forgotten when the node is started again, as the epoch is what keeps bytes safe.
+    holder: Option<Holder>,
+}
+
+struct Holder {
+    mount: MountId,
+    host: String,
+    until: Instant,
 }
 
 #[derive(Serialize, Deserialize)]
 struct VolumesFile {
     format: u32,
     volumes: Vec<VolumeEntry>,
+    /// To whom the newest epoch of a volume was granted.
+    #[serde(default)]
+    grants: BTreeMap<String, MountId>,
 }
 
 impl Volumes {
@@ -47,7 +69,10 @@ impl Volumes {
                 return Err(refused(format!("its format is {}, not {FORMAT}", file.format)));
             }
             for VolumeEntry { descriptor, epoch } in file.volumes {
-                known.insert(descriptor.volume, Arc::new(Volume { descriptor, epoch: RwLock::new(epoch) }));
+                let mount = file.grants.get(&descriptor.volume.to_string()).copied();
+                let grant = Mutex::new(Grant { mount, holder: None });
+                let volume = Volume { descriptor, epoch: RwLock::new(epoch), grant };
+                known.insert(volume.descriptor.volume, Arc::new(volume));
             }
         }
         Ok(Volumes { known: RwLock::new(known), saving: Mutex::new(()) })
@@ -68,8 +93,8 @@ impl Volumes {
         }
         let mut list = self.list();
         list.volumes.push(VolumeEntry { descriptor: descriptor.clone(), epoch: 0 });
-        save(folder, list)?;
-        let volume = Arc::new(Volume { descriptor, epoch: RwLock::new(0) });
+        self.save(folder, list, None)?;
+        let volume = Arc::new(Volume { descriptor, epoch: RwLock::new(0), grant: Mutex::default() });
         self.known.write().insert(volume.descriptor.volume, volume);
         Ok(())
     }
@@ -107,30 +132,80 @@ impl Volumes {
                 return Err(StoreError::StaleEpoch { volume, asked: epoch, newest: *newest });
             }
             drop(newest);
-            self.advance(folder, volume, epoch)?;
+            let _saving = self.saving.lock();
+            if epoch > *volume.epoch.read() {
+                self.advance(folder, volume, epoch, None)?;
+                *volume.grant.lock() = Grant::default();
+            }
         }
     }
 
-    fn advance(&self, folder: &Folder, volume: &Volume, epoch: u32) -> Result<(), StoreError> {
+    /// Grant an epoch and a lease to one mount, renew the lease, or give it back.
+    pub fn lease(&self, folder: &Folder, volume: &Volume, request: &LeaseRequest) -> Result<(), StoreError> {
         let _saving = self.saving.lock();
-        if epoch <= *volume.epoch.read() {
-            return Ok(());
+        let id = volume.descriptor.volume;
+        let now = Instant::now();
+        let (granted, other) = {
+            let grant = volume.grant.lock();
+            let others = |holder: &&Holder| holder.mount != request.mount && holder.until > now;
+            let other = grant.holder.as_ref().filter(others);
+            (grant.mount, other.map(|holder| (holder.host.clone(), (holder.until - now).as_secs())))
+        };
+        if let Some((host, seconds)) = other
+            && !request.take_over
+        {
+            return Err(StoreError::Leased { volume: id, host, seconds });
         }
+        let newest = *volume.epoch.read();
+        let taken = request.epoch == newest && granted.is_some_and(|granted| granted != request.mount);
+        if request.epoch < newest || taken {
+            return Err(StoreError::StaleEpoch { volume: id, asked: request.epoch, newest });
+        }
+        if request.epoch > newest || granted.is_none() {
+            self.advance(folder, volume, request.epoch, Some(request.mount))?;
+        }
+        let lease = Duration::from_millis(request.lease_ms.min(MAX_LEASE_MS));
+        let holder = Holder { mount: request.mount, host: request.host.clone(), until: now + lease };
+        *volume.grant.lock() =
+            Grant { mount: Some(request.mount), holder: (!lease.is_zero()).then_some(holder) };
+        Ok(())
+    }
+
+    /// Remember an epoch and to whom it was granted; whoever calls holds `saving`.
+    fn advance(
+        &self,
+        folder: &Folder,
+        volume: &Volume,
+        epoch: u32,
+        mount: Option<MountId>,
+    ) -> Result<(), StoreError> {
         let mut list = self.list();
         for entry in list.volumes.iter_mut().filter(|entry| entry.descriptor == volume.descriptor) {
             entry.epoch = epoch;
         }
-        save(folder, list)?;
+        self.save(folder, list, Some((volume.descriptor.volume, mount)))?;
         // Waits for the changes of the older epoch that were let in; none follows them.
         *volume.epoch.write() = epoch;
         Ok(())
     }
-}
 
-fn save(folder: &Folder, list: VolumeList) -> Result<(), StoreError> {
-    let file = VolumesFile { format: FORMAT, volumes: list.volumes };
-    let bytes = serde_json::to_vec(&file).expect("names and numbers are JSON");
-    folder.replace(NAME, &bytes).map_err(StoreError::io(NAME))
+    /// Write the file; `changed` is a volume whose grant is another one now.
+    fn save(
+        &self,
+        folder: &Folder,
+        list: VolumeList,
+        changed: Option<(VolumeId, Option<MountId>)>,
+    ) -> Result<(), StoreError> {
+        let known = self.known.read();
+        let granted = known.iter().map(|(id, volume)| match changed {
+            Some((volume, mount)) if volume == *id => (*id, mount),
+            _ => (*id, volume.grant.lock().mount),
+        });
+        let grants = granted.filter_map(|(id, mount)| Some((id.to_string(), mount?))).collect();
+        let file = VolumesFile { format: FORMAT, volumes: list.volumes, grants };
+        let bytes = serde_json::to_vec(&file).expect("names and numbers are JSON");
+        folder.replace(NAME, &bytes).map_err(StoreError::io(NAME))
+    }
 }
 
 fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
@@ -192,5 +267,41 @@ mod tests {
         let stale = volumes.admit(&folder, &volume, 4).err();
         assert!(matches!(stale, Some(StoreError::StaleEpoch { asked: 4, newest: 5, .. })));
         drop(volumes.admit(&folder, &volume, 5).unwrap());
+    }
+
+    fn request(mount: u8, epoch: u32) -> LeaseRequest {
+        let mount = MountId([mount; 16]);
+        LeaseRequest { epoch, mount, host: format!("host of {mount}"), lease_ms: 60_000, take_over: false }
+    }
+
+    #[test]
+    fn an_epoch_is_granted_once_and_a_live_lease_keeps_others_out() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let volumes = Volumes::load(&folder).unwrap();
+        volumes.register(&folder, descriptor(1, "a")).unwrap();
+        let volume = volumes.find(VolumeId([1; 16])).unwrap();
+        let ask = |request: &LeaseRequest| volumes.lease(&folder, &volume, request);
+        ask(&request(1, 3)).unwrap();
+        ask(&request(1, 3)).unwrap();
+        let leased = ask(&request(2, 4)).unwrap_err();
+        assert!(matches!(&leased, StoreError::Leased { host, .. } if host.starts_with("host of 01")));
+        ask(&LeaseRequest { lease_ms: 0, ..request(1, 3) }).unwrap();
+        assert!(
+            matches!(ask(&request(2, 3)), Err(StoreError::StaleEpoch { .. })),
+            "3 was granted to another"
+        );
+        ask(&request(2, 4)).unwrap();
+        assert!(matches!(ask(&request(1, 3)), Err(StoreError::Leased { .. })));
+        ask(&LeaseRequest { take_over: true, ..request(1, 5) }).unwrap();
+        assert!(volumes.admit(&folder, &volume, 4).is_err(), "who was taken over from is fenced");
+        // Started again, it remembers the grant and not the lease.
+        let volumes = Volumes::load(&folder).unwrap();
+        let volume = volumes.find(VolumeId([1; 16])).unwrap();
+        assert!(matches!(
+            volumes.lease(&folder, &volume, &request(2, 5)),
+            Err(StoreError::StaleEpoch { asked: 5, newest: 5, .. })
+        ));
+        volumes.lease(&folder, &volume, &request(2, 6)).unwrap();
     }
 }

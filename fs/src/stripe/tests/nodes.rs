@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::fpcc::Fpcc;
 use common::wire::{
-    BootId, EVERY_INDEX, FragmentName, Listing, NodeId, NodeInfo, ObjectStatus, Operation, OperationAnswer,
-    RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION,
+    BootId, EVERY_INDEX, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, ObjectStatus, Operation,
+    OperationAnswer, RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION,
 };
 use parking_lot::Mutex;
 
@@ -228,6 +228,16 @@ impl FragmentTransport for MemoryNodes {
 
     fn register<'a>(&'a self, _: &'a NodeAddress, _: &'a VolumeDescriptor, _: Duration) -> Reply<'a, ()> {
         unimplemented!("a stripe does not register volumes")
+    }
+
+    fn lease<'a>(
+        &'a self,
+        _: &'a NodeAddress,
+        _: VolumeId,
+        _: &'a LeaseRequest,
+        _: Duration,
+    ) -> Reply<'a, ()> {
+        unimplemented!("a stripe has no lease")
     }
 
     fn put<'a>(
