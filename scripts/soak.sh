@@ -27,6 +27,6 @@ while [ "$round" = 0 ] || [ "$SECONDS" -lt "$end" ]; do
   export AVIDFS_SEED AVIDFS_SOAK=1
   export PROPTEST_CASES=${PROPTEST_CASES:-4096}
   step "Round $round, AVIDFS_SEED=$AVIDFS_SEED"
-  cargo nextest run --locked --workspace "$@"
+  cargo nextest run --locked --workspace --profile soak "$@"
 done
 say "$round rounds without a failure"
