@@ -24,6 +24,8 @@ pub enum Command {
     Umount(UmountArgs),
     /// Say how a mounted volume, or a pool of nodes, is doing
     Status(StatusArgs),
+    /// Delete fragments of objects that nobody refers to, as a crash may leave them
+    Gc(GcArgs),
     /// Make the state folder of a volume anew from what the pool holds
     Recover(RecoverArgs),
     /// The volume's key, with which alone it can be written
@@ -119,6 +121,19 @@ pub struct MountArgs {
     /// This process is the daemon: standard output is the pipe on which it reports.
     #[arg(long, hide = true)]
     pub daemon: bool,
+}
+
+/// `avidfs gc`.
+#[derive(Args, Debug)]
+pub struct GcArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `avidfs recover`.

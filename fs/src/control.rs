@@ -42,6 +42,11 @@ pub enum Request {
         /// The file's inode number.
         ino: u64,
     },
+    /// Find what nobody refers to, and delete it unless told not to: a `GarbageReport`.
+    Gc {
+        /// Whether it is only counted.
+        dry_run: bool,
+    },
     /// Store everything, unmount, end. Answered when all but the end is done: an `Ending`.
     Umount,
 }

@@ -186,6 +186,7 @@ impl Running {
                     }
                     Request::Status => Answer::from(volume.status().await),
                     Request::Info { ino } => Answer::from(volume.locate(Ino(ino)).await),
+                    Request::Gc { dry_run } => Answer::from(volume.collect_garbage(dry_run).await),
                     Request::Umount => Answer::from(ask(&askers).await),
                 }
             })

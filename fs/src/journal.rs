@@ -5,11 +5,12 @@ pub mod chain;
 pub mod entry;
 pub mod key;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::wire::VolumeId;
+use common::wire::{ObjectId, VolumeId};
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -233,6 +234,7 @@ struct Shown {
     checkpoint: u64,
     upto: u64,
     waiting_bytes: u64,
+    objects: HashSet<ObjectId>,
     /// Since when something waits.
     behind: Option<Instant>,
     problem: Option<Error>,
@@ -295,6 +297,11 @@ impl Journal {
             oldest_seconds: shown.behind.map(|since| since.elapsed().as_secs()),
             problem: shown.problem.as_ref().map(Error::to_string),
         })
+    }
+
+    /// Objects of earlier mounts that are the journal's own.
+    pub fn objects(&self) -> HashSet<ObjectId> {
+        self.shown.lock().objects.clone()
     }
 
     /// Whether another mount has taken the volume over: nothing will be written any more.
@@ -365,6 +372,7 @@ impl Writer {
         let position = &self.position;
         (shown.sequence, shown.checkpoint, shown.upto) =
             (position.sequence, position.checkpoint, position.upto);
+        shown.objects = position.parts.iter().chain(&self.garbage).map(|part| part.id).collect();
         if self.metadata.last_change() > position.upto {
             shown.behind.get_or_insert_with(Instant::now);
         } else {

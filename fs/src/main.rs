@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use avidfs::cache::{Cache, CacheOptions};
 use avidfs::cli::{
-    Cli, Command, InfoArgs, KeyCommand, MountArgs, RecoverArgs, StatusArgs, UmountArgs, usage_sentence,
+    Cli, Command, GcArgs, InfoArgs, KeyCommand, MountArgs, RecoverArgs, StatusArgs, UmountArgs,
+    usage_sentence,
 };
 use avidfs::config::{self, ConfigError, MountConfig, Surroundings};
 use avidfs::control::{self, Answering, Daemon, Request};
@@ -36,7 +37,7 @@ use avidfs::stripe::{Stripe, StripeOptions};
 use avidfs::transport::http::{HttpOptions, HttpTransport};
 use avidfs::transport::{FragmentTransport, NodeAddress};
 use avidfs::umount::{self, Unmounted};
-use avidfs::volume::{FileReport, Volume, VolumeOptions, VolumeStatus};
+use avidfs::volume::{FileReport, GarbageReport, Volume, VolumeOptions, VolumeStatus};
 use clap::Parser;
 use common::code::Code;
 
@@ -67,6 +68,7 @@ fn obey() -> ExitCode {
         Command::Umount(args) => umount(args),
         Command::Status(args) => status(args),
         Command::Info(args) => info(args),
+        Command::Gc(args) => gc(args),
         Command::Recover(args) => recover(args),
         Command::Key(KeyCommand::Export { state }) => export_key(state),
     };
@@ -782,6 +784,19 @@ fn info(args: &InfoArgs) -> Result<(), Failure> {
     }
     let file: FileReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
     print(&report::file(&shown, &file));
+    Ok(())
+}
+
+fn gc(args: &GcArgs) -> Result<(), Failure> {
+    let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
+    let request = Request::Gc { dry_run: args.dry_run };
+    let value: serde_json::Value = daemon(&umount::find(&mountpoint)?)?.ask(request, None)?;
+    if args.json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let found: GarbageReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    print(&report::garbage(&found, args.dry_run));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::journal::entry::Signed;
 use crate::journal::key::VolumeKey;
 use crate::metadata::Usage;
 use crate::mount::{Survey, can_store};
-use crate::volume::{FileReport, FragmentReport, NodeReport, ObjectReport, VolumeStatus};
+use crate::volume::{FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, VolumeStatus};
 
 /// `avidfs status` of a mount.
 pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
@@ -41,6 +41,22 @@ pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
     lines.extend(liars(status).map(|text| ("lies", text)));
     let mut text = aligned(&lines);
     text.push_str(&node_table(&status.nodes));
+    text
+}
+
+/// `avidfs gc`.
+pub fn garbage(found: &GarbageReport, dry_run: bool) -> String {
+    let objects = plural(found.objects as usize, "object");
+    let fragments = plural(found.fragments as usize, "fragment");
+    let mut text = format!("{objects} that nobody refers to, {} in {fragments}", size(found.bytes));
+    match (dry_run, found.objects - found.deleted) {
+        (true, _) => text.push_str("; nothing was deleted\n"),
+        (false, 0) => text.push_str("; all deleted\n"),
+        (false, left) => text.push_str(&format!("; {left} could not be deleted everywhere yet\n")),
+    }
+    if !found.silent.is_empty() {
+        text.push_str(&format!("no answer from {}\n", found.silent.join(", ")));
+    }
     text
 }
 

@@ -11,6 +11,7 @@ mod fetch;
 mod flush;
 mod gather;
 mod ledger;
+mod listing;
 mod locate;
 mod rehome;
 mod roots;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
+pub use self::listing::Listed;
 pub use self::locate::{FragmentLocation, Presence};
 pub use self::roots::RootKeys;
 pub use self::spread::fewest_nodes;

@@ -9,6 +9,7 @@ mod attributes;
 mod backlog;
 mod budget;
 mod data;
+mod gc;
 mod namespace;
 mod report;
 mod space;
@@ -39,6 +40,7 @@ pub use access::AccessTimes;
 pub use attributes::{SetAttributes, SetTime};
 pub use backlog::Unsaved;
 pub use data::Written;
+pub use gc::GarbageReport;
 pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
 
 /// How a volume is served; each with its default in config.rs.

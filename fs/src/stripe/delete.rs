@@ -34,6 +34,13 @@ impl Stripe {
         objects.into_iter().map(|object| object.id).filter(|id| !unconfirmed.contains(id)).collect()
     }
 
+    /// Delete objects that nobody refers to on the nodes that listed them. Returns those not confirmed.
+    pub async fn delete_listed(&self, of_node: &BTreeMap<NodeId, Vec<ObjectId>>) -> HashSet<ObjectId> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let deletes = of_node.iter().map(|(&node, ids)| self.delete_on(node, ids, deadline));
+        join_all(deletes).await.into_iter().flatten().collect()
+    }
+
     /// Homes, even those that by the metadata have nothing (a late request may have reached them), and guests.
     fn holders(&self, object: &ObjectRecord) -> HashSet<NodeId> {
         let guests = object.exceptions.iter().filter_map(|exception| exception.node);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::Fpcc;
-use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, MAX_PAGE, NodeId, ObjectId, Operation};
+use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, Operation};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Stripe;
 use crate::error::{Error, Result};
 use crate::pool::{NodeState, Outcome};
-use crate::transport::{Answer, TransportError};
+use crate::transport::TransportError;
 
 /// What nodes hold of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,6 +28,12 @@ pub struct RootKeys {
 }
 
 impl Stripe {
+    async fn keys_of(&self, node: NodeId, after: &str) -> std::result::Result<Vec<String>, TransportError> {
+        let mut keys = Vec::new();
+        self.list_node(node, after, |object| keys.push(object.key)).await?;
+        Ok(keys)
+    }
+
     /// The nodes that keep the journal: the first n of those over which new objects are placed.
     fn root_nodes(&self) -> Vec<NodeId> {
         let nodes = self.nodes_of(self.current);
@@ -110,9 +116,7 @@ impl Stripe {
         let nodes = self.pool.nodes();
         let listings = nodes.iter().map(|node| async move {
             match node.identity {
-                Some(identity) => {
-                    (node, self.root_keys_of(identity, after).await.map(|keys| (identity, keys)))
-                }
+                Some(identity) => (node, self.keys_of(identity, after).await.map(|keys| (identity, keys))),
                 None => (node, Err(TransportError::Unreachable("has never answered".into()))),
             }
         });
@@ -126,30 +130,6 @@ impl Stripe {
             }
         }
         found
-    }
-
-    async fn root_keys_of(
-        &self,
-        node: NodeId,
-        after: &str,
-    ) -> std::result::Result<Vec<String>, TransportError> {
-        let address = self.address(node)?;
-        let deadline = Instant::now() + self.options.io_limit;
-        let (mut keys, mut after) = (Vec::new(), Some(after.to_owned()));
-        while let Some(from) = after {
-            let began = Instant::now();
-            let listing = self.pool.transport().list(
-                &address,
-                self.options.volume,
-                Some(&from),
-                MAX_PAGE,
-                self.left(deadline),
-            );
-            let Answer { value: page, .. } = self.pool.read_ended(node, began, listing.await)?;
-            keys.extend(page.objects.into_iter().map(|object| object.key));
-            after = page.next.filter(|next| *next > from);
-        }
-        Ok(keys)
     }
 
     /// An entry as one of these nodes has it; what does not check, also by `check`, is taken for a lie.

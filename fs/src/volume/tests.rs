@@ -695,3 +695,32 @@ async fn a_store_from_an_old_backup_catches_up_and_a_pool_from_one_is_refused() 
     let refused = bench.try_mount().await.err().unwrap().to_string();
     assert!(refused.contains("holds nothing of the journal"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_unreferenced_is_found_and_nothing_else() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "kept");
+    let data = noise(200_000, 4);
+    write(&volume, ino, 0, &data).await;
+    // Stored and never committed, as by a crash in between.
+    for seed in 0..3 {
+        let bytes = crate::stripe::pad(Code::new(3, 2).unwrap(), &noise(30_000, seed));
+        volume.stripe.store(volume.stripe.next_id(), bytes, 30_000, true).await.unwrap();
+    }
+    volume.stripe.settle().await;
+    volume.shut_down().await.unwrap();
+    let before = bench.fragments();
+    drop(volume);
+    let volume = bench.mount().await;
+    let found = volume.collect_garbage(true).await.unwrap();
+    assert_eq!((found.objects, found.fragments, found.bytes, found.deleted), (3, 15, 150_000, 0));
+    assert_eq!(bench.fragments(), before);
+    assert_eq!(volume.collect_garbage(false).await.unwrap().deleted, 3);
+    assert_eq!(volume.collect_garbage(true).await.unwrap().objects, 0);
+    volume.open_file(ino).unwrap();
+    assert_eq!(read(&volume, ino, 0, 200_000).await, data);
+    let mut bench = bench;
+    bench.recover().await;
+    assert_eq!(bench.metadata.lookup(ROOT, b"kept").unwrap().size, 200_000);
+}
