@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::wire::{ObjectId, VolumeId};
+use common::wire::{MountId, ObjectId, VolumeId};
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use self::chain::{Chain, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
 use crate::error::{Error, Result};
 use crate::inode::Time;
-use crate::metadata::record::Fields;
+use crate::metadata::record::{self, Fields, Record};
 use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay};
 use crate::stripe::{Stripe, pad};
 
@@ -39,8 +39,8 @@ pub struct JournalOptions {
     pub volume: VolumeId,
     /// The epoch of this mount.
     pub epoch: u32,
-    /// Random bytes of this mount.
-    pub mount: [u8; 16],
+    /// What the state folder of this mount is known by.
+    pub mount: MountId,
     /// The nodes over which new objects are placed.
     pub configuration: Configuration,
     /// How long a change may wait.
@@ -118,11 +118,13 @@ impl Position {
 /// What it has and the pool lacks stays in its outbox, and is shipped once the journal is written.
 ///
 /// # Errors
-/// `Pool`: the pool's journal cannot be read whole, or is older than or another one than the store has seen.
+/// `Pool`: the pool's journal cannot be read whole, is older than or another one than the store has seen, or was written
+/// by others while the store has changes that never reached it.
 pub async fn catch_up(
     metadata: &Arc<dyn MetadataStore>,
     reader: &Reader,
     public: &ed25519_dalek::VerifyingKey,
+    mount: MountId,
 ) -> Result<Position> {
     let (sequence, digest) = metadata.head()?.map_or(Ok((0, Digest::default())), |head| recall(&head))?;
     let Some(chain) = reader.read(Some(public)).await? else {
@@ -134,7 +136,7 @@ pub async fn catch_up(
         };
     };
     let head = chain.head();
-    let position = Position::at(&chain);
+    let mut position = Position::at(&chain);
     let at = head.entry.place.sequence;
     let differs = |sequence: u64| {
         Err(Error::Pool(format!(
@@ -168,10 +170,30 @@ pub async fn catch_up(
     if !anew && missed[0].entry.previous != digest {
         return differs(sequence + 1);
     }
+    if missed.iter().any(|signed| signed.entry.mount != mount) {
+        let own = unshipped_changes(&**metadata)?;
+        if own > 0 {
+            return Err(Error::Pool(format!(
+                "the volume was written elsewhere, up to entry {at} of its journal, and {own} changes made here never \
+                 reached the pool: move this state folder away, and recover into a new one"
+            )));
+        }
+        // Others count their changes in their own way.
+        position.upto = metadata.last_change();
+    }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
     let records = reader.records(&missed, &|_, _| ()).await?;
     replay(metadata, anew, records, &position).await?;
     Ok(position)
+}
+
+/// Changes in the outbox that say more than that a mount was begun.
+fn unshipped_changes(metadata: &dyn MetadataStore) -> Result<usize> {
+    let outbox = metadata.outbox(0, usize::MAX)?;
+    let says_more = |record: &Record| {
+        !matches!(record, Record::Epoch(_) | Record::Numbers { .. } | Record::Configuration(_))
+    };
+    Ok(record::decode_all(&outbox.records)?.iter().filter(|record| says_more(record)).count())
 }
 
 /// Make a store anew from a chain; after an error it is as it was.

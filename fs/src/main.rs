@@ -40,6 +40,7 @@ use avidfs::umount::{self, Unmounted};
 use avidfs::volume::{FileReport, GarbageReport, Volume, VolumeOptions, VolumeStatus};
 use clap::Parser;
 use common::code::Code;
+use common::wire::MountId;
 
 /// How far the kernel reads ahead on a mount: two objects of the usual size, so that the next one is on its way while
 /// one is read.
@@ -412,22 +413,32 @@ async fn reopen(
         )));
     }
     let reader = reader(&pool, &settings, config.io_timeout);
-    let position = journal::catch_up(&store, &reader, &key.public()).await?;
-    // The pool may know of a newer one than this store did.
-    let newest = newest_configuration(&*store, &settings)?;
-    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
-    let (configuration, seen) = if config.read_only {
-        (newest, 0)
-    } else {
-        let configuration = store.configure(&nodes.current)?;
-        register(&transport, &survey, &settings, config.io_timeout).await?;
-        (configuration, survey.newest_epoch(settings.volume))
+    let (mount, public) = (state.mount_id()?, key.public());
+    let mut newest = newest;
+    // First the right to write, which fences whoever had it: then nothing is added to the journal that is read.
+    let (lease, position) = loop {
+        let lease = match config.read_only {
+            true => None,
+            false => {
+                let applicant = applicant(mount, &pool, &settings, &newest);
+                let seen = survey.newest_epoch(settings.volume);
+                Some(lease(&applicant, &*store, seen, config.take_over).await?)
+            }
+        };
+        let position = journal::catch_up(&store, &reader, &public, mount).await?;
+        let known = newest_configuration(&*store, &settings)?;
+        if known == newest {
+            break (lease, position);
+        }
+        // The journal names other nodes, and they are to be asked.
+        newest = known;
     };
-    let lease = match config.read_only {
-        true => None,
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let configuration = match config.read_only {
+        true => newest,
         false => {
-            let applicant = applicant(&state, &pool, &settings, &configuration)?;
-            Some(lease(&applicant, &*store, seen, config.take_over).await?)
+            register(&transport, &survey, &settings, config.io_timeout).await?;
+            store.configure(&nodes.current)?
         }
     };
     state.remember(&remembered_nodes(&settings, &nodes))?;
@@ -436,20 +447,20 @@ async fn reopen(
 
 /// Who asks to write the volume.
 fn applicant(
-    state: &StateFolder,
+    mount: MountId,
     pool: &Arc<Pool>,
     settings: &VolumeSettings,
     configuration: &Configuration,
-) -> Result<Applicant, Refusal> {
+) -> Applicant {
     let n = settings.code.n().min(configuration.nodes.len());
-    Ok(Applicant {
+    Applicant {
         pool: pool.clone(),
         roots: configuration.nodes[..n].to_vec(),
         quorum: settings.code.m().max(n / 2 + 1),
         volume: settings.volume,
-        mount: state.mount_id()?,
+        mount,
         host: host::name(),
-    })
+    }
 }
 
 /// An epoch nobody else has, and the lease that goes with it.
@@ -574,7 +585,7 @@ async fn format(
     state.remember(&remembered_nodes(&settings, &nodes))?;
     register(&transport, &survey, &settings, config.io_timeout).await?;
     let pool = connect(config, transport, &nodes).await?;
-    let applicant = applicant(&state, &pool, &settings, &configuration)?;
+    let applicant = applicant(state.mount_id()?, &pool, &settings, &configuration);
     let lease = Some(lease(&applicant, &*store, 0, false).await?);
     let position = Position::default();
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
@@ -662,22 +673,26 @@ async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Re
         read_only: config.read_only,
         access_times: config.access_times(),
     };
-    let journal = journal(config, opened, &stripe);
+    let journal = journal(config, opened, &stripe)?;
     Ok(Volume::open(opened.store.clone(), stripe, pool, journal, options).await?)
 }
 
 /// The journal's writer; none for a mount that changes nothing.
-fn journal(config: &MountConfig, opened: &Opened, stripe: &Arc<Stripe>) -> Option<Arc<Journal>> {
-    let VolumeKey::Private(key) = &opened.key else { return None };
+fn journal(
+    config: &MountConfig,
+    opened: &Opened,
+    stripe: &Arc<Stripe>,
+) -> Result<Option<Arc<Journal>>, Refusal> {
+    let VolumeKey::Private(key) = &opened.key else { return Ok(None) };
     let options = JournalOptions {
         volume: opened.settings.volume,
         epoch: opened.epoch(),
-        mount: mount::random_bytes(),
+        mount: opened.state.mount_id()?,
         configuration: opened.configuration.clone(),
         interval: config.metadata_interval,
     };
     let (store, position) = (opened.store.clone(), opened.position.clone());
-    (!config.read_only).then(|| Journal::start(store, stripe.clone(), key.clone(), position, options))
+    Ok((!config.read_only).then(|| Journal::start(store, stripe.clone(), key.clone(), position, options)))
 }
 
 /// Let the kernel show the volume.

@@ -265,7 +265,7 @@ pub fn volume_to_make(
 /// What a new volume is to be, as far as no node is asked.
 pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettings {
     VolumeSettings {
-        volume: VolumeId(random_bytes()),
+        volume: random_volume(),
         name: shape.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
         code: shape.code.unwrap_or_else(default_code),
         hash: shape.hash.unwrap_or(HashId::Blake3),
@@ -275,11 +275,10 @@ pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettin
     }
 }
 
-/// What nobody else draws.
-pub fn random_bytes() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    OsRng.try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
-    bytes
+fn random_volume() -> VolumeId {
+    let mut id = [0; 16];
+    OsRng.try_fill_bytes(&mut id).expect("the kernel gives random bytes");
+    VolumeId(id)
 }
 
 /// The code of a volume if none is given.

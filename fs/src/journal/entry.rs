@@ -1,7 +1,7 @@
 //! One entry of the journal: what docs/journal.md draws. Values in, bytes out; no network and no store.
 
 use bytes::{BufMut, Bytes};
-use common::wire::{JOURNAL_PREFIX, NodeId, VolumeId};
+use common::wire::{JOURNAL_PREFIX, MountId, NodeId, VolumeId};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::error::{Error, Result};
@@ -49,8 +49,8 @@ pub struct Entry {
     pub volume: VolumeId,
     /// Where it stands.
     pub place: Place,
-    /// The daemon that wrote it.
-    pub mount: [u8; 16],
+    /// The mount that wrote it.
+    pub mount: MountId,
     /// The entry before it; zeros for none.
     pub previous: Digest,
     /// Number of the last change it holds.
@@ -91,7 +91,7 @@ impl Entry {
         bytes.put_slice(&self.volume.0);
         bytes.put_u32_le(self.place.epoch);
         bytes.put_u64_le(self.place.sequence);
-        bytes.put_slice(&self.mount);
+        bytes.put_slice(&self.mount.0);
         bytes.put_slice(&self.previous);
         bytes.put_u64_le(self.upto);
         bytes.put_u64_le(self.checkpoint);
@@ -147,7 +147,7 @@ fn parse(bytes: &[u8]) -> Option<(Entry, [u8; 32])> {
     let volume = VolumeId(fields.array()?);
     let epoch = fields.u32()?;
     let place = Place { sequence: fields.u64()?, epoch };
-    let (mount, previous) = (fields.array()?, fields.array()?);
+    let (mount, previous) = (MountId(fields.array()?), fields.array()?);
     let (upto, checkpoint, written) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let public = fields.array()?;
     let (configurations, parts, inline) = (fields.u16()?, fields.u16()?, fields.u32()? as usize);
@@ -206,7 +206,7 @@ mod tests {
         Entry {
             volume: VolumeId([1; 16]),
             place: Place { sequence: 7, epoch: 2 },
-            mount: [4; 16],
+            mount: MountId([4; 16]),
             previous: [5; 32],
             upto: 99,
             checkpoint: 3,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{JOURNAL_PREFIX, VolumeDescriptor, VolumeId};
+use common::wire::{JOURNAL_PREFIX, MountId, VolumeDescriptor, VolumeId};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -37,6 +37,8 @@ struct Bench {
     faults: Arc<FaultyTransport>,
     metadata: Arc<dyn MetadataStore>,
     id: VolumeId,
+    /// What the state folder is known by.
+    mount: MountId,
     folder: TempDir,
 }
 
@@ -60,7 +62,8 @@ impl Bench {
             created: at(0),
         };
         metadata.format(&settings).unwrap();
-        let bench = Bench { nodes, faults, metadata: Arc::new(metadata), id, folder };
+        let mount = MountId([1; 16]);
+        let bench = Bench { nodes, faults, metadata: Arc::new(metadata), id, mount, folder };
         let descriptor = VolumeDescriptor {
             volume: id,
             name: "test".into(),
@@ -101,7 +104,7 @@ impl Bench {
         let reader = self.reader().await?;
         let (pool, key) = (reader.pool.clone(), self.key());
         let identities: Vec<_> = self.nodes.iter().map(|node| node.node()).collect();
-        let position = journal::catch_up(&self.metadata, &reader, &key.verifying_key()).await?;
+        let position = journal::catch_up(&self.metadata, &reader, &key.verifying_key(), self.mount).await?;
         let configuration = self.metadata.configure(&identities)?;
         let current = configuration.number;
         let epoch = self.metadata.begin_epoch(0)?;
@@ -127,7 +130,7 @@ impl Bench {
         let journal_options = JournalOptions {
             volume: self.id,
             epoch,
-            mount: [1; 16],
+            mount: self.mount,
             configuration,
             interval: Duration::from_millis(100),
         };
@@ -683,7 +686,10 @@ async fn a_store_from_an_old_backup_catches_up_and_a_pool_from_one_is_refused() 
     drop(volume);
     // Two futures of one volume: the store that did not see the last mount has nothing the pool lacks.
     bench.metadata = newest;
-    bench.mount().await.lookup(ROOT, b"second").unwrap();
+    let volume = bench.mount().await;
+    volume.lookup(ROOT, b"second").unwrap();
+    volume.shut_down().await.unwrap();
+    drop(volume);
     // Nodes whose disks are older than what the store has seen.
     for node in &bench.nodes {
         let space = shardd::Space::Volume(bench.id);
@@ -723,4 +729,46 @@ async fn what_a_crash_left_unreferenced_is_found_and_nothing_else() {
     let mut bench = bench;
     bench.recover().await;
     assert_eq!(bench.metadata.lookup(ROOT, b"kept").unwrap().size, 200_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_own() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    create(&volume, "first");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    // The state folder of another host, which writes on.
+    let here = bench.metadata.clone();
+    bench.recover().await;
+    bench.mount = MountId([2; 16]);
+    let volume = bench.mount().await;
+    create(&volume, "elsewhere");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    // This one only began a mount meanwhile, and was refused.
+    bench.metadata = here;
+    bench.mount = MountId([1; 16]);
+    bench.metadata.begin_epoch(7).unwrap();
+    let volume = bench.mount().await;
+    volume.lookup(ROOT, b"elsewhere").unwrap();
+    create(&volume, "here again");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    // Now it changes something that never reaches the pool, while the other host writes on.
+    let here = bench.metadata.clone();
+    bench.recover().await;
+    bench.mount = MountId([2; 16]);
+    here.create(ROOT, b"never shipped", &NewInode { mode: libc::S_IFREG, ..NewInode::default() }, at(9))
+        .unwrap();
+    let volume = bench.mount().await;
+    volume.lookup(ROOT, b"here again").unwrap();
+    create(&volume, "elsewhere again");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    bench.metadata = here;
+    bench.mount = MountId([1; 16]);
+    let refused = bench.try_mount().await.err().unwrap().to_string();
+    assert!(refused.contains("written elsewhere"), "{refused}");
+    bench.metadata.lookup(ROOT, b"never shipped").unwrap();
 }
