@@ -10,7 +10,7 @@ cd "$root"
 
 need_rust
 need_fuse
-need_test_programs
+need_test_programs short
 if ! cargo nextest --version >/dev/null 2>&1; then
   step "Installing cargo-nextest"
   cargo install --locked cargo-nextest
