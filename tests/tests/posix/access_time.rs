@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
 
 use avidfs_tests::cases;
-use avidfs_tests::files::{Mapped, open, set_times};
+use avidfs_tests::files::{Mapped, open, set_times, set_xattr, truncate};
 use avidfs_tests::mount::Mount;
-use avidfs_tests::posix::{everywhere, tick};
+use avidfs_tests::posix::{NOBODY, everywhere, refused, tick};
 
 #[test]
 fn access_times() {
@@ -20,6 +20,8 @@ fn access_times() {
         listing_a_directory_is_an_access,
         following_a_link_is_an_access,
         an_access_moves_no_other_time,
+        an_access_that_was_noted_outlives_other_changes,
+        others_may_not_ask_for_noatime,
         running_a_program_is_an_access,
         a_mapped_read_is_an_access,
     ));
@@ -124,6 +126,28 @@ fn an_access_moves_no_other_time(at: &Path) {
     );
 }
 
+fn an_access_that_was_noted_outlives_other_changes(at: &Path) {
+    let path = at.join("file");
+    fs::write(&path, "text").unwrap();
+    make_due(&path);
+    fs::read(&path).unwrap();
+    let noted = atime(&path);
+    assert!(noted.0 > 1000);
+    set_times(&path, (0, libc::UTIME_OMIT), (3000, 0)).unwrap();
+    chown(&path, Some(1), None).unwrap();
+    truncate(&path, 1).unwrap();
+    set_xattr(&path, "user.x", b"x", 0).unwrap();
+    fs::hard_link(&path, at.join("other")).unwrap();
+    fs::rename(&path, at.join("moved")).unwrap();
+    assert_eq!((atime(&at.join("moved")), atime(&at.join("other"))), (noted, noted));
+}
+
+fn others_may_not_ask_for_noatime(at: &Path) {
+    fs::write(at.join("file"), "text").unwrap();
+    let flags = libc::O_RDONLY | libc::O_NOATIME;
+    refused(libc::EPERM, NOBODY.does(|| open(&at.join("file"), flags, 0)));
+}
+
 fn running_a_program_is_an_access(at: &Path) {
     let path = at.join("true");
     fs::copy("/bin/true", &path).unwrap();
@@ -171,6 +195,17 @@ fn a_mount_with_noatime_notes_nothing() {
     fs::read(&path).unwrap();
     assert_eq!(fs::read_dir(mount.root()).unwrap().count(), 1);
     assert_eq!(atime(&path), (1000, 0));
+}
+
+#[test]
+fn a_mount_with_nodiratime_notes_files_alone() {
+    let (mount, path) = mounted(&["-o", "nodiratime"]);
+    fs::create_dir(mount.path("dir")).unwrap();
+    make_due(&mount.path("dir"));
+    assert_eq!(fs::read_dir(mount.path("dir")).unwrap().count(), 0);
+    assert_eq!(atime(&mount.path("dir")), (1000, 0));
+    fs::read(&path).unwrap();
+    assert!(atime(&path).0 > 1000);
 }
 
 #[test]

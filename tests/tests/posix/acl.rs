@@ -8,6 +8,7 @@ use std::process::Command;
 
 use avidfs_tests::cases;
 use avidfs_tests::files::{make_node, open, remove_xattr, set_xattr, xattr, xattrs};
+use avidfs_tests::mount::Mount;
 use avidfs_tests::posix::{BIN, DAEMON, NOBODY, everywhere, refused, tick, with_umask};
 use avidfs_tests::process::{need_program, output, run};
 
@@ -59,6 +60,25 @@ fn rights_over_lists() {
         a_list_is_kept_by_tools_that_copy_attributes,
         a_link_has_no_list,
     ));
+}
+
+#[test]
+fn lists_outlive_a_remount() {
+    need_program("setfacl");
+    let mount = Mount::embedded(&[]);
+    fs::set_permissions(mount.root().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(mount.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (path, directory) = (file(&mount.root(), 0o600), mount.path("dir"));
+    fs::create_dir(&directory).unwrap();
+    setfacl(&["-m", "u:1:rw"], &path);
+    setfacl(&["-m", "u:1:rwx", "-m", "d:u:1:rwx"], &directory);
+    let lists = || (getfacl(&path), getfacl(&directory), mode(&path), mode(&directory));
+    let before = lists();
+    mount.remount();
+    assert_eq!(lists(), before);
+    DAEMON.does(|| fs::write(directory.join("file"), "x")).unwrap();
+    assert!(DAEMON.does(|| may_write(&path)));
+    assert!(getfacl(&directory.join("file")).contains("user:1:rwx"));
 }
 
 fn setfacl(words: &[&str], path: &Path) {

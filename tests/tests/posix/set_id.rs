@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use avidfs_tests::cases;
-use avidfs_tests::files::{copy_range, fallocate, open, punch, truncate};
-use avidfs_tests::posix::{NOBODY, User, everywhere};
-use libc::{O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+use avidfs_tests::files::{copy_range, errno, fallocate, open, punch, set_xattr, truncate, xattr};
+use avidfs_tests::posix::{BIN, DAEMON, NOBODY, User, everywhere, refused};
+use libc::{O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 
 #[test]
 fn set_id() {
@@ -20,6 +20,9 @@ fn set_id() {
         every_way_to_change_the_content_takes_them_away,
         a_new_owner_takes_them_away,
         set_group_id_without_execution_is_a_lock_mark_and_stays_at_a_write,
+        set_group_id_without_execution_stays_at_a_chown_of_a_member,
+        a_foreign_groups_set_group_id_is_not_to_be_had_by_making_a_file,
+        capabilities_of_a_program_go_when_its_content_or_owner_changes,
         directories_keep_theirs,
     ));
 }
@@ -96,6 +99,50 @@ fn set_group_id_without_execution_is_a_lock_mark_and_stays_at_a_write(at: &Path)
     let path = file(at, 0o2666);
     NOBODY.does(|| open(&path, O_WRONLY, 0).unwrap().write_all(b"x").unwrap());
     assert_eq!(mode(&path), 0o2666);
+}
+
+fn set_group_id_without_execution_stays_at_a_chown_of_a_member(at: &Path) {
+    let path = file(at, 0o2666);
+    NOBODY.does(|| chown(&path, Some(OWNED.uid), None)).unwrap();
+    assert_eq!(mode(&path), 0o2666);
+    chown(&path, Some(1), None).unwrap();
+    assert_eq!(mode(&path), 0o2666);
+}
+
+fn a_foreign_groups_set_group_id_is_not_to_be_had_by_making_a_file(at: &Path) {
+    fs::create_dir(at.join("dir")).unwrap();
+    chown(at.join("dir"), Some(0), Some(DAEMON.gid)).unwrap();
+    fs::set_permissions(at.join("dir"), fs::Permissions::from_mode(0o2777)).unwrap();
+    let made = |name: &str| drop(open(&at.join("dir").join(name), O_WRONLY | O_CREAT, 0o6755).unwrap());
+    NOBODY.does(|| made("foreign"));
+    assert_eq!(mode(&at.join("dir/foreign")), 0o4755);
+    assert_eq!(fs::metadata(at.join("dir/foreign")).unwrap().gid(), DAEMON.gid);
+    BIN.does(|| made("own"));
+    assert_eq!(mode(&at.join("dir/own")), 0o6755, "a member by a further group");
+}
+
+fn capabilities_of_a_program_go_when_its_content_or_owner_changes(at: &Path) {
+    // struct vfs_cap_data of linux/capability.h, revision 2: CAP_NET_RAW permitted.
+    let value = [0x0200_0000u32, 1 << 13, 0, 0, 0].map(u32::to_le_bytes).concat();
+    let changes: [(&str, Way); 5] = [
+        ("write", |path| open(path, O_WRONLY, 0).unwrap().write_all(b"x").unwrap()),
+        ("truncate", |path| truncate(path, 5).unwrap()),
+        ("open", |path| drop(open(path, O_WRONLY | O_TRUNC, 0).unwrap())),
+        ("punch", |path| punch(&open(path, O_RDWR, 0).unwrap(), 0, 5000).unwrap()),
+        ("chown", |path| chown(path, Some(1), None).unwrap()),
+    ];
+    for (name, change) in changes {
+        let path = file(at, 0o777);
+        set_xattr(&path, "security.capability", &value, 0).unwrap();
+        assert_eq!(xattr(&path, "security.capability").unwrap(), value);
+        change(&path);
+        let left = xattr(&path, "security.capability");
+        assert_eq!(errno(&left), libc::ENODATA, "{name} by root");
+    }
+    let path = file(at, 0o777);
+    set_xattr(&path, "security.capability", &value, 0).unwrap();
+    NOBODY.does(|| open(&path, O_WRONLY, 0).unwrap().write_all(b"x").unwrap());
+    refused(libc::ENODATA, xattr(&path, "security.capability"));
 }
 
 fn directories_keep_theirs(at: &Path) {
