@@ -135,7 +135,7 @@ fn draw_on_handle(dice: &mut Dice, open: usize) -> Operation {
 
 fn draw_on_path(dice: &mut Dice) -> Operation {
     let (path, seed) = (draw_path(dice), dice.roll());
-    match dice.below(50) {
+    match dice.below(56) {
         0..8 => {
             let mut flags = if dice.chance(70) { libc::O_CREAT } else { 0 };
             for (flag, percent) in [(libc::O_APPEND, 20), (libc::O_TRUNC, 10), (libc::O_EXCL, 10)] {
@@ -159,7 +159,7 @@ fn draw_on_path(dice: &mut Dice) -> Operation {
         29..31 => Operation::RemoveDirectory { path },
         31..33 => Operation::List { path },
         33..35 => Operation::Stat { path },
-        35 => Operation::Mode { path, mode: dice.below(0o1000) as u32 | 0o600 },
+        35 | 50..53 => Operation::Mode { path, mode: dice.below(0o1000) as u32 | 0o600 },
         36 => {
             // What ext4 can keep.
             let seconds = dice.below(8_000_000_000) as i64 - 2_000_000_000;
@@ -169,7 +169,7 @@ fn draw_on_path(dice: &mut Dice) -> Operation {
         39 => Operation::RemoveAttribute { path, name: format!("user.{}", dice.below(3)) },
         40 | 41 => Operation::Owner { path, uid: dice.below(3) as u32, gid: dice.below(3) as u32 },
         42 => Operation::MakeSocket { path },
-        43..45 => Operation::AccessList { path, default: false, permissions: dice.roll() },
+        43..45 | 53..56 => Operation::AccessList { path, default: false, permissions: dice.roll() },
         45 => {
             let path = dice.pick(&["", "d0", "d1", "d0/e0"]).to_string();
             Operation::AccessList { path, default: true, permissions: dice.roll() }
