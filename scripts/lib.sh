@@ -28,6 +28,12 @@ need() {
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   [ "${#missing[@]}" -gt 0 ] || return 0
+  need_packages "${missing[@]}"
+}
+
+# Install Debian's packages, or say which.
+need_packages() {
+  local missing=("$@")
   local install=(apt-get install -y --no-install-recommends "${missing[@]}")
   command -v apt-get >/dev/null || die "missing: ${missing[*]}; install what your system calls them"
   if [ "$(id -u)" = 0 ]; then
@@ -55,6 +61,28 @@ need_fuse() {
   [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || sudo -n modprobe fuse 2>/dev/null || true
   [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module fuse; in a container, give it --device /dev/fuse --cap-add SYS_ADMIN"
   [ -w /dev/fuse ] || die "/dev/fuse may not be opened by $(id -un): its mode is usually 0666"
+}
+
+# What the tests run on a mount: programs of the system, and two test suites from the package registry, which are
+# kept below the target folder. An argument `long` adds what the long form of the tests runs.
+need_test_programs() {
+  need setfattr:attr getfacl:acl sqlite3:sqlite3 fuser:psmisc git:git rsync:rsync python3:python3
+  python3 -m ensurepip --version >/dev/null 2>&1 || need_packages python3-venv
+  if [ "${1:-}" = long ]; then
+    need stress-ng:stress-ng runuser:util-linux
+    compgen -G '/usr/lib/postgresql/*/bin/pgbench' >/dev/null || need_packages postgresql postgresql-contrib
+  fi
+  [ -e /usr/include/sys/acl.h ] || need_packages libacl1-dev
+  need_tool pjdfstest 0.2.2
+  need_tool fsx 0.3.2
+}
+
+# A program from the package registry, in exactly this version.
+need_tool() {
+  if ! "$target/tools/bin/$1" --version 2>/dev/null | grep -qxF "$1 $2"; then
+    step "Installing $1 $2"
+    cargo install --locked --version "$2" --root "$target/tools" --target-dir "$target/tools/build" "$1"
+  fi
 }
 
 # The programs, optimised, in BIN and on the PATH.

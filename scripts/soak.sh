@@ -17,6 +17,7 @@ if [[ ${1:-} =~ ^[0-9]+$ ]]; then
 fi
 need_rust
 need_fuse
+need_test_programs long
 cargo build --locked --workspace --bins --tests
 
 end=$((SECONDS + minutes * 60))
@@ -27,6 +28,6 @@ while [ "$round" = 0 ] || [ "$SECONDS" -lt "$end" ]; do
   export AVIDFS_SEED AVIDFS_SOAK=1
   export PROPTEST_CASES=${PROPTEST_CASES:-4096}
   step "Round $round, AVIDFS_SEED=$AVIDFS_SEED"
-  cargo nextest run --locked --workspace --profile soak "$@"
+  cargo nextest run --profile soak --locked --workspace "$@"
 done
 say "$round rounds without a failure"

@@ -10,7 +10,7 @@ cd "$root"
 
 need_rust
 need_fuse
-need setfattr:attr getfacl:acl sqlite3:sqlite3 fuser:psmisc
+need_test_programs short
 if ! cargo nextest --version >/dev/null 2>&1; then
   step "Installing cargo-nextest"
   cargo install --locked cargo-nextest

@@ -175,6 +175,11 @@ impl Fuse {
         told.to_string().into_bytes()
     }
 
+    /// Somebody who is not root changes the content. The kernel asks for it at a write and leaves it to us elsewhere.
+    fn clear_set_id(&self, req: &Request, node: Ino) -> Result<()> {
+        if req.uid() == 0 { Ok(()) } else { self.volume.clear_set_id(node) }
+    }
+
     /// An inode of this mode under a new name.
     fn make(
         &self,
@@ -197,6 +202,19 @@ fn notes_access(flags: OpenFlags) -> bool {
 /// Whether the caller is root or in a group, by what the kernel tells of the process; one that has ended is not.
 fn is_in_group(req: &Request, group: u32) -> bool {
     req.uid() == 0 || req.gid() == group || host::groups_of(req.pid()).contains(&group)
+}
+
+/// The kernel passes on any name; these are the kinds that xattr(7) knows, and that ext4 keeps.
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    if [acl::ACCESS, acl::DEFAULT].contains(&name) {
+        return Ok(());
+    }
+    let kinds = [b"user.".as_slice(), b"trusted.", b"security."];
+    match kinds.into_iter().find_map(|kind| name.strip_prefix(kind)) {
+        Some(b"") => Err(Error::Invalid("an attribute needs a name after its kind")),
+        Some(_) => Ok(()),
+        None => Err(Error::Unsupported),
+    }
 }
 
 fn ino(ino: INodeNo) -> Ino {
@@ -546,8 +564,7 @@ impl Filesystem for Fuse {
         let _inside = self.runtime.enter();
         let (node, now, length) = (ino(node), Time::now(), data.len() as u32);
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
-            && req.uid() != 0
-            && let Err(error) = self.volume.clear_set_id(node)
+            && let Err(error) = self.clear_set_id(req, node)
         {
             return reply.error(errno(&error));
         }
@@ -672,8 +689,8 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if name == CONTROL_XATTR {
-            return reply.error(Errno::EOPNOTSUPP);
+        if let Err(error) = check_xattr_name(name.as_bytes()) {
+            return reply.error(errno(&error));
         }
         if [acl::ACCESS, acl::DEFAULT].contains(&name.as_bytes()) {
             let done = self.volume.attributes(ino(node)).and_then(|inode| {
@@ -689,7 +706,9 @@ impl Filesystem for Fuse {
         if node == INodeNo::ROOT && name == CONTROL_XATTR {
             return reply_xattr(reply, size, Ok(self.control()));
         }
-        reply_xattr(reply, size, self.volume.xattr(ino(node), name.as_bytes()));
+        let value = check_xattr_name(name.as_bytes());
+        let value = value.and_then(|()| self.volume.xattr(ino(node), name.as_bytes()));
+        reply_xattr(reply, size, value);
     }
 
     fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -701,7 +720,9 @@ impl Filesystem for Fuse {
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.volume.remove_xattr(ino(node), name.as_bytes(), caller(req)));
+        let named = check_xattr_name(name.as_bytes());
+        let done = named.and_then(|()| self.volume.remove_xattr(ino(node), name.as_bytes(), caller(req)));
+        reply_empty(reply, done);
     }
 
     fn fallocate(
@@ -717,6 +738,9 @@ impl Filesystem for Fuse {
         let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let node = ino(node);
+        if let Err(error) = self.clear_set_id(req, node) {
+            return reply.error(errno(&error));
+        }
         let result = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => self.volume.allocate(node, offset..end, keep_size, caller(req)),
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
@@ -762,6 +786,9 @@ impl Filesystem for Fuse {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        if let Err(error) = self.clear_set_id(req, ino(ino_out)) {
+            return reply.error(errno(&error));
+        }
         // The answer is a u32: clip below 4 GiB, in whole pages.
         let length = len.min(u64::from(u32::MAX) & !4095);
         let (volume, caller) = (self.volume.clone(), caller(req));

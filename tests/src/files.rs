@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -51,6 +51,76 @@ pub fn copy_range(from: &File, from_offset: u64, to: &File, to_offset: u64, leng
         )
     };
     check(copied as i64)
+}
+
+/// open(2) with any flags; the handle is closed on exec.
+pub fn open(path: &Path, flags: i32, mode: u32) -> io::Result<File> {
+    let path = c_path(path);
+    // SAFETY: the path is a C string that outlives the call.
+    let descriptor = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode) }.into())?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { File::from_raw_fd(descriptor as i32) })
+}
+
+/// mknod(2).
+pub fn make_node(path: &Path, mode: u32, device: u64) -> io::Result<()> {
+    let path = c_path(path);
+    // SAFETY: the path is a C string that outlives the call.
+    check(unsafe { libc::mknod(path.as_ptr(), mode, device) }.into()).map(drop)
+}
+
+/// Give what is open a (further) name: linkat(2) through /proc.
+pub fn link_open(file: &File, to: &Path) -> io::Result<()> {
+    let from = c_text(&format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let (to, follow) = (c_path(to), libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both paths are C strings that outlive the call.
+    let answer = unsafe { libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), follow) };
+    check(answer.into()).map(drop)
+}
+
+/// truncate(2).
+pub fn truncate(path: &Path, length: i64) -> io::Result<()> {
+    let path = c_path(path);
+    // SAFETY: the path is a C string that outlives the call.
+    check(unsafe { libc::truncate(path.as_ptr(), length) }.into()).map(drop)
+}
+
+/// flock(2).
+pub fn flock(file: &File, operation: i32) -> io::Result<()> {
+    // SAFETY: it takes integers only.
+    check(unsafe { libc::flock(file.as_raw_fd(), operation) }.into()).map(drop)
+}
+
+/// fcntl(2) with a command about locks, from `start` for `length` bytes; returns what it filled in.
+pub fn lock(file: &File, command: i32, kind: i32, start: i64, length: i64) -> io::Result<libc::flock> {
+    // SAFETY: zeros are a valid flock.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_type, lock.l_whence) = (kind as i16, libc::SEEK_SET as i16);
+    (lock.l_start, lock.l_len) = (start, length);
+    // SAFETY: `lock` outlives the call, which reads and writes nothing else.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) }.into())?;
+    Ok(lock)
+}
+
+/// Bytes at an address that O_DIRECT wants: a multiple of 4096.
+pub struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    /// So many zeros.
+    pub fn new(length: usize) -> Aligned {
+        let bytes = vec![0; length + 4096];
+        let start = bytes.as_ptr().align_offset(4096);
+        Aligned { bytes, start, length }
+    }
+
+    /// They.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.length]
+    }
 }
 
 /// renameat2(2) with flags such as RENAME_NOREPLACE.
@@ -101,6 +171,14 @@ pub fn xattr(path: &Path, name: &str) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
+/// getxattr(2) into a buffer of that size; 0 asks for the size alone.
+pub fn xattr_size(path: &Path, name: &str, size: usize) -> io::Result<u64> {
+    let (path, name) = (c_path(path), c_text(name));
+    let mut value = vec![0u8; size];
+    // SAFETY: path and name are C strings, the buffer has its length; all outlive the call.
+    check(unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), size) } as i64)
+}
+
 /// listxattr(2), sorted.
 pub fn xattrs(path: &Path) -> io::Result<Vec<String>> {
     let path = c_path(path);
@@ -124,6 +202,55 @@ pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
     check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) }.into()).map(drop)
 }
 
+/// A directory being read: opendir(3).
+pub struct Listing(*mut libc::DIR);
+
+impl Listing {
+    /// Begin to read a directory.
+    pub fn open(path: &Path) -> io::Result<Listing> {
+        let path = c_path(path);
+        // SAFETY: the path is a C string that outlives the call.
+        let stream = unsafe { libc::opendir(path.as_ptr()) };
+        if stream.is_null() { Err(io::Error::last_os_error()) } else { Ok(Listing(stream)) }
+    }
+
+    /// The next entry's name and number, also of the two dots.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Option<(String, u64)> {
+        // SAFETY: the stream is open; the entry is read before anybody uses the stream again.
+        unsafe {
+            let entry = libc::readdir64(self.0).as_ref()?;
+            let name = std::ffi::CStr::from_ptr(entry.d_name.as_ptr());
+            Some((name.to_string_lossy().into_owned(), entry.d_ino))
+        }
+    }
+
+    /// Where it is: telldir(3).
+    pub fn place(&mut self) -> i64 {
+        // SAFETY: the stream is open.
+        unsafe { libc::telldir(self.0) }
+    }
+
+    /// Go on from such a place: seekdir(3).
+    pub fn go(&mut self, place: i64) {
+        // SAFETY: the stream is open, and the place is one it named.
+        unsafe { libc::seekdir(self.0, place) }
+    }
+
+    /// Begin anew: rewinddir(3).
+    pub fn rewind(&mut self) {
+        // SAFETY: the stream is open.
+        unsafe { libc::rewinddir(self.0) }
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        // SAFETY: the stream is open, and nobody uses it any more.
+        unsafe { libc::closedir(self.0) };
+    }
+}
+
 /// A file's pages shared with everyone, writable; unmapped when dropped.
 pub struct Mapped {
     address: *mut libc::c_void,
@@ -133,11 +260,19 @@ pub struct Mapped {
 impl Mapped {
     /// mmap(2) the first `length` bytes.
     pub fn new(file: &File, length: usize) -> io::Result<Mapped> {
+        Mapped::with(file, length, libc::MAP_SHARED)
+    }
+
+    /// The same for this process alone.
+    pub fn private(file: &File, length: usize) -> io::Result<Mapped> {
+        Mapped::with(file, length, libc::MAP_PRIVATE)
+    }
+
+    fn with(file: &File, length: usize, flags: i32) -> io::Result<Mapped> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
-        };
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file.as_raw_fd(), 0) };
         if address == libc::MAP_FAILED {
             Err(io::Error::last_os_error())
         } else {

@@ -11,6 +11,7 @@ pub mod data;
 pub mod files;
 pub mod liar;
 pub mod mount;
+pub mod posix;
 pub mod process;
 pub mod scratch;
 pub mod seed;

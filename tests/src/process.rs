@@ -152,6 +152,15 @@ pub fn need_root(why: &str) {
     assert_eq!(user, 0, "run this test as root: {why}");
 }
 
+/// A test program from the package registry: `scripts/test.sh` installs it below the target folder.
+pub fn tool(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own program");
+    let target = test.ancestors().nth(3).expect("a test lies in target/PROFILE/deps");
+    let path = target.join("tools/bin").join(name);
+    assert!(path.is_file(), "{} is missing: scripts/test.sh installs it", path.display());
+    path
+}
+
 /// A program that the test calls, or it fails.
 pub fn need_program(name: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();

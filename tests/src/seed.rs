@@ -30,7 +30,12 @@ pub fn is_given() -> bool {
 
 /// How many rounds: `short`, or `long` with AVIDFS_SOAK=1.
 pub fn rounds(short: u64, long: u64) -> u64 {
-    if std::env::var_os("AVIDFS_SOAK").is_some_and(|value| value == "1") { long } else { short }
+    if is_soak() { long } else { short }
+}
+
+/// Whether the tests run in their long form.
+pub fn is_soak() -> bool {
+    std::env::var_os("AVIDFS_SOAK").is_some_and(|value| value == "1")
 }
 
 /// Pseudo-random numbers, the same for the same seed on every machine and with every version of every crate.

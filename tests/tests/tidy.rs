@@ -249,6 +249,40 @@ fn every_script_stops_at_the_first_error() {
     assert_none(lenient.map(|path| format!("{}: no set -euo pipefail", path.display())).collect());
 }
 
+/// What a text names as `file::test`.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let spans = text.split('`').skip(1).step_by(2);
+    let named = spans.filter_map(|span| span.split_once("::"));
+    named.filter(|(file, test)| is_name(file) && is_name(test)).collect()
+}
+
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let mut documents = vec![project().join("README.md")];
+    collect(&project().join("docs"), "md", &mut documents);
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for (file, test) in named_tests(&text) {
+            count += 1;
+            let sources = ["tests/tests/posix", "tests/tests"].map(|folder| project().join(folder));
+            let mut sources = sources.iter().map(|folder| folder.join(file).with_extension("rs"));
+            let is_in = |path: PathBuf| {
+                fs::read_to_string(path).is_ok_and(|source| source.contains(&format!("fn {test}(")))
+            };
+            if !sources.any(is_in) {
+                wrong.push(format!("{}: there is no test {file}::{test}", document.display()));
+            }
+        }
+    }
+    assert!(count > 100, "docs/posix.md names its tests as it did");
+    assert_none(wrong);
+}
+
 #[test]
 fn the_rules_see_what_breaks_them() {
     assert!(names("use fuser::Session;", "fuser") && names("let x = fuser::mount();", "fuser"));
@@ -261,6 +295,7 @@ fn the_rules_see_what_breaks_them() {
     assert_eq!(used_modules("use crate::{pool, stripe::Stripe};"), ["pool", "stripe"]);
     assert_eq!(used_modules("let a: crate::volume::Volume = 1;"), ["volume"]);
     assert_eq!(module_of("fs/src/metadata/sqlite/schema.rs"), Some("metadata"));
+    assert_eq!(named_tests("`a::b_1` and `A::b`, a::c, `x` `d::e()`"), [("a", "b_1")]);
     let text = "a\n#[cfg(test)]\nfn b() {\nc {}\n}\nd\n#[cfg(test)]\nmod tests;\ne";
     let lines = text.lines().enumerate().map(|(number, line)| (number, line.to_owned())).collect();
     let kept: Vec<String> = without_tests(lines).into_iter().map(|(_, line)| line).collect();
