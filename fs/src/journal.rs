@@ -54,6 +54,8 @@ pub struct Position {
     sequence: u64,
     epoch: u32,
     digest: Digest,
+    /// Number of the list of nodes that was current then.
+    configuration: u32,
     /// Sequence of the last checkpoint.
     checkpoint: u64,
     /// Number of the last change in the pool.
@@ -102,13 +104,15 @@ impl Position {
             self.bytes += bytes;
         }
         (self.sequence, self.epoch) = (entry.place.sequence, entry.place.epoch);
+        self.configuration = entry.configurations.last().map_or(0, |configuration| configuration.number);
         (self.digest, self.upto) = (signed.digest, entry.upto);
         self.parts.extend(entry.parts.iter().cloned());
         self.keys.push(entry.place.key());
     }
 
-    fn wants_checkpoint(&self) -> bool {
-        self.sequence == 0
+    /// Also where other nodes are to keep the journal from now on: they have nothing of what was before.
+    fn wants_checkpoint(&self, configuration: u32) -> bool {
+        self.configuration != configuration
             || self.bytes > self.checkpoint_bytes.max(CHECKPOINT_BYTES)
             || self.sequence - self.checkpoint > CHECKPOINT_ENTRIES
     }
@@ -380,7 +384,7 @@ impl Writer {
                 let _gone = answer.send(outcome.clone());
             }
             if outcome.is_ok()
-                && self.position.wants_checkpoint()
+                && self.position.wants_checkpoint(self.options.configuration.number)
                 && let Err(error) = self.checkpoint().await
             {
                 tracing::warn!(%error, "a checkpoint of the journal has to wait");

@@ -380,6 +380,7 @@ fn a_daemon_that_hangs_is_named_and_one_that_is_not_noted_is_found() {
     need_root("notes of root's mounts lie in /run/avidfs");
     let mount = Mount::embedded(&[]);
     let note = note_of(&mount.root());
+    eventually(Duration::from_secs(5), "the mount is noted", || note.exists());
     mount.signal(libc::SIGSTOP);
     let (asked, took) = timed(|| output(avidfs().arg("umount").arg(mount.root())));
     mount.signal(libc::SIGCONT);
@@ -394,7 +395,8 @@ fn a_daemon_that_hangs_is_named_and_one_that_is_not_noted_is_found() {
     mount.unmount();
     mount.mount();
     let note = note_of(&mount.root());
-    assert!(note.exists());
+    // A mount that stays in the foreground answers a moment before it is noted.
+    eventually(Duration::from_secs(5), "the mount is noted", || note.exists());
     mount.unmount();
     assert!(!note.exists(), "the note goes with the mount");
 }
