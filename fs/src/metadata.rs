@@ -341,8 +341,8 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Inodes without a name: left open when removed, or by a crash.
     fn orphans(&self) -> Result<Vec<Ino>>;
-    /// Give up an orphan: inode, attributes and extents. What has a name or is gone stays as it is.
-    fn reclaim(&self, ino: Ino) -> Result<()>;
+    /// Give up orphans: inodes, attributes and extents. What has a name or is gone stays as it is.
+    fn reclaim(&self, orphans: &[Ino]) -> Result<()>;
     /// At most `limit` objects to which nothing refers any more, ascending; their records are kept until `forget`,
     /// so that a crash between deleting bytes and forgetting them leaves no unnamed garbage. Once condemned, an
     /// object is never referred to again.

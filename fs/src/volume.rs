@@ -17,7 +17,7 @@ mod space;
 mod tests;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,6 +76,7 @@ pub struct Volume {
     options: VolumeOptions,
     files: Mutex<HashMap<Ino, Arc<OpenFile>>>,
     lookups: Lookups,
+    orphans: Orphans,
     accesses: Accesses,
     budget: Budget,
     seen: space::Seen,
@@ -113,6 +114,7 @@ impl Volume {
             options,
             files: Mutex::default(),
             lookups: Lookups::default(),
+            orphans: Orphans::default(),
             accesses: Accesses::default(),
             seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
@@ -122,9 +124,7 @@ impl Volume {
         });
         if !volume.options.read_only {
             volume.store_backlog().await?;
-            for orphan in volume.metadata.orphans()? {
-                volume.metadata.reclaim(orphan)?;
-            }
+            volume.metadata.reclaim(&volume.metadata.orphans()?)?;
             volume.start_upkeep();
         }
         Ok(volume)
@@ -146,6 +146,9 @@ impl Volume {
         }
         if let Err(error) = self.write_accesses() {
             tracing::warn!(%error, "times of access are lost");
+        }
+        if let Err(error) = self.reclaim_given_up() {
+            tracing::warn!(%error, "orphans wait for the next mount");
         }
         let saved = self.save_everything().await;
         self.stop.send_replace(true);
@@ -191,6 +194,17 @@ impl Volume {
         inode.allocated += state.unsaved();
         inode
     }
+}
+
+/// Inodes without a name.
+#[derive(Default)]
+struct Orphans {
+    /// Those the kernel still knows.
+    known: Mutex<HashSet<Ino>>,
+    /// Those nobody can use any more; given up in the store many at a time.
+    given_up: Mutex<Vec<Ino>>,
+    /// Told when there are some.
+    more: Notify,
 }
 
 /// How often the kernel was told of each inode; it may use one until it has forgotten it as often.

@@ -284,8 +284,8 @@ impl MetadataStore for SqliteStore {
         self.read(objects::orphans)
     }
 
-    fn reclaim(&self, ino: Ino) -> Result<()> {
-        self.write(|change| data::reclaim(change, ino))
+    fn reclaim(&self, orphans: &[Ino]) -> Result<()> {
+        self.write(|change| orphans.iter().try_for_each(|ino| data::reclaim(change, *ino)))
     }
 
     fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>> {

@@ -5,6 +5,9 @@ use crate::error::Result;
 use crate::inode::{Caller, Ino, Inode, ROOT};
 use crate::metadata::{Entry, NewInode, Removed, RenameMode};
 
+/// Orphans given up in one transaction.
+const RECLAIMED_AT_ONCE: usize = 256;
+
 impl Volume {
     /// The inode under a name; counts as one lookup, to be given back by `forget`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
@@ -46,14 +49,16 @@ impl Volume {
     pub fn unlink(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<()> {
         self.writable()?;
         let removed = self.metadata.unlink(parent, name, caller.now)?;
-        self.give_up(Some(removed))
+        self.give_up(Some(removed));
+        Ok(())
     }
 
     /// Remove an empty directory.
     pub fn rmdir(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<()> {
         self.writable()?;
         let removed = self.metadata.rmdir(parent, name, caller.now)?;
-        self.give_up(Some(removed))
+        self.give_up(Some(removed));
+        Ok(())
     }
 
     /// Rename, as rename(2) and renameat2(2) have it.
@@ -66,7 +71,8 @@ impl Volume {
     ) -> Result<()> {
         self.writable()?;
         let replaced = self.metadata.rename(from, to, mode, caller.now)?;
-        self.give_up(replaced)
+        self.give_up(replaced);
+        Ok(())
     }
 
     /// The target of a symbolic link.
@@ -104,9 +110,8 @@ impl Volume {
         if ino == ROOT || !self.lookups.remove(ino, count) || self.options.read_only {
             return;
         }
-        let orphaned = self.metadata.inode(ino).is_ok_and(|inode| inode.links == 0);
-        if orphaned && let Err(error) = self.reclaim(ino) {
-            tracing::warn!(ino = ino.0, %error, "an orphan waits for the next mount");
+        if self.orphans.known.lock().remove(&ino) {
+            self.reclaim(ino);
         }
     }
 
@@ -115,22 +120,35 @@ impl Volume {
         self.overlay(inode)
     }
 
-    fn give_up(&self, removed: Option<Removed>) -> Result<()> {
-        match removed {
-            Some(removed) if removed.orphaned && !self.lookups.knows(removed.inode.ino) => {
-                self.reclaim(removed.inode.ino)
-            }
-            _ => Ok(()),
+    fn give_up(&self, removed: Option<Removed>) {
+        let Some(removed) = removed.filter(|removed| removed.orphaned) else { return };
+        let ino = removed.inode.ino;
+        // Noted before looking, so that the kernel's last word in between is not missed.
+        self.orphans.known.lock().insert(ino);
+        if !self.lookups.knows(ino) && self.orphans.known.lock().remove(&ino) {
+            self.reclaim(ino);
         }
     }
 
     /// Give an orphan's inode and bytes up, also those that are still on their way.
-    fn reclaim(&self, ino: Ino) -> Result<()> {
+    fn reclaim(&self, ino: Ino) {
         self.accesses.forget(ino);
         if let Some(file) = self.files.lock().remove(&ino) {
             self.budget.give(file.state().truncate(0));
         }
-        self.metadata.reclaim(ino)?;
+        self.orphans.given_up.lock().push(ino);
+        self.orphans.more.notify_one();
+    }
+
+    /// Give up in the store what was given up here.
+    pub(super) fn reclaim_given_up(&self) -> Result<()> {
+        let orphans = std::mem::take(&mut *self.orphans.given_up.lock());
+        for (place, some) in orphans.chunks(RECLAIMED_AT_ONCE).enumerate() {
+            if let Err(error) = self.metadata.reclaim(some) {
+                self.orphans.given_up.lock().extend_from_slice(&orphans[place * RECLAIMED_AT_ONCE..]);
+                return Err(error);
+            }
+        }
         self.work.notify_one();
         Ok(())
     }

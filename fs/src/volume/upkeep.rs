@@ -17,6 +17,8 @@ use crate::stripe::PlacementChange;
 
 /// Between looks at what is dirty or failed.
 const TICK: Duration = Duration::from_secs(1);
+/// For how long orphans are gathered before they are given up.
+const GATHERING: Duration = Duration::from_millis(20);
 /// Objects deleted or moved in one round.
 const ROUND: usize = 512;
 /// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
@@ -27,6 +29,7 @@ const COMMIT_TIME: Duration = Duration::from_millis(50);
 impl Volume {
     pub(super) fn start_upkeep(self: &Arc<Self>) {
         self.spawn_until_stop(|volume| async move { volume.write_back().await });
+        self.spawn_until_stop(|volume| async move { volume.reclaim_orphans().await });
         self.spawn_until_stop(|volume| async move { volume.delete_condemned().await });
         self.spawn_until_stop(|volume| async move { volume.bring_home().await });
         self.spawn_until_stop(|volume| async move { volume.note_placements().await });
@@ -66,6 +69,18 @@ impl Volume {
                 for sequence in due {
                     self.send_off(&file, sequence, false);
                 }
+            }
+        }
+    }
+
+    /// Give up orphans, those of a moment together.
+    async fn reclaim_orphans(self: &Arc<Self>) {
+        loop {
+            self.orphans.more.notified().await;
+            tokio::time::sleep(GATHERING).await;
+            while let Err(error) = self.reclaim_given_up() {
+                tracing::warn!(%error, "orphans wait to be given up");
+                tokio::time::sleep(PATIENCE).await;
             }
         }
     }

@@ -123,7 +123,7 @@ fn several_files_share_an_object() {
             assert!(condemned(store).is_empty());
             let ino = ino_of(store, ROOT, name);
             store.unlink(ROOT, name.as_bytes(), at(3)).unwrap();
-            store.reclaim(ino).unwrap();
+            store.reclaim(&[ino]).unwrap();
             assert_eq!(store.usage().unwrap().live_bytes, left);
         }
         assert_eq!(condemned(store), [1]);
@@ -135,7 +135,7 @@ fn a_file_that_is_gone_is_skipped_and_its_objects_are_condemned() {
     on_every_store(|store| {
         let (stays, gone) = (file(store, ROOT, "a"), file(store, ROOT, "b"));
         store.unlink(ROOT, b"b", at(3)).unwrap();
-        store.reclaim(gone).unwrap();
+        store.reclaim(&[gone]).unwrap();
         let files =
             vec![file_commit(gone, &[extent(0, 10, 1, 0)]), file_commit(stays, &[extent(0, 10, 2, 0)])];
         store.commit(&Commit { objects: vec![object(1, 10), object(2, 10)], files }).unwrap();
@@ -197,7 +197,7 @@ fn a_commit_may_be_repeated() {
     on_every_store(|store| {
         let (ino, gone) = (file(store, ROOT, "a"), file(store, ROOT, "b"));
         store.unlink(ROOT, b"b", at(3)).unwrap();
-        store.reclaim(gone).unwrap();
+        store.reclaim(&[gone]).unwrap();
         let files = vec![
             file_commit(ino, &[extent(0, 10, 1, 0), extent(5, 10, 2, 0)]),
             file_commit(gone, &[extent(0, 9, 3, 0)]),

@@ -112,7 +112,7 @@ fn inode_numbers_are_never_reused() {
             let ino = file(store, ROOT, "a");
             assert!(ino > last);
             store.unlink(ROOT, b"a", at(3)).unwrap();
-            store.reclaim(ino).unwrap();
+            store.reclaim(&[ino]).unwrap();
             last = ino;
         }
     });
@@ -259,7 +259,7 @@ fn an_orphan_keeps_everything_until_it_is_reclaimed() {
         assert_eq!(store.xattr(ino, b"user.x").unwrap(), b"1");
         write(store, ino, 100, 2, 50);
         assert_eq!(store.inode(ino).unwrap().size, 150, "an open file without a name can still be written");
-        store.reclaim(ino).unwrap();
+        store.reclaim(&[ino]).unwrap();
         assert_error!(store.inode(ino), Error::NotFound);
         assert_error!(store.extents(ino, 0..1), Error::NotFound);
         assert_error!(store.xattrs(ino), Error::NotFound);
@@ -272,14 +272,14 @@ fn an_orphan_keeps_everything_until_it_is_reclaimed() {
 fn reclaim_leaves_alone_what_has_a_name_or_is_gone() {
     on_every_store(|store| {
         let ino = file(store, ROOT, "a");
-        store.reclaim(ino).unwrap();
-        store.reclaim(Ino(999_999)).unwrap();
+        store.reclaim(&[ino]).unwrap();
+        store.reclaim(&[Ino(999_999)]).unwrap();
         store.inode(ino).unwrap();
         let link = store.create(ROOT, b"l", &new_link(b"t"), at(2)).unwrap().ino;
         store.unlink(ROOT, b"l", at(2)).unwrap();
         assert_eq!(store.target(link).unwrap(), b"t");
-        store.reclaim(link).unwrap();
-        store.reclaim(link).unwrap();
+        store.reclaim(&[link]).unwrap();
+        store.reclaim(&[link]).unwrap();
         assert_error!(store.target(link), Error::NotFound);
     });
 }

@@ -263,7 +263,7 @@ fn run(store: &dyn MetadataStore, steps: &[Step]) {
             }
             Step::Reclaim(inode) => {
                 let ino = inodes[inode % inodes.len()];
-                store.reclaim(ino).unwrap();
+                store.reclaim(&[ino]).unwrap();
                 if model.nodes.get(&ino).is_some_and(|node| node.names == 0) {
                     model.nodes.remove(&ino);
                 }

@@ -109,7 +109,7 @@ fn nothing_that_was_handed_out_is_handed_out_again_after_a_restart_or_a_kill() {
         let made = store.create(ROOT, b"f", &new_file(), at(2)).unwrap().ino;
         let cookie = store.list(ROOT, 0, 10).unwrap().last().unwrap().cookie;
         store.unlink(ROOT, b"f", at(2)).unwrap();
-        store.reclaim(made).unwrap();
+        store.reclaim(&[made]).unwrap();
         (store.begin_epoch(0).unwrap(), made, cookie)
     };
     let first = handed_out(&store);
