@@ -81,6 +81,11 @@ impl Code {
         self.faults().max(1)
     }
 
+    /// How many of a volume's n root nodes must have its newest state for it to count: more than half, and enough to read.
+    pub fn quorum(self) -> usize {
+        self.m().max(self.n() / 2 + 1)
+    }
+
     /// Bytes of each fragment of an object of `object_length` bytes: `ceil(object_length / m)`.
     ///
     /// Panics when the result does not fit the address space, or for an empty object, which has no fragments.
@@ -147,6 +152,12 @@ mod tests {
     }
 
     /// (code, f, echo quorum, ready amplification, commit quorum), the table in docs/fpcc.md.
+    #[test]
+    fn a_quorum_is_a_majority_that_can_read() {
+        let quorum = |text: &str| text.parse::<Code>().unwrap().quorum();
+        assert_eq!(["3+2", "2+2", "1+1", "6+3", "1+4", "10+4"].map(quorum), [3, 3, 2, 6, 3, 10]);
+    }
+
     #[test]
     fn quorums_of_the_usual_codes() {
         let table = [

@@ -456,7 +456,7 @@ fn applicant(
     Applicant {
         pool: pool.clone(),
         roots: configuration.nodes[..n].to_vec(),
-        quorum: settings.code.m().max(n / 2 + 1),
+        quorum: settings.code.quorum(),
         volume: settings.volume,
         mount,
         host: host::name(),

@@ -222,7 +222,8 @@ impl Survey {
         epochs.max().unwrap_or_default()
     }
 
-    fn silent_names(&self) -> String {
+    /// Those who did not answer, and why, for a sentence.
+    pub fn silent_names(&self) -> String {
         let names: Vec<String> =
             self.silent.iter().map(|(address, why)| format!("{address} ({why})")).collect();
         names.join(", ")

@@ -50,9 +50,11 @@ pub fn check_enough(survey: &Survey, descriptor: &VolumeDescriptor, m: usize) ->
 }
 
 fn silent(survey: &Survey) -> String {
-    let names: Vec<String> =
-        survey.silent.iter().map(|(address, why)| format!("{address} ({why})")).collect();
-    if names.is_empty() { String::new() } else { format!("; no answer from {}", names.join(", ")) }
+    if survey.silent.is_empty() {
+        String::new()
+    } else {
+        format!("; no answer from {}", survey.silent_names())
+    }
 }
 
 /// What the volume must be signed with.

@@ -30,7 +30,7 @@ use common::hash::HashId;
 use common::wire::{NodeId, ObjectId, VolumeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub use self::listing::Listed;
 pub use self::locate::{FragmentLocation, Presence};
@@ -42,6 +42,7 @@ use self::fetch::Fetches;
 use self::flush::FlushRequest;
 use self::ledger::Ledger;
 use crate::cache::Cache;
+use crate::error::{Error, Result};
 use crate::metadata::{Configuration, Exception, ObjectRecord};
 use crate::placement;
 use crate::pool::Pool;
@@ -275,6 +276,18 @@ impl Stripe {
     /// What is left until `deadline`, but enough for a healthy node to answer: what times out counts as down.
     fn left(&self, deadline: Instant) -> Duration {
         (deadline - Instant::now()).max(Duration::from_secs(1))
+    }
+
+    /// Try once more, after some time, what too few nodes took: one that was just started counts as down until it is
+    /// probed.
+    async fn patiently<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        match attempt().await {
+            Err(Error::TooFewNodes(_)) if !self.options.return_time.is_zero() => {
+                sleep(self.options.return_time).await;
+                attempt().await
+            }
+            ended => ended,
+        }
     }
 
     fn count_lie(&self, node: NodeId) {

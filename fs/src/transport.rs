@@ -60,6 +60,13 @@ pub struct Answer<T> {
     pub value: T,
 }
 
+impl TransportError {
+    /// Whether another mount has taken the volume over.
+    pub fn is_fence(&self) -> bool {
+        matches!(self, TransportError::Refused { code: RefusalCode::StaleEpoch, .. })
+    }
+}
+
 /// What every verb returns.
 pub type Reply<'a, T> = BoxFuture<'a, Result<Answer<T>, TransportError>>;
 

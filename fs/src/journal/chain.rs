@@ -115,7 +115,7 @@ impl Reader {
                 Ok(_) => {
                     tracing::warn!(key = place.key(), "too few nodes agree on this entry of the journal")
                 }
-                Err(error) if nodes.len() >= self.quorum() => {
+                Err(error) if nodes.len() >= self.code.quorum() => {
                     let answers = silent_nodes(silent);
                     return Err(Error::Pool(format!("the journal's head cannot be read: {error}{answers}")));
                 }
@@ -131,11 +131,7 @@ impl Reader {
         let copies = nodes.iter().map(|node| self.fetch(stripe, place, std::slice::from_ref(node), None));
         let copies = futures_util::future::join_all(copies).await;
         let same = copies.iter().flatten().filter(|copy| copy.digest == signed.digest);
-        same.count() >= self.quorum()
-    }
-
-    fn quorum(&self) -> usize {
-        self.code.m().max(self.code.n() / 2 + 1)
+        same.count() >= self.code.quorum()
     }
 
     async fn fetch(

@@ -9,7 +9,7 @@ use common::wire::{BootId, MAX_BATCH, NodeId, ObjectId, Operation, OperationAnsw
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Stripe;
 use super::encoded::fragment_name;
@@ -34,13 +34,7 @@ impl Stripe {
             self.ledger.lock().let_go();
             return Ok(());
         }
-        match self.flush_with_others().await {
-            Err(Error::TooFewNodes(_)) if !self.options.return_time.is_zero() => {
-                sleep(self.options.return_time).await;
-                self.flush_with_others().await
-            }
-            ended => ended,
-        }
+        self.patiently(|| self.flush_with_others()).await
     }
 
     async fn flush_with_others(&self) -> Result<()> {

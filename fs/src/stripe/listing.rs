@@ -24,28 +24,12 @@ impl Stripe {
     /// Every object of files that the nodes of the pool hold something of; those that cannot be asked are added to
     /// `silent`.
     pub async fn listed_objects(&self, silent: &mut Vec<String>) -> BTreeMap<ObjectId, Listed> {
-        let nodes = self.pool.nodes();
-        let listings = nodes.iter().map(|node| async move {
-            let Some(identity) = node.identity else {
-                return (node, Err(TransportError::Unreachable("has never answered".into())));
-            };
-            let mut objects = Vec::new();
-            let listed = self.list_node(identity, "", |object| objects.push(object)).await;
-            (node, listed.map(|()| (identity, objects)))
-        });
         let mut found: BTreeMap<ObjectId, Listed> = BTreeMap::new();
-        for (node, listing) in join_all(listings).await {
-            let (identity, objects) = match listing {
-                Ok(listing) => listing,
-                Err(error) => {
-                    silent.push(format!("{} ({error})", node.address));
-                    continue;
-                }
-            };
+        for (node, objects) in self.listings("", silent).await {
             for object in objects {
                 let Ok(id) = object.key.parse::<ObjectId>() else { continue };
                 let listed = found.entry(id).or_default();
-                listed.nodes.push(identity);
+                listed.nodes.push(node);
                 listed.fragments += object.indexes.len() as u64;
                 listed.bytes += object.indexes.len() as u64 * object.fragment_length;
             }
@@ -53,14 +37,32 @@ impl Stripe {
         found
     }
 
-    /// What one node holds of the volume after a key. Without a key the journal's entries, which come last, are left out.
-    pub(super) async fn list_node(
+    /// What each node holds after a key, all asked at once; those that cannot be asked are added to `silent`.
+    pub(super) async fn listings(
         &self,
-        node: NodeId,
         after: &str,
-        mut each: impl FnMut(ObjectStatus),
-    ) -> Result<(), TransportError> {
+        silent: &mut Vec<String>,
+    ) -> Vec<(NodeId, Vec<ObjectStatus>)> {
+        let nodes = self.pool.nodes();
+        let asked = nodes.iter().map(|node| async move {
+            let never = || TransportError::Unreachable("has never answered".into());
+            let identity = node.identity.ok_or_else(never)?;
+            self.list_node(identity, after).await.map(|objects| (identity, objects))
+        });
+        let mut listed = Vec::new();
+        for (node, answer) in nodes.iter().zip(join_all(asked).await) {
+            match answer {
+                Ok(listing) => listed.push(listing),
+                Err(error) => silent.push(format!("{} ({error})", node.address)),
+            }
+        }
+        listed
+    }
+
+    /// What one node holds of the volume after a key. Without a key the journal's entries, which come last, are left out.
+    async fn list_node(&self, node: NodeId, after: &str) -> Result<Vec<ObjectStatus>, TransportError> {
         let address = self.address(node)?;
+        let mut objects = Vec::new();
         let deadline = Instant::now() + self.options.io_limit;
         let mut after = Some(after.to_owned());
         while let Some(from) = after {
@@ -69,10 +71,10 @@ impl Stripe {
             let listing =
                 self.pool.transport().list(&address, volume, first, MAX_PAGE, self.left(deadline)).await;
             let Answer { value: page, .. } = self.pool.read_ended(node, began, listing)?;
-            page.objects.into_iter().for_each(&mut each);
+            objects.extend(page.objects);
             let stays = |next: &str| from.starts_with(JOURNAL_PREFIX) || next < JOURNAL_PREFIX;
             after = page.next.filter(|next| *next > from && stays(next));
         }
-        Ok(())
+        Ok(objects)
     }
 }

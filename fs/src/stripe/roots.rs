@@ -28,21 +28,10 @@ pub struct RootKeys {
 }
 
 impl Stripe {
-    async fn keys_of(&self, node: NodeId, after: &str) -> std::result::Result<Vec<String>, TransportError> {
-        let mut keys = Vec::new();
-        self.list_node(node, after, |object| keys.push(object.key)).await?;
-        Ok(keys)
-    }
-
     /// The nodes that keep the journal: the first n of those over which new objects are placed.
     fn root_nodes(&self) -> Vec<NodeId> {
         let nodes = self.nodes_of(self.current);
         nodes[..self.options.code.n().min(nodes.len())].to_vec()
-    }
-
-    /// How many of them must have an entry for it to count: M of volume.md section 6.
-    fn root_quorum(&self) -> usize {
-        self.options.code.m().max(self.root_nodes().len() / 2 + 1)
     }
 
     /// Keep an entry, flushed, on every root node that is up, a slow one waited for only so long, and in any case on
@@ -51,13 +40,7 @@ impl Stripe {
     /// # Errors
     /// `TooFewNodes`; `ReadOnly` once another mount has taken the volume over.
     pub async fn put_root(self: &Arc<Self>, key: &str, entry: Bytes) -> Result<()> {
-        match self.try_put_root(key, &entry).await {
-            Err(Error::TooFewNodes(_)) if !self.options.return_time.is_zero() => {
-                tokio::time::sleep(self.options.return_time).await;
-                self.try_put_root(key, &entry).await
-            }
-            ended => ended,
-        }
+        self.patiently(|| self.try_put_root(key, &entry)).await
     }
 
     async fn try_put_root(self: &Arc<Self>, key: &str, entry: &Bytes) -> Result<()> {
@@ -80,7 +63,7 @@ impl Stripe {
                 async move { (node, put.await) }
             })
             .collect();
-        let quorum = self.root_quorum();
+        let quorum = self.options.code.quorum();
         let (mut kept, mut refusals) = (0, Vec::new());
         let patience = Instant::now() + self.options.flush_patience;
         loop {
@@ -97,10 +80,7 @@ impl Stripe {
         if kept >= quorum {
             return Ok(());
         }
-        let stale = |error: &TransportError| {
-            matches!(error, TransportError::Refused { code: common::wire::RefusalCode::StaleEpoch, .. })
-        };
-        if refusals.iter().any(|(_, error)| stale(error)) {
+        if refusals.iter().any(|(_, error)| error.is_fence()) {
             return Err(Error::ReadOnly);
         }
         let reasons: Vec<String> =
@@ -113,20 +93,10 @@ impl Stripe {
 
     /// Which keys after `after` every node of the pool has.
     pub async fn root_keys(&self, after: &str) -> RootKeys {
-        let nodes = self.pool.nodes();
-        let listings = nodes.iter().map(|node| async move {
-            match node.identity {
-                Some(identity) => (node, self.keys_of(identity, after).await.map(|keys| (identity, keys))),
-                None => (node, Err(TransportError::Unreachable("has never answered".into()))),
-            }
-        });
         let mut found = RootKeys::default();
-        for (node, listing) in join_all(listings).await {
-            match listing {
-                Ok((identity, keys)) => {
-                    keys.into_iter().for_each(|key| found.keys.entry(key).or_default().push(identity));
-                }
-                Err(error) => found.silent.push(format!("{} ({error})", node.address)),
+        for (node, objects) in self.listings(after, &mut found.silent).await {
+            for object in objects {
+                found.keys.entry(object.key).or_default().push(node);
             }
         }
         found

@@ -10,7 +10,7 @@ use common::wire::{NodeId, ObjectId, RefusalCode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Stripe;
 use super::encoded::Encoded;
@@ -48,15 +48,7 @@ impl Stripe {
         let encoding = move || Encoded::new(id, code, hash, padded, length).holding(permit);
         let encoded = Arc::new(self.cpu.run(length as usize, encoding).await);
         self.cache_stored(&encoded);
-        let mut dispersed = self.disperse(&encoded, flush, deadline).await;
-        if let Err(Error::TooFewNodes(_)) = dispersed
-            && !self.options.return_time.is_zero()
-        {
-            // A node that was just started counts as down until it is probed.
-            sleep(self.options.return_time).await;
-            dispersed = self.disperse(&encoded, flush, deadline).await;
-        }
-        let exceptions = dispersed?;
+        let exceptions = self.patiently(|| self.disperse(&encoded, flush, deadline)).await?;
         Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
     }
 
@@ -370,10 +362,7 @@ impl Dispersal {
     }
 
     fn was_fenced(&self) -> bool {
-        let stale = |error: &TransportError| {
-            matches!(error, TransportError::Refused { code: RefusalCode::StaleEpoch, .. })
-        };
-        self.refusals.iter().any(|(_, error)| stale(error))
+        self.refusals.iter().any(|(_, error)| error.is_fence())
     }
 
     /// One sentence: how many answered, how many are needed, and what each of the others said.
