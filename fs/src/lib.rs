@@ -1,6 +1,6 @@
 //! The mount: names and bytes above, verified fragments on a pool of nodes below.
 //!
-//! The direction of knowledge is `main -> {cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
+//! The direction of knowledge is `main -> {opening, cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
 pub mod acl;
@@ -22,6 +22,7 @@ pub mod lease;
 pub mod metadata;
 pub mod mount;
 pub mod open_file;
+pub mod opening;
 pub mod placement;
 pub mod pool;
 pub mod recover;

@@ -1,5 +1,5 @@
 //! Opening a volume, or making one: everything that is checked before anything is changed.
-//! It asks nodes and folders and says no; what it lets pass, main.rs carries out.
+//! It asks nodes and folders and says no; what it lets pass, opening.rs carries out.
 
 use std::collections::HashSet;
 use std::io;

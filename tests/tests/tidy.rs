@@ -32,6 +32,8 @@ const LAYERS: &[&[&str]] = &[
         "cli", "config", "state", "control", "mount", "daemon", "umount", "helper", "recover", "report",
         "embedded",
     ],
+    &["opening"],
+    &["commands"],
 ];
 
 /// A source file with tests, comments and texts taken out.

@@ -1,0 +1,217 @@
+//! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use avidfs::cli::{GcArgs, InfoArgs, RecoverArgs, StatusArgs, UmountArgs};
+use avidfs::config;
+use avidfs::control::{Daemon, Request};
+use avidfs::daemon;
+use avidfs::host::{self, MountEntry};
+use avidfs::journal;
+use avidfs::journal::chain::Reader;
+use avidfs::journal::key::VolumeKey;
+use avidfs::mount;
+use avidfs::opening::{HELLO_LIMIT, open_store};
+use avidfs::pool::{Pool, PoolOptions};
+use avidfs::recover::{self, Trust};
+use avidfs::report;
+use avidfs::state::{self, Refusal, Remembered, StateFolder};
+use avidfs::transport::http::{HttpOptions, HttpTransport};
+use avidfs::transport::{FragmentTransport, NodeAddress};
+use avidfs::umount::{self, Unmounted};
+use avidfs::volume::{FileReport, GarbageReport, VolumeStatus};
+use common::code::Code;
+
+use crate::{Failure, host_refusal, runtime, surroundings};
+
+/// Until a running daemon has answered a question.
+pub const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+
+pub fn umount(args: &UmountArgs) -> Result<(), Failure> {
+    let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
+    if umount::umount(&mountpoint)? == Unmounted::Dead {
+        daemon::warn("the mount daemon had ended before; the dead mount is detached");
+    }
+    Ok(())
+}
+
+pub fn status(args: &StatusArgs) -> Result<(), Failure> {
+    match (&args.peers, &args.mountpoint) {
+        (Some(peers), _) => status_of_pool(peers, args.json),
+        (None, Some(mountpoint)) => {
+            let mountpoint = surroundings()?.current_dir.join(mountpoint);
+            status_of_mounts(&[umount::find(&mountpoint)?], args.json)
+        }
+        (None, None) => {
+            let mounts = host::mounts().map_err(|error| host_refusal("/proc/self/mountinfo", &error))?;
+            let ours: Vec<MountEntry> = mounts.into_iter().filter(MountEntry::is_ours).collect();
+            if ours.is_empty() {
+                return Err(Failure::Refused("there is no avidfs mount on this machine".to_owned()));
+            }
+            status_of_mounts(&ours, args.json)
+        }
+    }
+}
+
+fn status_of_pool(peers: &str, json: bool) -> Result<(), Failure> {
+    let addresses =
+        config::peers(peers).map_err(|reason| Failure::Usage(format!("--peers {peers}: {reason}")))?;
+    let survey = runtime()?.block_on(async {
+        let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+        mount::survey(&transport, &addresses, HELLO_LIMIT).await
+    })?;
+    print(&if json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
+    match survey.silent.len() {
+        0 => Ok(()),
+        silent => Err(Failure::Refused(format!("{silent} of {} nodes do not answer", addresses.len()))),
+    }
+}
+
+fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
+    for (position, entry) in mounts.iter().enumerate() {
+        let mut daemon = daemon(entry)?;
+        let value: serde_json::Value = daemon.ask(Request::Status, Some(QUESTION_LIMIT))?;
+        if json {
+            print(&pretty(&value));
+            continue;
+        }
+        let status: VolumeStatus = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+        let gap = if position > 0 { "\n" } else { "" };
+        print(&format!(
+            "{gap}{}",
+            report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
+        ));
+    }
+    Ok(())
+}
+
+pub fn info(args: &InfoArgs) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = args.path.display().to_string();
+    let metadata = args.path.metadata().map_err(|error| host_refusal(&shown, &error))?;
+    if !metadata.is_file() {
+        return Err(Failure::Refused(format!("{shown} is not a file: info tells where a file's bytes are")));
+    }
+    let entry = host::mount_of(&args.path).map_err(|error| host_refusal(&shown, &error))?;
+    let entry = entry.filter(MountEntry::is_ours);
+    let entry = entry.ok_or_else(|| Failure::Refused(format!("{shown} is not on an avidfs mount")))?;
+    let value: serde_json::Value =
+        daemon(&entry)?.ask(Request::Info { ino: metadata.ino() }, Some(QUESTION_LIMIT))?;
+    if args.json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let file: FileReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    print(&report::file(&shown, &file));
+    Ok(())
+}
+
+pub fn gc(args: &GcArgs) -> Result<(), Failure> {
+    let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
+    let request = Request::Gc { dry_run: args.dry_run };
+    let value: serde_json::Value = daemon(&umount::find(&mountpoint)?)?.ask(request, None)?;
+    if args.json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let found: GarbageReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    print(&report::garbage(&found, args.dry_run));
+    Ok(())
+}
+
+pub fn export_key(state: &Path) -> Result<(), Failure> {
+    match state::key_in(state)? {
+        key @ VolumeKey::Private(_) => print(&key.to_text()),
+        VolumeKey::Public(_) => {
+            let shown = state.display();
+            return Err(Failure::Refused(format!("{shown} has only the public half of the volume's key")));
+        }
+    }
+    Ok(())
+}
+
+pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
+    let addresses = config::peers(&args.peers)
+        .map_err(|reason| Failure::Usage(format!("--peers {}: {reason}", args.peers)))?;
+    let trust = match (&args.key, &args.fingerprint) {
+        (Some(path), _) => {
+            let shown = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| host_refusal(&shown, &error))?;
+            let key = VolumeKey::from_text(&text);
+            Trust::Key(Box::new(key.map_err(|error| Failure::Refused(format!("{shown}: {error}")))?))
+        }
+        (None, Some(digits)) => Trust::Fingerprint(digits.to_lowercase()),
+        (None, None) => Trust::Nodes,
+    };
+    let state = surroundings()?.current_dir.join(&args.state);
+    Ok(runtime()?.block_on(recover_from(addresses, &state, args.volume.as_deref(), trust))?)
+}
+
+/// Everything is read and checked before the folder is touched, and written in one transaction.
+async fn recover_from(
+    addresses: Vec<NodeAddress>,
+    path: &Path,
+    name: Option<&str>,
+    trust: Trust,
+) -> Result<(), Refusal> {
+    let used = || Refusal(format!("the state folder {} has a volume already", path.display()));
+    if state::look(path)?.is_some() {
+        return Err(used());
+    }
+    let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
+    let descriptor = recover::volume_of(&survey, name)?;
+    let garbled = |what: &str| Refusal(format!("the nodes say nonsense of the volume's {what}"));
+    let code: Code = descriptor.code.parse().map_err(|_| garbled("code"))?;
+    recover::check_enough(&survey, &descriptor, code.m())?;
+    let hash = descriptor.hash.parse().map_err(|_| garbled("hash"))?;
+    let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
+    let io_limit = PoolOptions::default().io_limit;
+    let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit };
+    let chain = recover::chain(&reader, &trust).await?;
+    let state = StateFolder::take(path)?;
+    let store = open_store(&state)?;
+    if store.settings()?.is_some() {
+        return Err(used());
+    }
+    journal::restore(&store, &reader, &chain, &show_progress).await?;
+    let head = chain.head();
+    let key = trust.key(head);
+    state.keep_key(&key)?;
+    let answered = survey.answered.iter().map(|hello| (hello.info.node, hello.address.clone()));
+    state.remember(&Remembered::new(descriptor.volume, &descriptor.name, answered))?;
+    print(&report::recovered(&descriptor.name, path, &store.usage()?, head, &key));
+    Ok(())
+}
+
+fn show_progress(done: usize, all: usize) {
+    if std::io::stderr().is_terminal() {
+        let end = if done == all { "\n" } else { "" };
+        eprint!("\rreading the journal: {done} of {all} blocks{end}");
+    }
+}
+
+/// The daemon that serves a mount.
+pub fn daemon(entry: &MountEntry) -> Result<Daemon, Refusal> {
+    umount::daemon_of(entry)?.ok_or_else(|| {
+        let shown = entry.mountpoint.display();
+        Refusal(format!("the daemon of {shown} has ended: avidfs umount {shown} detaches the dead mount"))
+    })
+}
+
+/// Like `print!`, but a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn garbled(error: &serde_json::Error) -> Refusal {
+    Refusal(format!("the mount daemon is of another version: {error}"))
+}

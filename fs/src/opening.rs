@@ -1,0 +1,384 @@
+//! Opening a volume, or making one: the one place that names its concrete parts and fits them together. What is asked
+//! first, and refused, is mount.rs's; who sees the volume afterwards is the caller's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::{Cache, CacheOptions};
+use crate::config::MountConfig;
+use crate::embedded::Embedded;
+use crate::host;
+use crate::inode::Time;
+use crate::journal::chain::Reader;
+use crate::journal::key::VolumeKey;
+use crate::journal::{self, Journal, JournalOptions, Position};
+use crate::lease::{Applicant, Denied, Lease};
+use crate::metadata::sqlite::SqliteStore;
+use crate::metadata::{Configuration, MetadataStore, VolumeSettings};
+use crate::mount::{self, Nodes, Survey};
+use crate::pool::{Pool, PoolOptions};
+use crate::state::{self, Refusal, Remembered, StateFolder};
+use crate::stripe::{Stripe, StripeOptions};
+use crate::transport::http::{HttpOptions, HttpTransport};
+use crate::transport::{FragmentTransport, NodeAddress};
+use crate::volume::{Volume, VolumeOptions};
+use common::wire::{MountId, NodeId};
+
+/// Until a node has said hello.
+pub const HELLO_LIMIT: Duration = Duration::from_secs(5);
+
+/// A volume on its nodes, before it is served.
+pub struct Opened {
+    /// Its folder, which nobody else uses while this lives.
+    pub state: StateFolder,
+    /// What it is.
+    pub settings: VolumeSettings,
+    /// Where its nodes are.
+    pub nodes: Nodes,
+    /// The right to write; none for a mount that changes nothing.
+    pub lease: Option<Lease>,
+    /// The nodes that run inside this process.
+    pub embedded: Option<Embedded>,
+    store: Arc<dyn MetadataStore>,
+    configuration: Configuration,
+    pool: Arc<Pool>,
+    key: VolumeKey,
+    /// How far the pool's journal is.
+    position: Position,
+}
+
+impl Opened {
+    /// The epoch it writes under; 0 for a mount that changes nothing.
+    fn epoch(&self) -> u32 {
+        self.lease.as_ref().map_or(0, Lease::epoch)
+    }
+}
+
+/// Open the volume of a state folder, or make it there if there is none.
+///
+/// # Errors
+/// Everything mount.rs refuses; the right to write is not to be had, or the pool's journal does not fit the folder.
+pub async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
+    let remembered = state::look(&config.state)?;
+    if state::has_metadata(&config.state) {
+        let state = StateFolder::take(&config.state)?;
+        let store = open_store(&state)?;
+        if let Some(settings) = store.settings()? {
+            return reopen(config, state, store, settings, remembered).await;
+        }
+    }
+    make(config).await
+}
+
+/// Open a volume that was made before.
+async fn reopen(
+    config: &MountConfig,
+    state: StateFolder,
+    store: Arc<dyn MetadataStore>,
+    settings: VolumeSettings,
+    remembered: Option<Remembered>,
+) -> Result<Opened, Refusal> {
+    mount::check_shape(&config.shape, &settings)?;
+    let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
+    let Reach { transport, addresses, embedded } = reach(config, &state, &remembered, settings.code.n())?;
+    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let newest = newest_configuration(&*store, &settings)?;
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let pool = connect(config, transport.clone(), &nodes).await?;
+    let key = state.key()?;
+    if !config.read_only && matches!(key, VolumeKey::Public(_)) {
+        return Err(Refusal(format!(
+            "the state folder {} has only the public half of the volume's key: mount with --read-only, or recover with --key",
+            state.path().display()
+        )));
+    }
+    let reader = reader(&pool, &settings, config.io_timeout);
+    let (mount, public) = (state.mount_id()?, key.public());
+    let mut newest = newest;
+    // First the right to write, which fences whoever had it: then nothing is added to the journal that is read.
+    let (lease, position) = loop {
+        let lease = match config.read_only {
+            true => None,
+            false => {
+                let applicant = applicant(mount, &pool, &settings, &newest);
+                let seen = survey.newest_epoch(settings.volume);
+                Some(lease(&applicant, &*store, seen, config.take_over).await?)
+            }
+        };
+        let position = journal::catch_up(&store, &reader, &public, mount).await?;
+        let known = newest_configuration(&*store, &settings)?;
+        if known == newest {
+            break (lease, position);
+        }
+        // The journal names other nodes, and they are to be asked.
+        newest = known;
+    };
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let configuration = match config.read_only {
+        true => newest,
+        false => {
+            register(&transport, &survey, &settings, config.io_timeout).await?;
+            store.configure(&nodes.current)?
+        }
+    };
+    state.remember(&remembered_nodes(&settings, &nodes))?;
+    Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
+}
+
+/// Who asks to write the volume.
+fn applicant(
+    mount: MountId,
+    pool: &Arc<Pool>,
+    settings: &VolumeSettings,
+    configuration: &Configuration,
+) -> Applicant {
+    let n = settings.code.n().min(configuration.nodes.len());
+    Applicant {
+        pool: pool.clone(),
+        roots: configuration.nodes[..n].to_vec(),
+        quorum: settings.code.quorum(),
+        volume: settings.volume,
+        mount,
+        host: host::name(),
+    }
+}
+
+/// An epoch nobody else has, and the lease that goes with it.
+async fn lease(
+    applicant: &Applicant,
+    store: &dyn MetadataStore,
+    mut seen: u32,
+    take_over: bool,
+) -> Result<Lease, Refusal> {
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        let epoch = store.begin_epoch(seen)?;
+        match applicant.acquire(epoch, take_over).await {
+            Ok(lease) => return Ok(lease),
+            Err(Denied::Stale) => seen = epoch,
+            Err(Denied::Held(sentence)) => {
+                return Err(Refusal(format!(
+                    "{sentence}: unmount it there, or fence it with --take-over if that host is gone"
+                )));
+            }
+            Err(Denied::TooFew(why)) => {
+                return Err(Refusal(format!(
+                    "too few nodes grant the right to write: {why}; --read-only needs none"
+                )));
+            }
+        }
+    }
+    Err(Refusal("others keep mounting the volume at the same time".to_owned()))
+}
+
+fn newest_configuration(
+    store: &dyn MetadataStore,
+    settings: &VolumeSettings,
+) -> Result<Configuration, Refusal> {
+    let newest = store.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
+    newest.ok_or_else(|| Refusal(format!("the metadata of volume {} names no nodes", settings.name)))
+}
+
+async fn connect(
+    config: &MountConfig,
+    transport: Arc<dyn FragmentTransport>,
+    nodes: &Nodes,
+) -> Result<Arc<Pool>, Refusal> {
+    let known = nodes.known.iter().map(|(address, _)| address);
+    let addresses = known.chain(&nodes.unknown).cloned().collect();
+    let options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
+    let pool = Pool::connect(transport, addresses, options).await?;
+    pool.remember(&nodes.known);
+    pool.start();
+    Ok(pool)
+}
+
+fn reader(pool: &Arc<Pool>, settings: &VolumeSettings, io_limit: Duration) -> Reader {
+    let (volume, code, hash) = (settings.volume, settings.code, settings.hash);
+    Reader { pool: pool.clone(), volume, code, hash, io_limit }
+}
+
+/// Make a volume.
+async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
+    if config.read_only {
+        return Err(Refusal(format!(
+            "there is no volume in {}, and a read-only mount makes none",
+            config.state.display()
+        )));
+    }
+    match &config.peers {
+        Some(peers) => {
+            let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+            let (settings, survey) = plan(config, &transport, peers).await?;
+            let state = StateFolder::take(&config.state)?;
+            format(config, state, transport, None, settings, survey).await
+        }
+        None => {
+            let state = StateFolder::take(&config.state)?;
+            let n = config.shape.code.unwrap_or_else(mount::default_code).n();
+            let planned = match embedded(&state, n) {
+                Ok(reach) => plan(config, &reach.transport, &reach.addresses).await.map(|plan| (reach, plan)),
+                Err(refusal) => Err(refusal),
+            };
+            match planned {
+                Ok((reach, (settings, survey))) => {
+                    format(config, state, reach.transport, reach.embedded, settings, survey).await
+                }
+                Err(refusal) => {
+                    state.give_back();
+                    Err(refusal)
+                }
+            }
+        }
+    }
+}
+
+async fn plan(
+    config: &MountConfig,
+    transport: &Arc<dyn FragmentTransport>,
+    addresses: &[NodeAddress],
+) -> Result<(VolumeSettings, Survey), Refusal> {
+    let survey = mount::survey(transport, addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let settings = mount::volume_to_make(&config.shape, &survey, host::user_and_group(), Time::now())?;
+    Ok((settings, survey))
+}
+
+/// Everything is checked: write it down here, then tell the nodes. A crash in between is made good by the next mount,
+/// which tells the nodes again.
+async fn format(
+    config: &MountConfig,
+    state: StateFolder,
+    transport: Arc<dyn FragmentTransport>,
+    embedded: Option<Embedded>,
+    settings: VolumeSettings,
+    survey: Survey,
+) -> Result<Opened, Refusal> {
+    let known: Vec<_> =
+        survey.answered.iter().map(|hello| (hello.address.clone(), hello.info.node)).collect();
+    let current = known.iter().map(|(_, node)| *node).collect();
+    let nodes = Nodes { current, known, unknown: Vec::new(), warnings: Vec::new() };
+    let key = VolumeKey::random();
+    state.keep_key(&key)?;
+    let store = open_store(&state)?;
+    store.format(&settings)?;
+    let configuration = store.configure(&nodes.current)?;
+    state.remember(&remembered_nodes(&settings, &nodes))?;
+    register(&transport, &survey, &settings, config.io_timeout).await?;
+    let pool = connect(config, transport, &nodes).await?;
+    let applicant = applicant(state.mount_id()?, &pool, &settings, &configuration);
+    let lease = Some(lease(&applicant, &*store, 0, false).await?);
+    let position = Position::default();
+    Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
+}
+
+fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
+    let known = nodes.known.iter().map(|(address, node)| (*node, address.clone()));
+    Remembered::new(settings.volume, &settings.name, known)
+}
+
+async fn register(
+    transport: &Arc<dyn FragmentTransport>,
+    survey: &Survey,
+    settings: &VolumeSettings,
+    limit: Duration,
+) -> Result<(), Refusal> {
+    let descriptor = mount::descriptor(settings);
+    let told = survey.answered.iter().map(|hello| async {
+        let told = transport.register(&hello.address, &descriptor, limit).await;
+        told.map(drop)
+            .map_err(|error| Refusal(format!("{} does not take the volume: {error}", hello.address)))
+    });
+    futures_util::future::join_all(told).await.into_iter().collect()
+}
+
+/// How a volume's nodes are reached.
+struct Reach {
+    transport: Arc<dyn FragmentTransport>,
+    addresses: Vec<NodeAddress>,
+    embedded: Option<Embedded>,
+}
+
+fn reach(
+    config: &MountConfig,
+    state: &StateFolder,
+    remembered: &[(NodeAddress, NodeId)],
+    n: usize,
+) -> Result<Reach, Refusal> {
+    let remembered: Vec<NodeAddress> = remembered.iter().map(|(address, _)| address.clone()).collect();
+    let addresses = match &config.peers {
+        Some(peers) => peers.clone(),
+        None if state.nodes().exists() => return embedded(state, remembered.len().max(n)),
+        None if remembered.is_empty() => {
+            return Err(Refusal(
+                "where the volume's nodes are is not known any more: name them with --peers".into(),
+            ));
+        }
+        None => remembered,
+    };
+    let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
+    Ok(Reach { transport, addresses, embedded: None })
+}
+
+fn embedded(state: &StateFolder, count: usize) -> Result<Reach, Refusal> {
+    let nodes = Embedded::open(&state.nodes(), count)?;
+    Ok(Reach { transport: nodes.transport(), addresses: nodes.addresses(), embedded: Some(nodes) })
+}
+
+/// The metadata of a folder.
+///
+/// # Errors
+/// The disk, or a foreign format.
+pub fn open_store(state: &StateFolder) -> Result<Arc<dyn MetadataStore>, Refusal> {
+    Ok(Arc::new(SqliteStore::open(&state.metadata())?))
+}
+
+/// Serve it.
+///
+/// # Errors
+/// As `Volume::open`, and the cache cannot be opened.
+pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>, Refusal> {
+    let pool = opened.pool.clone();
+    let cache = Cache::open(CacheOptions {
+        memory_bytes: config.cache_memory_bytes,
+        disk_bytes: config.cache_disk_bytes,
+        disk: (config.cache_disk_bytes > 0).then(|| opened.state.cache()),
+    })?;
+    let settings = &opened.settings;
+    let stripe_options = StripeOptions {
+        io_limit: config.io_timeout,
+        ..StripeOptions::new(settings.volume, opened.epoch(), settings.code, settings.hash)
+    };
+    let configurations = opened.store.configurations()?;
+    let stripe =
+        Stripe::new(pool.clone(), cache, configurations, opened.configuration.number, stripe_options);
+    let options = VolumeOptions {
+        write_behind_bytes: config.write_behind_bytes,
+        dirty_interval: config.dirty_interval,
+        io_limit: config.io_timeout,
+        backlog: config.backlog_dir.clone(),
+        backlog_bytes: config.backlog_bytes,
+        capacity_bytes: config.capacity_bytes,
+        read_only: config.read_only,
+        access_times: config.access_times(),
+    };
+    let journal = journal(config, opened, &stripe)?;
+    Ok(Volume::open(opened.store.clone(), stripe, pool, journal, options).await?)
+}
+
+/// The journal's writer; none for a mount that changes nothing.
+fn journal(
+    config: &MountConfig,
+    opened: &Opened,
+    stripe: &Arc<Stripe>,
+) -> Result<Option<Arc<Journal>>, Refusal> {
+    let VolumeKey::Private(key) = &opened.key else { return Ok(None) };
+    let options = JournalOptions {
+        volume: opened.settings.volume,
+        epoch: opened.epoch(),
+        mount: opened.state.mount_id()?,
+        configuration: opened.configuration.clone(),
+        interval: config.metadata_interval,
+    };
+    let (store, position) = (opened.store.clone(), opened.position.clone());
+    Ok((!config.read_only).then(|| Journal::start(store, stripe.clone(), key.clone(), position, options)))
+}
