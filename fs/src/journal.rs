@@ -4,14 +4,15 @@
 pub mod chain;
 pub mod entry;
 pub mod key;
+pub mod pin;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::wire::{MountId, ObjectId, VolumeId};
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use self::chain::{Chain, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
+use self::pin::Pin;
 use crate::error::{Error, Result};
 use crate::inode::Time;
 use crate::metadata::record::{self, Fields, Record};
@@ -63,9 +65,11 @@ pub struct Position {
     /// Bytes of blocks in the last checkpoint, and in the entries since.
     checkpoint_bytes: u64,
     bytes: u64,
-    /// Blocks that are objects, of the last checkpoint and since, and keys of all these entries.
+    /// Blocks that are objects, of the last checkpoint and since, and where all these entries stand.
     parts: Vec<ObjectRecord>,
-    keys: Vec<String>,
+    places: Vec<Place>,
+    /// Keys of entries that were there before it when the journal was read.
+    before: Vec<String>,
 }
 
 /// What the store remembers: sequence, epoch and digest of the newest entry.
@@ -86,7 +90,7 @@ fn recall(head: &[u8]) -> Result<(u64, Digest)> {
 
 impl Position {
     fn at(chain: &Chain) -> Position {
-        let mut position = Position::default();
+        let mut position = Position { before: chain.stale.clone(), ..Position::default() };
         for signed in &chain.entries {
             position.step(signed);
         }
@@ -99,7 +103,7 @@ impl Position {
             entry.parts.iter().map(|part| u64::from(part.length)).sum::<u64>() + entry.inline.len() as u64;
         if entry.is_checkpoint() {
             (self.checkpoint, self.checkpoint_bytes, self.bytes) = (entry.place.sequence, bytes, 0);
-            (self.parts, self.keys) = (Vec::new(), Vec::new());
+            (self.parts, self.places) = (Vec::new(), Vec::new());
         } else {
             self.bytes += bytes;
         }
@@ -107,7 +111,7 @@ impl Position {
         self.configuration = entry.configurations.last().map_or(0, |configuration| configuration.number);
         (self.digest, self.upto) = (signed.digest, entry.upto);
         self.parts.extend(entry.parts.iter().cloned());
-        self.keys.push(entry.place.key());
+        self.places.push(entry.place);
     }
 
     /// Also where other nodes are to keep the journal from now on: they have nothing of what was before.
@@ -127,7 +131,7 @@ impl Position {
 pub async fn catch_up(
     metadata: &Arc<dyn MetadataStore>,
     reader: &Reader,
-    public: &ed25519_dalek::VerifyingKey,
+    public: &VerifyingKey,
     mount: MountId,
 ) -> Result<Position> {
     let (sequence, digest) = metadata.head()?.map_or(Ok((0, Digest::default())), |head| recall(&head))?;
@@ -229,6 +233,12 @@ async fn replay(
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
 }
 
+/// Whether a store is of the very state that a pin names.
+pub fn is_at(metadata: &dyn MetadataStore, pin: &Pin) -> bool {
+    let head = metadata.head().ok().flatten().and_then(|head| recall(&head).ok());
+    head.is_some_and(|(_, digest)| digest == pin.digest)
+}
+
 /// How the journal is doing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct JournalStatus {
@@ -249,9 +259,20 @@ pub struct JournalStatus {
 /// The writer of a journal.
 pub struct Journal {
     metadata: Arc<dyn MetadataStore>,
-    requests: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+    requests: mpsc::UnboundedSender<Request>,
+    public: VerifyingKey,
     shown: Arc<Mutex<Shown>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer is asked for, and who waits for it.
+enum Request {
+    /// Every change made until now is to be in the pool.
+    Sync(oneshot::Sender<Result<()>>),
+    /// The snapshot of this number, which was begun, is to be of the state that is then in the pool.
+    Pin(u32, oneshot::Sender<Result<()>>),
+    /// The snapshot of this number is to be given up.
+    Unpin(u32, oneshot::Sender<Result<()>>),
 }
 
 #[derive(Default)]
@@ -277,7 +298,7 @@ impl Journal {
     ) -> Arc<Journal> {
         let (requests, incoming) = mpsc::unbounded_channel();
         let shown = Arc::new(Mutex::new(Shown { upto: position.upto, ..Shown::default() }));
-        let interval = options.interval;
+        let (interval, public) = (options.interval, key.verifying_key());
         let writer = Writer {
             metadata: metadata.clone(),
             stripe,
@@ -286,10 +307,11 @@ impl Journal {
             position,
             unsent: None,
             garbage: Vec::new(),
+            pins: BTreeMap::new(),
             shown: shown.clone(),
         };
         let writer = tokio::spawn(writer.run(incoming, interval));
-        Arc::new(Journal { metadata, requests, shown, writer: Mutex::new(Some(writer)) })
+        Arc::new(Journal { metadata, requests, public, shown, writer: Mutex::new(Some(writer)) })
     }
 
     /// Returns when every change made before is in the pool, flushed, with every object it names.
@@ -301,9 +323,29 @@ impl Journal {
         if self.shown.lock().upto >= self.metadata.last_change() {
             return Ok(());
         }
+        self.ask(Request::Sync).await
+    }
+
+    /// Let a snapshot that was begun be of the state the volume has now; it is in the pool when this returns.
+    ///
+    /// # Errors
+    /// As `sync`; it is as it was begun then.
+    pub async fn pin(&self, snapshot: u32) -> Result<()> {
+        self.ask(|answer| Request::Pin(snapshot, answer)).await
+    }
+
+    /// Give a snapshot up, in the pool too, and let go of the entries that it alone needed.
+    ///
+    /// # Errors
+    /// As `sync`, and `NotFound`. After `TooFewNodes` it is given up here, and the pool learns it later.
+    pub async fn unpin(&self, snapshot: u32) -> Result<()> {
+        self.ask(|answer| Request::Unpin(snapshot, answer)).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
         let ended = || Error::Host("the journal is not written any more".into());
         let (answer, written) = oneshot::channel();
-        self.requests.send(answer).map_err(|_| ended())?;
+        self.requests.send(request(answer)).map_err(|_| ended())?;
         written.await.map_err(|_| ended())?
     }
 
@@ -323,6 +365,11 @@ impl Journal {
             oldest_seconds: shown.behind.map(|since| since.elapsed().as_secs()),
             problem: shown.problem.as_ref().map(Error::to_string),
         })
+    }
+
+    /// What its entries are signed with.
+    pub fn public(&self) -> VerifyingKey {
+        self.public
     }
 
     /// Objects of earlier mounts that are the journal's own.
@@ -360,15 +407,18 @@ struct Writer {
     unsent: Option<(Signed, Bytes)>,
     /// Blocks of entries that are gone, still on some node.
     garbage: Vec<ObjectRecord>,
+    /// What snapshots need, by their numbers.
+    pins: BTreeMap<u32, Pin>,
     shown: Arc<Mutex<Shown>>,
 }
 
 impl Writer {
-    async fn run(
-        mut self,
-        mut requests: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>,
-        interval: Duration,
-    ) {
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, interval: Duration) {
+        if let Err(error) = self.read_pins() {
+            // Whatever a snapshot may need stays, and nothing is written either.
+            self.show(Err(error));
+            return;
+        }
         self.show(Ok(()));
         loop {
             let mut waiting = Vec::new();
@@ -380,8 +430,11 @@ impl Writer {
             waiting.extend(std::iter::from_fn(|| requests.try_recv().ok()));
             let outcome = self.ship().await;
             self.show(outcome.clone());
-            for answer in waiting {
-                let _gone = answer.send(outcome.clone());
+            for request in waiting {
+                self.answer(request, outcome.clone()).await;
+            }
+            if outcome.is_ok() {
+                self.delete_before().await;
             }
             if outcome.is_ok()
                 && self.position.wants_checkpoint(self.options.configuration.number)
@@ -393,12 +446,77 @@ impl Writer {
         }
     }
 
+    async fn answer(&mut self, request: Request, shipped: Result<()>) {
+        let (answer, done) = match (request, shipped) {
+            (Request::Sync(answer), shipped) => (answer, shipped),
+            (Request::Pin(_, answer) | Request::Unpin(_, answer), Err(error)) => (answer, Err(error)),
+            (Request::Pin(number, answer), Ok(())) => (answer, self.pin(number).await),
+            (Request::Unpin(number, answer), Ok(())) => (answer, self.unpin(number).await),
+        };
+        let _gone = answer.send(done);
+    }
+
+    fn read_pins(&mut self) -> Result<()> {
+        for snapshot in self.metadata.snapshots()? {
+            if let Some(pin) = Pin::of(&snapshot)? {
+                self.pins.insert(snapshot.number, pin);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is in the pool now becomes a snapshot's, before anything else is written.
+    async fn pin(&mut self, number: u32) -> Result<()> {
+        let Position { digest, places, parts, .. } = &self.position;
+        let pin = Pin { digest: *digest, places: places.clone(), parts: parts.clone() };
+        // Whatever the state refers to was made before this identity was drawn.
+        self.metadata.pin_snapshot(number, self.stripe.next_id(), &pin.encode())?;
+        self.pins.insert(number, pin);
+        self.ship().await
+    }
+
+    async fn unpin(&mut self, number: u32) -> Result<()> {
+        self.metadata.delete_snapshot(number)?;
+        // Its bytes go last: a pool that still names the snapshot must still have it.
+        self.ship().await?;
+        let Some(pin) = self.pins.remove(&number) else { return Ok(()) };
+        let current: HashSet<Place> = self.position.places.iter().copied().collect();
+        let places = pin.places.into_iter().filter(|place| !current.contains(place)).collect();
+        let live: HashSet<ObjectId> = self.position.parts.iter().map(|part| part.id).collect();
+        let parts = pin.parts.into_iter().filter(|part| !live.contains(&part.id)).collect();
+        self.let_go(places, parts).await;
+        Ok(())
+    }
+
+    /// Delete entries and parts that the journal does not need any more, but for those that snapshots do.
+    async fn let_go(&mut self, places: Vec<Place>, parts: Vec<ObjectRecord>) {
+        let pinned: HashSet<Place> = self.pins.values().flat_map(|pin| pin.places.iter().copied()).collect();
+        let kept: HashSet<ObjectId> =
+            self.pins.values().flat_map(|pin| &pin.parts).map(|part| part.id).collect();
+        let places = places.iter().filter(|place| !pinned.contains(place));
+        self.stripe.delete_roots(&places.map(|place| place.key()).collect::<Vec<_>>()).await;
+        self.garbage.extend(parts.into_iter().filter(|part| !kept.contains(&part.id)));
+        let gone = self.stripe.delete(&self.garbage).await;
+        self.garbage.retain(|part| !gone.contains(&part.id));
+    }
+
+    /// Delete entries from before the checkpoint, which a crash, or a node that was down, left.
+    async fn delete_before(&mut self) {
+        let before = std::mem::take(&mut self.position.before);
+        let places: Vec<Place> = before.iter().filter_map(|key| Place::of_key(key)).collect();
+        if !places.is_empty() {
+            self.let_go(places, Vec::new()).await;
+        }
+    }
+
     fn show(&self, outcome: Result<()>) {
         let mut shown = self.shown.lock();
         let position = &self.position;
         (shown.sequence, shown.checkpoint, shown.upto) =
             (position.sequence, position.checkpoint, position.upto);
-        shown.objects = position.parts.iter().chain(&self.garbage).map(|part| part.id).collect();
+        let pinned = self.pins.values().flat_map(|pin| &pin.parts);
+        shown.objects =
+            position.parts.iter().chain(&self.garbage).chain(pinned).map(|part| part.id).collect();
         if self.metadata.last_change() > position.upto {
             shown.behind.get_or_insert_with(Instant::now);
         } else {
@@ -442,12 +560,9 @@ impl Writer {
             }
         };
         let entry = self.entry(upto, true, parts, inline);
-        let (old_parts, old_keys) = (self.position.parts.clone(), self.position.keys.clone());
+        let (parts, places) = (self.position.parts.clone(), self.position.places.clone());
         self.put(entry).await?;
-        self.garbage.extend(old_parts);
-        self.stripe.delete_roots(&old_keys).await;
-        let gone = self.stripe.delete(&self.garbage).await;
-        self.garbage.retain(|part| !gone.contains(&part.id));
+        self.let_go(places, parts).await;
         Ok(())
     }
 

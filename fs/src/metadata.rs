@@ -210,6 +210,30 @@ pub struct Outbox {
     pub records: Vec<u8>,
 }
 
+/// A state of the volume that is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Counts from 1; greater than that of every one there was when it was begun.
+    pub number: u32,
+    /// By what people know it; no two have the same.
+    pub name: String,
+    /// When it was begun.
+    pub created: Time,
+    /// Objects from this one on are not part of it. The greatest there is while it is being taken.
+    pub next: ObjectId,
+    /// Where its metadata lies in the journal; opaque, and empty while it is being taken.
+    pub pin: Vec<u8>,
+}
+
+/// What a snapshot costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotUsage {
+    /// Bytes in objects that nothing but snapshots needs any more.
+    pub kept_bytes: u64,
+    /// Those of them that no other snapshot needs.
+    pub alone_bytes: u64,
+}
+
 /// A piece of the pool's journal to apply.
 #[derive(Clone, Copy, Debug)]
 pub struct Replay<'r> {
@@ -343,15 +367,29 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn orphans(&self) -> Result<Vec<Ino>>;
     /// Give up orphans: inodes, attributes and extents. What has a name or is gone stays as it is.
     fn reclaim(&self, orphans: &[Ino]) -> Result<()>;
-    /// At most `limit` objects to which nothing refers any more, ascending; their records are kept until `forget`,
-    /// so that a crash between deleting bytes and forgetting them leaves no unnamed garbage. Once condemned, an
-    /// object is never referred to again.
+    /// At most `limit` objects to which nothing refers any more, and which no snapshot keeps, ascending; their records
+    /// are kept until `forget`, so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
+    /// Once condemned, an object is never referred to again.
     fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>>;
     /// Their fragments are deleted. Unknown ones are passed over; `Invalid`, and nothing happens, if an extent
-    /// still refers to one.
+    /// still refers to one, or a snapshot keeps it.
     fn forget(&self, objects: &[ObjectId]) -> Result<()>;
     /// Totals; cheap enough for statfs.
     fn usage(&self) -> Result<Usage>;
+
+    /// Begin to take a snapshot: from now on nothing that is referred to is condemned. Returns its number. `Exists`.
+    fn begin_snapshot(&self, name: &str, now: Time) -> Result<u32>;
+    /// It is taken: what `pin` leads to is its state, and objects from `next` on are not part of it. `NotFound`.
+    fn pin_snapshot(&self, number: u32, next: ObjectId, pin: &[u8]) -> Result<()>;
+    /// All of them, by number, also those that are being taken.
+    fn snapshots(&self) -> Result<Vec<Snapshot>>;
+    /// What one costs. Reads all objects that are kept. `NotFound`.
+    fn snapshot_usage(&self, number: u32) -> Result<SnapshotUsage>;
+    /// Give it up: objects that it alone kept are condemned. `NotFound`.
+    fn delete_snapshot(&self, number: u32) -> Result<()>;
+    /// Give an empty file bytes that it had in a snapshot, and this size: as `commit`, but the extents may also refer
+    /// to objects that only snapshots keep. `Invalid` for one of which that is not true either.
+    fn revive(&self, ino: Ino, extents: &[Extent], size: u64) -> Result<()>;
 
     /// Number of the last change. Every transaction that changes anything is one, and puts its records in the outbox.
     fn last_change(&self) -> u64;

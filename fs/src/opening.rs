@@ -21,7 +21,7 @@ use crate::state::{self, Refusal, Remembered, StateFolder};
 use crate::stripe::{Stripe, StripeOptions};
 use crate::transport::http::{HttpOptions, HttpTransport};
 use crate::transport::{FragmentTransport, NodeAddress};
-use crate::volume::{Volume, VolumeOptions};
+use crate::volume::{Views, Volume, VolumeOptions};
 use common::wire::{MountId, NodeId};
 
 /// Until a node has said hello.
@@ -360,6 +360,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
         capacity_bytes: config.capacity_bytes,
         read_only: config.read_only,
         access_times: config.access_times(),
+        views: Views { folder: opened.state.views(), open: |path| Ok(Arc::new(SqliteStore::open(path)?)) },
     };
     let journal = journal(config, opened, &stripe)?;
     Ok(Volume::open(opened.store.clone(), stripe, pool, journal, options).await?)

@@ -37,7 +37,7 @@ const KEY: &str = "volume.key";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 12] = [
+const OWN_NAMES: [&str; 14] = [
     "lock",
     "mount.id",
     "volume.key",
@@ -50,6 +50,8 @@ const OWN_NAMES: [&str; 12] = [
     "metadata.sqlite-shm",
     "cache",
     "backlog",
+    "views",
+    "snapshots",
 ];
 
 /// What a mount must know before it can reach its pool: pool.json.
@@ -253,6 +255,11 @@ impl StateFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where metadata of snapshots is read into.
+    pub fn views(&self) -> PathBuf {
+        self.path.join("views")
     }
 
     /// The metadata store.

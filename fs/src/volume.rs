@@ -12,6 +12,7 @@ mod data;
 mod gc;
 mod namespace;
 mod report;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,9 @@ pub use backlog::Unsaved;
 pub use data::Written;
 pub use gc::GarbageReport;
 pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
+pub use snapshots::{
+    MAX_SNAPSHOT_NAME, OpenStore, RestoreReport, SnapshotReport, VersionReport, Views, check_snapshot_name,
+};
 
 /// How a volume is served; each with its default in config.rs.
 #[derive(Clone, Debug)]
@@ -62,6 +66,8 @@ pub struct VolumeOptions {
     pub read_only: bool,
     /// Which accesses are noted; none while changes are refused.
     pub access_times: AccessTimes,
+    /// Where the metadata of snapshots is read into.
+    pub views: Views,
 }
 
 /// A mounted volume.
@@ -84,6 +90,8 @@ pub struct Volume {
     reads: upkeep::ReadGate,
     /// Told when there is something to delete or to move.
     work: Notify,
+    /// Held while the metadata of snapshots is looked at.
+    viewing: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
     shut: AtomicBool,
 }
@@ -119,10 +127,12 @@ impl Volume {
             seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
             work: Notify::new(),
+            viewing: tokio::sync::Mutex::default(),
             stop: watch::Sender::new(false),
             shut: AtomicBool::new(false),
         });
         if !volume.options.read_only {
+            volume.forget_half_taken()?;
             volume.store_backlog().await?;
             volume.metadata.reclaim(&volume.metadata.orphans()?)?;
             volume.start_upkeep();

@@ -12,6 +12,7 @@ use ed25519_dalek::VerifyingKey;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::entry::{self, Entry, Place, Signed};
+use super::pin::Pin;
 use crate::cache::{Cache, CacheOptions};
 use crate::error::{Error, Result};
 use crate::metadata::{Configuration, ObjectRecord};
@@ -70,14 +71,41 @@ impl Reader {
     /// `Pool`: an entry that must be there is not to be had; the sentence names the nodes that did not answer.
     pub async fn read(&self, public: Option<&VerifyingKey>) -> Result<Option<Chain>> {
         let stripe = self.stripe(Vec::new())?;
-        let RootKeys { keys, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
-        let places: BTreeMap<Place, Vec<NodeId>> =
-            keys.into_iter().filter_map(|(key, nodes)| Some((Place::of_key(&key)?, nodes))).collect();
+        let (places, silent) = places(&stripe).await;
         let Some(head) = self.head(&stripe, &places, public, &silent).await? else { return Ok(None) };
+        self.back_from(&stripe, head, &places, silent).await.map(Some)
+    }
+
+    /// The journal up to the entry a snapshot is pinned to.
+    ///
+    /// # Errors
+    /// As `read`; and `Pool` if that entry is another one now.
+    pub async fn read_pinned(&self, pin: &Pin, public: &VerifyingKey) -> Result<Chain> {
+        let stripe = self.stripe(Vec::new())?;
+        let (places, silent) = places(&stripe).await;
+        let place = pin.head().ok_or(Error::NotFound)?;
+        let nodes = places.get(&place).ok_or_else(|| missing(place.sequence, &silent))?;
+        let head = self.fetch(&stripe, place, nodes, Some(public)).await?;
+        if head.digest != pin.digest {
+            let sentence =
+                format!("entry {} of the journal is not the one the snapshot names", place.sequence);
+            return Err(Error::Pool(sentence));
+        }
+        self.back_from(&stripe, head, &places, silent).await
+    }
+
+    /// From the checkpoint that an entry names to the entry itself.
+    async fn back_from(
+        &self,
+        stripe: &Arc<Stripe>,
+        head: Signed,
+        places: &BTreeMap<Place, Vec<NodeId>>,
+        silent: Vec<String>,
+    ) -> Result<Chain> {
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
         let fetched: Vec<Result<Signed>> = stream::iter(wanted)
-            .map(|(place, nodes)| self.fetch(&stripe, *place, nodes, Some(&head.public)))
+            .map(|(place, nodes)| self.fetch(stripe, *place, nodes, Some(&head.public)))
             .buffer_unordered(FETCHES)
             .collect()
             .await;
@@ -95,7 +123,7 @@ impl Reader {
         }
         entries.reverse();
         let stale = places.range(..first).map(|(place, _)| place.key()).collect();
-        Ok(Some(Chain { entries, stale, silent }))
+        Ok(Chain { entries, stale, silent })
     }
 
     /// The entry with the highest place that holds. A node may name keys of which it has nothing; what so many nodes
@@ -200,6 +228,13 @@ impl Block {
             Block::Part(part) => entry::records(&stripe.read(&part, 0..part.length).await?.concat()),
         }
     }
+}
+
+/// Which entries nodes have, and who does not answer.
+async fn places(stripe: &Arc<Stripe>) -> (BTreeMap<Place, Vec<NodeId>>, Vec<String>) {
+    let RootKeys { keys, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
+    let placed = |(key, nodes): (String, _)| Some((Place::of_key(&key)?, nodes));
+    (keys.into_iter().filter_map(placed).collect(), silent)
 }
 
 fn missing(sequence: u64, silent: &[String]) -> Error {

@@ -17,7 +17,7 @@ pub const INLINE: usize = 8 << 10;
 pub type Digest = [u8; 32];
 
 /// Where an entry stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Place {
     /// Counts the entries of a volume from 1.
     pub sequence: u64,

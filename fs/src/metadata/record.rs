@@ -7,7 +7,7 @@ use common::code::Code;
 use common::hash::Hash;
 use common::wire::{NodeId, ObjectId, VolumeId};
 
-use super::{Configuration, Exception, Extent, ObjectRecord, VolumeSettings};
+use super::{Configuration, Exception, Extent, ObjectRecord, Snapshot, VolumeSettings};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
 
@@ -64,6 +64,12 @@ pub enum Record {
     Exceptions(ObjectId, Vec<Exception>),
     /// An object is gone.
     NoObject(ObjectId),
+    /// A snapshot; one of this number is replaced.
+    Snapshot(Snapshot),
+    /// A snapshot is gone, and what it kept is kept by the next older one that it is part of.
+    NoSnapshot(u32),
+    /// Nothing refers to an object any more, and this is the newest snapshot that keeps it.
+    Kept(ObjectId, u32),
 }
 
 /// The tag each kind of record begins with.
@@ -86,6 +92,9 @@ mod tag {
     pub const OBJECT: u8 = 16;
     pub const EXCEPTIONS: u8 = 17;
     pub const NO_OBJECT: u8 = 18;
+    pub const SNAPSHOT: u8 = 19;
+    pub const NO_SNAPSHOT: u8 = 20;
+    pub const KEPT: u8 = 21;
 }
 
 impl Record {
@@ -173,6 +182,24 @@ impl Record {
             Record::NoObject(id) => {
                 bytes.put_u8(tag::NO_OBJECT);
                 put_id(bytes, *id);
+            }
+            Record::Snapshot(snapshot) => {
+                bytes.put_u8(tag::SNAPSHOT);
+                bytes.put_u32_le(snapshot.number);
+                put_bytes(bytes, snapshot.name.as_bytes());
+                put_time(bytes, snapshot.created);
+                put_id(bytes, snapshot.next);
+                bytes.put_u32_le(snapshot.pin.len() as u32);
+                bytes.put_slice(&snapshot.pin);
+            }
+            Record::NoSnapshot(number) => {
+                bytes.put_u8(tag::NO_SNAPSHOT);
+                bytes.put_u32_le(*number);
+            }
+            Record::Kept(id, keeper) => {
+                bytes.put_u8(tag::KEPT);
+                put_id(bytes, *id);
+                bytes.put_u32_le(*keeper);
             }
         }
     }
@@ -301,6 +328,14 @@ impl Fields<'_> {
             tag::OBJECT => Record::Object(self.object()?),
             tag::EXCEPTIONS => Record::Exceptions(self.id()?, self.exceptions()?),
             tag::NO_OBJECT => Record::NoObject(self.id()?),
+            tag::SNAPSHOT => {
+                let (number, name) = (self.u32()?, String::from_utf8(self.bytes()?).ok()?);
+                let (created, next, length) = (self.time()?, self.id()?, self.u32()?);
+                let pin = self.take(length as usize)?.to_vec();
+                Record::Snapshot(Snapshot { number, name, created, next, pin })
+            }
+            tag::NO_SNAPSHOT => Record::NoSnapshot(self.u32()?),
+            tag::KEPT => Record::Kept(self.id()?, self.u32()?),
             _ => return None,
         })
     }
@@ -498,6 +533,13 @@ mod tests {
             object().prop_map(Record::Object),
             (id(), exceptions()).prop_map(|(id, exceptions)| Record::Exceptions(id, exceptions)),
             id().prop_map(Record::NoObject),
+            (any::<u32>(), "[a-z]{1,40}", time(), id(), bytes()).prop_map(
+                |(number, name, created, next, pin)| {
+                    Record::Snapshot(Snapshot { number, name, created, next, pin })
+                }
+            ),
+            any::<u32>().prop_map(Record::NoSnapshot),
+            (id(), any::<u32>()).prop_map(|(id, keeper)| Record::Kept(id, keeper)),
         ]
     }
 

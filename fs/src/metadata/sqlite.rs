@@ -13,6 +13,7 @@ mod outbox;
 mod replay;
 mod rows;
 mod schema;
+mod snapshots;
 mod transaction;
 mod volume;
 mod wal;
@@ -298,6 +299,30 @@ impl MetadataStore for SqliteStore {
 
     fn usage(&self) -> Result<Usage> {
         Ok(*self.usage.lock())
+    }
+
+    fn begin_snapshot(&self, name: &str, now: Time) -> Result<u32> {
+        self.write(|change| snapshots::begin(change, name, now))
+    }
+
+    fn pin_snapshot(&self, number: u32, next: ObjectId, pin: &[u8]) -> Result<()> {
+        self.write(|change| snapshots::pin(change, number, next, pin))
+    }
+
+    fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.read(snapshots::all)
+    }
+
+    fn snapshot_usage(&self, number: u32) -> Result<SnapshotUsage> {
+        self.read(|view| snapshots::usage(view, number))
+    }
+
+    fn delete_snapshot(&self, number: u32) -> Result<()> {
+        self.write(|change| snapshots::delete(change, number))
+    }
+
+    fn revive(&self, ino: Ino, extents: &[Extent], size: u64) -> Result<()> {
+        self.write(|change| data::revive(change, ino, extents, size))
     }
 
     fn last_change(&self) -> u64 {

@@ -66,12 +66,8 @@ impl Volume {
     /// Bring everything to the nodes; the rest to the backlog.
     pub(super) async fn save_everything(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
         // A write that was let in just before changes were refused may lay its bytes after the first round.
-        while let files = self.unclean_files()
-            && !files.is_empty()
-        {
-            let saves = files.iter().map(|file| self.save(file, false));
-            let outcomes = futures_util::future::join_all(saves).await;
-            if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+        while !self.unclean_files().is_empty() {
+            if let Err(error) = self.store_dirty().await {
                 return self.keep_backlog(error.to_string()).await;
             }
         }
@@ -80,6 +76,13 @@ impl Volume {
             // Everything is stored; what leads to it waits in the store on this host.
             Err(error) => self.keep_backlog(error.to_string()).await,
         }
+    }
+
+    /// Bring everything written until now to the nodes.
+    pub(super) async fn store_dirty(self: &Arc<Self>) -> Result<()> {
+        let files = self.unclean_files();
+        let saves = files.iter().map(|file| self.save(file, false));
+        futures_util::future::join_all(saves).await.into_iter().collect()
     }
 
     fn unclean_files(&self) -> Vec<Arc<OpenFile>> {

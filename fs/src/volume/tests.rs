@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use shardd::{Limits, Store, StoreOptions};
 use tempfile::TempDir;
 
-use super::{AccessTimes, SetAttributes, SetTime, Volume, VolumeOptions};
+use super::{AccessTimes, SetAttributes, SetTime, Views, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
@@ -125,6 +125,10 @@ impl Bench {
             capacity_bytes: None,
             read_only: false,
             access_times: AccessTimes::default(),
+            views: Views {
+                folder: self.folder.path().join("views"),
+                open: |path| Ok(Arc::new(SqliteStore::open(path)?)),
+            },
         };
         change(&mut options);
         let journal_options = JournalOptions {
@@ -167,6 +171,14 @@ impl Bench {
         let pool = self.pool().await?;
         let io_limit = Duration::from_secs(3);
         Ok(Reader { pool, volume: self.id, code: Code::new(3, 2).unwrap(), hash: HashId::Blake3, io_limit })
+    }
+
+    /// A stripe that remembers nothing, with the lists of nodes a store knows.
+    async fn fresh_stripe(&self, metadata: &dyn MetadataStore) -> Arc<Stripe> {
+        let pool = self.pool().await.unwrap();
+        let cache = Cache::open(CacheOptions { memory_bytes: 0, disk_bytes: 0, disk: None }).unwrap();
+        let options = StripeOptions::new(self.id, 0, Code::new(3, 2).unwrap(), HashId::Blake3);
+        Stripe::new(pool, cache, metadata.configurations().unwrap(), 1, options)
     }
 
     /// Lose the disk of the mount host, and make the metadata anew from the pool.
@@ -772,3 +784,5 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
     assert!(refused.contains("written elsewhere"), "{refused}");
     bench.metadata.lookup(ROOT, b"never shipped").unwrap();
 }
+
+mod snapshots;

@@ -10,6 +10,7 @@ mod names_model;
 mod objects;
 mod outbox;
 mod rename;
+mod snapshots;
 mod sqlite;
 mod support;
 mod volume;

@@ -223,9 +223,29 @@ fn a_file_that_is_no_store_is_refused_and_left_alone() {
 fn another_format_is_refused_in_one_sentence() {
     let (_folder, path) = folder();
     drop(SqliteStore::open(&path).unwrap());
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
-    let sentence = format!("{}: metadata format 3, but this program reads 2", path.display());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
+    let sentence = format!("{}: metadata format 9, but this program reads 3", path.display());
     assert_eq!(refusal(&path), sentence);
+}
+
+#[test]
+fn a_store_from_before_snapshots_is_brought_up_to_date() {
+    let (_folder, path) = folder();
+    let store = SqliteStore::open(&path).unwrap();
+    format(&store);
+    let ino = file(&store, ROOT, "a");
+    write(&store, ino, 0, 1, 100);
+    write(&store, ino, 0, 2, 100);
+    drop(store);
+    let old = "DROP TABLE snapshot; DROP INDEX condemned; DROP INDEX kept; ALTER TABLE object DROP COLUMN kept; \
+               CREATE INDEX condemned ON object (live) WHERE live = 0; PRAGMA user_version = 2;";
+    Connection::open(&path).unwrap().execute_batch(old).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(condemned(&store), [1]);
+    store.begin_snapshot("new", at(3)).unwrap();
+    write(&store, ino, 0, 3, 100);
+    assert_eq!(condemned(&store), [1]);
+    audit(&store);
 }
 
 #[test]

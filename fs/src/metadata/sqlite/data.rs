@@ -10,6 +10,7 @@ use common::wire::ObjectId;
 
 use super::objects;
 use super::rows::{self, InodeKey};
+use super::snapshots;
 use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, MAX_SIZE, Time};
@@ -130,6 +131,14 @@ pub(super) fn commit(change: &mut Change, commit: &Commit) -> Result<()> {
             objects::check_known(change.view, record, live.of(key) > 0)?;
         }
     }
+    live.settle(change)
+}
+
+pub(super) fn revive(change: &mut Change, ino: Ino, extents: &[Extent], size: u64) -> Result<()> {
+    let mut known = Known { lengths: HashMap::new(), kept: true };
+    let mut live = Live::default();
+    let part = FileCommit { ino, extents: extents.to_vec(), size, mtime: None };
+    commit_file(change, &part, &mut known, &mut live)?;
     live.settle(change)
 }
 
@@ -283,31 +292,44 @@ impl Live {
 
     fn settle(self, change: &mut Change) -> Result<()> {
         for (key, difference) in self.0.into_iter().filter(|(_, difference)| *difference != 0) {
-            let sql = "UPDATE object SET live = live + ? WHERE id = ?";
-            if change.run(sql, (difference, key))? == 0 {
+            let sql = "UPDATE object SET live = live + ? WHERE id = ? RETURNING live";
+            let Some(live) = change.row(sql, (difference, key), |row| row.get::<_, i64>(0))? else {
                 let id = rows::unpack(key);
                 return Err(Error::Store(format!("damaged: an extent refers to {id}, which does not exist")));
-            }
+            };
+            change.rows += 1;
             change.usage.live_bytes += difference;
+            if live == 0 {
+                let keeper = snapshots::keeper(change.view, key)?;
+                if keeper > 0 {
+                    snapshots::set_kept(change, key, keeper)?;
+                    change.note(&Record::Kept(rows::unpack(key), keeper));
+                }
+            }
         }
         Ok(())
     }
 }
 
 /// The objects a commit may refer to, and their lengths.
-struct Known(HashMap<ObjectId, u32>);
+struct Known {
+    lengths: HashMap<ObjectId, u32>,
+    /// Whether also to those that only snapshots keep.
+    kept: bool,
+}
 
 impl Known {
     /// Those it brings along; those of the store are asked for one by one.
     fn new(commit: &Commit) -> Known {
-        Known(commit.objects.iter().map(|record| (record.id, record.length)).collect())
+        let lengths = commit.objects.iter().map(|record| (record.id, record.length)).collect();
+        Known { lengths, kept: false }
     }
 
     /// Whether an extent may be: not empty, within what a file may have, within its object.
     fn check(&mut self, view: View, extent: &Extent) -> Result<()> {
         range_at(extent.offset, u64::from(extent.length))?;
         let end = extent.object_offset.checked_add(extent.length).filter(|_| extent.length > 0);
-        let length = match self.0.get(&extent.object) {
+        let length = match self.lengths.get(&extent.object) {
             Some(length) => *length,
             None => self.ask(view, extent.object)?,
         };
@@ -319,11 +341,14 @@ impl Known {
 
     fn ask(&mut self, view: View, id: ObjectId) -> Result<u32> {
         // Nothing may refer again to an object that was condemned: its fragments may be on their way out.
-        let sql = "SELECT length FROM object WHERE id = ? AND live > 0";
+        let sql = match self.kept {
+            true => "SELECT length FROM object WHERE id = ? AND (live > 0 OR kept > 0)",
+            false => "SELECT length FROM object WHERE id = ? AND live > 0",
+        };
         let length = view.row(sql, [key_of(id)?], |row| row.get(0))?;
         let length =
             length.ok_or(Error::Invalid("an extent refers to an object that is unknown or condemned"))?;
-        self.0.insert(id, length);
+        self.lengths.insert(id, length);
         Ok(length)
     }
 }

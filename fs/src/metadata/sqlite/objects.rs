@@ -156,7 +156,7 @@ pub(super) fn condemned(view: View, limit: usize) -> Result<Vec<ObjectRecord>> {
     let sql = concat!(
         "SELECT ",
         rows::object_columns!(),
-        " FROM object o INDEXED BY condemned WHERE o.live = 0 ORDER BY o.id LIMIT ?"
+        " FROM object o INDEXED BY condemned WHERE o.live = 0 AND o.kept = 0 ORDER BY o.id LIMIT ?"
     );
     let found = view.rows(sql, [rows::limit(limit)], |row| rows::object(row, 0))?;
     found.into_iter().map(|object| complete(view, object)).collect()
@@ -167,12 +167,12 @@ pub(super) fn forget(change: &mut Change, objects: &[ObjectId]) -> Result<()> {
 }
 
 fn forget_one(change: &mut Change, key: i64) -> Result<()> {
-    let sql = "SELECT length, live, exceptions FROM object WHERE id = ?";
+    let sql = "SELECT length, live > 0 OR kept > 0, exceptions FROM object WHERE id = ?";
     let read =
-        |row: &rusqlite::Row| Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?));
-    let Some((length, live, exceptions)) = change.row(sql, [key], read)? else { return Ok(()) };
-    if live > 0 {
-        return Err(Error::Invalid("a file still refers to this object"));
+        |row: &rusqlite::Row| Ok((row.get::<_, u32>(0)?, row.get::<_, bool>(1)?, row.get::<_, u32>(2)?));
+    let Some((length, used, exceptions)) = change.row(sql, [key], read)? else { return Ok(()) };
+    if used {
+        return Err(Error::Invalid("a file or a snapshot still refers to this object"));
     }
     change.run("DELETE FROM object WHERE id = ?", [key])?;
     change.note(&Record::NoObject(rows::unpack(key)));

@@ -5,6 +5,7 @@ use rusqlite::{Row, params};
 use super::objects;
 use super::outbox;
 use super::rows::{self, InodeKey};
+use super::snapshots;
 use super::transaction::{Change, View};
 use super::volume;
 use crate::error::{Error, Result};
@@ -16,8 +17,18 @@ use crate::metadata::{Exception, ObjectRecord};
 const CHUNK: usize = 4 << 20;
 
 /// Everything a volume is, for `apply` to begin from nothing.
-const TABLES: [&str; 9] =
-    ["volume", "configuration", "inode", "entry", "target", "xattr", "extent", "object", "exception"];
+const TABLES: [&str; 10] = [
+    "volume",
+    "configuration",
+    "inode",
+    "entry",
+    "target",
+    "xattr",
+    "extent",
+    "object",
+    "exception",
+    "snapshot",
+];
 
 /// Hand on every row as a record; returns the number of the last change among them.
 pub(super) fn dump(view: View, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
@@ -60,6 +71,12 @@ pub(super) fn dump(view: View, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Res
     let exceptional = "SELECT DISTINCT object FROM exception";
     for id in view.rows(exceptional, [], |row| Ok(rows::unpack(row.get(0)?)))? {
         out.put(&Record::Exceptions(id, objects::exceptions_of(view, id)?))?;
+    }
+    for (id, keeper) in snapshots::kept(view)? {
+        out.put(&Record::Kept(id, keeper))?;
+    }
+    for snapshot in snapshots::all(view)? {
+        out.put(&Record::Snapshot(snapshot))?;
     }
     let extents = concat!("SELECT e.ino, ", rows::extent_columns!(), " FROM extent e");
     out.rows(view, extents, |row| {
@@ -187,6 +204,12 @@ fn apply(change: &mut Change, record: &Record) -> Result<()> {
         Record::NoObject(id) => {
             change.run("DELETE FROM object WHERE id = ?", [rows::pack(*id)])?;
             change.run("DELETE FROM exception WHERE object = ?", [rows::pack(*id)])?;
+        }
+        Record::Snapshot(snapshot) => snapshots::put(change, snapshot)?,
+        Record::NoSnapshot(number) => snapshots::let_go(change, *number)?,
+        Record::Kept(id, keeper) => {
+            let Some(key) = rows::pack(*id) else { return Ok(()) };
+            snapshots::set_kept(change, key, *keeper)?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// `avid`: what tells a metadata store from any other SQLite database.
 const APPLICATION: i64 = 0x6176_6964;
 /// The format docs/metadata.md draws.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 const PAGE_BYTES: u32 = 4096;
 /// One process has the file, and its connections share the index of the -wal file in its memory. Without locks for
 /// other processes at each transaction a lookup takes half of the time and a change two thirds. The price is that
@@ -78,7 +78,7 @@ fn prepare(db: &Connection) -> Result<()> {
     configure(db, WRITER_CACHE_KIB)?;
     let fresh = is_empty(db)?;
     if !fresh {
-        check_format(db)?;
+        bring_up(db)?;
     }
     // Answers with the mode that is now in force; a database in memory stays `memory`.
     db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -112,12 +112,14 @@ fn is_empty(db: &Connection) -> Result<bool> {
     Ok(tables == 0 && pragma(db, "application_id")? == 0 && pragma(db, "user_version")? == 0)
 }
 
-fn check_format(db: &Connection) -> Result<()> {
+/// Bring a database of an earlier version to this one.
+fn bring_up(db: &Connection) -> Result<()> {
     if pragma(db, "application_id")? != APPLICATION {
         return Err(Error::Store("this database is not a metadata store of avidfs".into()));
     }
     match pragma(db, "user_version")? {
         FORMAT => Ok(()),
+        2 => Ok(db.execute_batch(FROM_2)?),
         other => Err(Error::Store(format!("metadata format {other}, but this program reads {FORMAT}"))),
     }
 }
@@ -133,6 +135,25 @@ fn create(db: &Connection) -> Result<()> {
     ))?;
     Ok(())
 }
+
+/// Before snapshots.
+const FROM_2: &str = "
+BEGIN IMMEDIATE;
+ALTER TABLE object ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+DROP INDEX condemned;
+CREATE INDEX condemned ON object (id) WHERE live = 0 AND kept = 0;
+CREATE INDEX kept ON object (kept) WHERE kept > 0;
+CREATE TABLE snapshot (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    created_s INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL,
+    next INTEGER NOT NULL,
+    pin BLOB NOT NULL
+) STRICT;
+PRAGMA user_version = 3;
+COMMIT;
+";
 
 const TABLES: &str = "
 CREATE TABLE volume (
@@ -227,10 +248,21 @@ CREATE TABLE object (
     code TEXT NOT NULL,
     configuration INTEGER NOT NULL,
     exceptions INTEGER NOT NULL,
-    live INTEGER NOT NULL CHECK (live >= 0)
+    live INTEGER NOT NULL CHECK (live >= 0),
+    kept INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX condemned ON object (live) WHERE live = 0;
+CREATE INDEX condemned ON object (id) WHERE live = 0 AND kept = 0;
+CREATE INDEX kept ON object (kept) WHERE kept > 0;
 CREATE INDEX exceptional ON object (id) WHERE exceptions > 0;
+
+CREATE TABLE snapshot (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    created_s INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL,
+    next INTEGER NOT NULL,
+    pin BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE exception (
     object INTEGER NOT NULL,
