@@ -26,6 +26,11 @@ pub enum Command {
     Status(StatusArgs),
     /// Delete fragments of objects that nobody refers to, as a crash may leave them
     Gc(GcArgs),
+    /// Keep states of a volume, and bring back what was in them
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// List the states a file was in, over the snapshots and now
+    Versions(VersionsArgs),
     /// Make the state folder of a volume anew from what the pool holds
     Recover(RecoverArgs),
     /// The volume's key, with which alone it can be written
@@ -106,6 +111,9 @@ pub struct MountArgs {
     /// Mount read-only
     #[arg(long)]
     pub read_only: bool,
+    /// Mount this snapshot of the volume, read-only; the volume itself may be mounted meanwhile
+    #[arg(long, value_name = "NAME", conflicts_with = "take_over")]
+    pub snapshot: Option<String>,
     /// Stay in the foreground and log there
     #[arg(short = 'f', long)]
     pub foreground: bool,
@@ -131,6 +139,55 @@ pub struct GcArgs {
     /// Only say what would be deleted
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `avidfs snapshot`.
+#[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Keep the state the volume has now; copies nothing
+    Create {
+        /// A new name
+        name: String,
+        /// Where the volume is mounted
+        mountpoint: PathBuf,
+    },
+    /// List the snapshots, and what each one costs
+    List {
+        /// Where the volume is mounted
+        mountpoint: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a snapshot up, and the space that it alone needs
+    Delete {
+        /// Its name
+        name: String,
+        /// Where the volume is mounted
+        mountpoint: PathBuf,
+    },
+    /// Bring back a file, a folder, or (given the mount point) everything, as it was in a snapshot
+    ///
+    /// What is at PATH now is replaced all at once, and gone; copies no bytes.
+    Restore {
+        /// The snapshot's name
+        name: String,
+        /// Where it was, on the mount
+        path: PathBuf,
+        /// Put it there instead, where nothing is yet
+        #[arg(long, value_name = "PATH")]
+        to: Option<PathBuf>,
+    },
+}
+
+/// `avidfs versions`.
+#[derive(Args, Debug)]
+pub struct VersionsArgs {
+    /// A path on an avidfs mount; what it names may be gone by now
+    pub path: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,7 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
+mod snapshots;
+
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +25,10 @@ use avidfs::transport::http::{HttpOptions, HttpTransport};
 use avidfs::transport::{FragmentTransport, NodeAddress};
 use avidfs::umount::{self, Unmounted};
 use avidfs::volume::{FileReport, GarbageReport, VolumeStatus};
-use common::code::Code;
 
 use crate::{Failure, host_refusal, runtime, surroundings};
+
+pub use snapshots::{snapshot, versions};
 
 /// Until a running daemon has answered a question.
 pub const QUESTION_LIMIT: Duration = Duration::from_secs(60);
@@ -164,10 +167,8 @@ async fn recover_from(
     let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
     let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
     let descriptor = recover::volume_of(&survey, name)?;
-    let garbled = |what: &str| Refusal(format!("the nodes say nonsense of the volume's {what}"));
-    let code: Code = descriptor.code.parse().map_err(|_| garbled("code"))?;
+    let (code, hash) = recover::shape(&descriptor)?;
     recover::check_enough(&survey, &descriptor, code.m())?;
-    let hash = descriptor.hash.parse().map_err(|_| garbled("hash"))?;
     let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
     let io_limit = PoolOptions::default().io_limit;
     let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit };

@@ -14,8 +14,9 @@ use common::size::ByteSize;
 
 use crate::cli::MountArgs;
 use crate::host::reason;
+use crate::state;
 use crate::transport::NodeAddress;
-use crate::volume::AccessTimes;
+use crate::volume::{AccessTimes, check_snapshot_name};
 
 /// A wrong option, in one sentence that names it and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ pub struct MountConfig {
     pub take_over: bool,
     /// Whether nothing may be changed through this mount.
     pub read_only: bool,
+    /// The snapshot that is mounted instead of the volume; `state` is a folder of its own then.
+    pub snapshot: Option<SnapshotOf>,
     /// Whether the program stays in the foreground.
     pub foreground: bool,
     /// Options for the kernel: nosuid, nodev, noexec, noatime, ...
@@ -77,6 +80,15 @@ impl MountConfig {
         };
         self.kernel_options.iter().rev().find_map(named).unwrap_or_default()
     }
+}
+
+/// A snapshot to mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotOf {
+    /// Its name.
+    pub name: String,
+    /// The state folder of its volume; absolute.
+    pub state: PathBuf,
 }
 
 /// What is written once when a volume is made. Absent is the default then, and whatever the volume has later.
@@ -140,6 +152,12 @@ fn assemble(
         Some(path) => absolute(&path),
         None => default_state(shape.name.as_deref().unwrap_or(DEFAULT_NAME), surroundings)?,
     };
+    let snapshot =
+        values.parse("snapshot", snapshot_name)?.map(|name| SnapshotOf { name, state: state.clone() });
+    let state = match &snapshot {
+        Some(snapshot) => state::snapshot_folder(&state, &snapshot.name),
+        None => state,
+    };
     let backlog_dir =
         values.text("backlog-dir").map_or_else(|| state.join("backlog"), |path| absolute(&path));
     Ok(MountConfig {
@@ -158,7 +176,8 @@ fn assemble(
         capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
         take_over: values.or("take-over", yes_or_no, false)?,
-        read_only: values.or("read-only", yes_or_no, false)?,
+        read_only: snapshot.is_some() || values.or("read-only", yes_or_no, false)?,
+        snapshot,
         foreground: values.or("foreground", yes_or_no, false)?,
         kernel_options,
         state,
@@ -166,7 +185,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "peers",
     "code",
     "volume",
@@ -186,6 +205,7 @@ const NAMES: [&str; 20] = [
     "allow-other",
     "take-over",
     "read-only",
+    "snapshot",
     "foreground",
 ];
 
@@ -286,6 +306,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("allow-other", allow_other),
         ("take-over", flag(args.take_over, "yes")),
         ("read-only", flag(args.read_only, "yes")),
+        ("snapshot", args.snapshot.clone()),
         ("foreground", flag(args.foreground, "yes")),
     ];
     let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
@@ -572,6 +593,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let ms = number.checked_mul(unit_ms).filter(|ms| (1..=86_400_000).contains(ms));
     ms.map(Duration::from_millis).ok_or_else(|| "a time is at least 1ms and at most 24h".to_owned())
+}
+
+fn snapshot_name(text: &str) -> Result<String, String> {
+    check_snapshot_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 fn at_least_a_second(text: &str) -> Result<Duration, String> {

@@ -21,7 +21,7 @@ use crate::state::Refusal;
 
 const NAME: &str = "control.sock";
 /// Longest request, in bytes.
-const MAX_REQUEST: u64 = 4096;
+const MAX_REQUEST: u64 = 64 << 10;
 /// Longest answer, in bytes: `info` of a large file names every fragment.
 const MAX_ANSWER: u64 = 1 << 30;
 /// Connections served at once; more wait in the socket's queue.
@@ -30,7 +30,7 @@ const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What may be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Request {
     /// Who is there: a `Presence`.
@@ -46,6 +46,34 @@ pub enum Request {
     Gc {
         /// Whether it is only counted.
         dry_run: bool,
+    },
+    /// Keep the state the volume has now: a `SnapshotReport`.
+    TakeSnapshot {
+        /// By what it is to be known.
+        name: String,
+    },
+    /// All snapshots: a list of `SnapshotReport`.
+    Snapshots,
+    /// Give a snapshot up: nothing.
+    DeleteSnapshot {
+        /// Its name.
+        name: String,
+    },
+    /// The states a path was in: a list of `VersionReport`.
+    Versions {
+        /// From the root of the volume, any bytes.
+        path: Vec<u8>,
+    },
+    /// Make what a path led to in a snapshot anew: a `RestoreReport`.
+    Restore {
+        /// The snapshot's name.
+        snapshot: String,
+        /// From the root of the volume, any bytes.
+        path: Vec<u8>,
+        /// The inode number of the directory it is to be in.
+        directory: u64,
+        /// Its name there, any bytes.
+        name: Vec<u8>,
     },
     /// Store everything, unmount, end. Answered when all but the end is done: an `Ending`.
     Umount,

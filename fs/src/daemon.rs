@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::busy;
 use crate::control::{Answer, Ending, Handler, Presence, Request};
+use crate::error::Error;
 use crate::host::{self, reason};
 use crate::inode::Ino;
 use crate::state::Refusal;
@@ -148,6 +149,15 @@ struct Signals {
     hangup: Signal,
 }
 
+/// What went wrong with the snapshot of this name.
+fn about(name: &str, error: Error) -> String {
+    match error {
+        Error::Exists => format!("there is a snapshot {name} already"),
+        Error::NotFound => format!("there is no snapshot {name}"),
+        error => error.to_string(),
+    }
+}
+
 impl Running {
     /// Watch over a mount; `wait` blocks until it is unmounted. From here on signals end it in good order.
     pub fn new(
@@ -187,6 +197,23 @@ impl Running {
                     Request::Status => Answer::from(volume.status().await),
                     Request::Info { ino } => Answer::from(volume.locate(Ino(ino)).await),
                     Request::Gc { dry_run } => Answer::from(volume.collect_garbage(dry_run).await),
+                    Request::TakeSnapshot { name } => {
+                        Answer::from(volume.take_snapshot(&name).await.map_err(|error| about(&name, error)))
+                    }
+                    Request::Snapshots => Answer::from(volume.list_snapshots()),
+                    Request::DeleteSnapshot { name } => {
+                        Answer::from(volume.delete_snapshot(&name).await.map_err(|error| about(&name, error)))
+                    }
+                    Request::Versions { path } => Answer::from(volume.versions(&path).await),
+                    Request::Restore { snapshot, path, directory, name } => {
+                        let restored = volume.restore(&snapshot, &path, Ino(directory), &name).await;
+                        Answer::from(restored.map_err(|error| match error {
+                            Error::NotFound => {
+                                format!("there is no snapshot {snapshot}, or nothing at that path in it")
+                            }
+                            error => error.to_string(),
+                        }))
+                    }
                     Request::Umount => Answer::from(ask(&askers).await),
                 }
             })

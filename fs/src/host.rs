@@ -267,6 +267,22 @@ fn unmount_with_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     Err(io::Error::new(kind, words))
 }
 
+/// Everything programs wrote to the file system that a path lies on is handed to it.
+pub fn sync_file_system(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    // SAFETY: a plain system call on a descriptor that `file` keeps open.
+    check(unsafe { libc::syncfs(file.as_raw_fd()) }).map(drop)
+}
+
+/// Swap what two paths on one file system name, all at once.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let one = CString::new(one.as_os_str().as_bytes())?;
+    let other = CString::new(other.as_os_str().as_bytes())?;
+    let (here, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // SAFETY: both are C strings that outlive the call.
+    check(unsafe { libc::renameat2(here, one.as_ptr(), here, other.as_ptr(), flags) }).map(drop)
+}
+
 /// Bytes that may still be written where `path` is; also tells whether a mount answers.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;

@@ -24,7 +24,7 @@ use self::pin::Pin;
 use crate::error::{Error, Result};
 use crate::inode::Time;
 use crate::metadata::record::{self, Fields, Record};
-use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay};
+use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay, Snapshot};
 use crate::stripe::{Stripe, pad};
 
 /// A checkpoint is worth its bytes when the entries since the last one have at least so many.
@@ -202,6 +202,28 @@ fn unshipped_changes(metadata: &dyn MetadataStore) -> Result<usize> {
         !matches!(record, Record::Epoch(_) | Record::Numbers { .. } | Record::Configuration(_))
     };
     Ok(record::decode_all(&outbox.records)?.iter().filter(|record| says_more(record)).count())
+}
+
+/// The snapshots that a journal knows of, oldest first.
+///
+/// # Errors
+/// `Unreadable`, `Store`.
+pub async fn snapshots(reader: &Reader, chain: &Chain) -> Result<Vec<Snapshot>> {
+    let mut known = BTreeMap::new();
+    for records in reader.records(&chain.entries, &|_, _| ()).await? {
+        for record in record::decode_all(&records)? {
+            match record {
+                Record::Snapshot(snapshot) => {
+                    known.insert(snapshot.number, snapshot);
+                }
+                Record::NoSnapshot(number) => {
+                    known.remove(&number);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(known.into_values().collect())
 }
 
 /// Make a store anew from a chain; after an error it is as it was.

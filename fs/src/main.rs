@@ -53,6 +53,8 @@ fn obey() -> ExitCode {
         Command::Status(args) => commands::status(args),
         Command::Info(args) => commands::info(args),
         Command::Gc(args) => commands::gc(args),
+        Command::Snapshot(command) => commands::snapshot(command),
+        Command::Versions(args) => commands::versions(args),
         Command::Recover(args) => commands::recover(args),
         Command::Key(KeyCommand::Export { state }) => commands::export_key(state),
     };

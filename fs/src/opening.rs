@@ -1,6 +1,9 @@
 //! Opening a volume, or making one: the one place that names its concrete parts and fits them together. What is asked
 //! first, and refused, is mount.rs's; who sees the volume afterwards is the caller's business.
 
+mod snapshot;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +62,9 @@ impl Opened {
 /// # Errors
 /// Everything mount.rs refuses; the right to write is not to be had, or the pool's journal does not fit the folder.
 pub async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
+    if let Some(wanted) = &config.snapshot {
+        return snapshot::open(config, wanted).await;
+    }
     let remembered = state::look(&config.state)?;
     if state::has_metadata(&config.state) {
         let state = StateFolder::take(&config.state)?;
@@ -80,7 +86,8 @@ async fn reopen(
 ) -> Result<Opened, Refusal> {
     mount::check_shape(&config.shape, &settings)?;
     let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
-    let Reach { transport, addresses, embedded } = reach(config, &state, &remembered, settings.code.n())?;
+    let Reach { transport, addresses, embedded } =
+        reach(config, &state.nodes(), &remembered, settings.code.n())?;
     let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
     let newest = newest_configuration(&*store, &settings)?;
     let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
@@ -216,7 +223,7 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
         None => {
             let state = StateFolder::take(&config.state)?;
             let n = config.shape.code.unwrap_or_else(mount::default_code).n();
-            let planned = match embedded(&state, n) {
+            let planned = match embedded(&state.nodes(), n) {
                 Ok(reach) => plan(config, &reach.transport, &reach.addresses).await.map(|plan| (reach, plan)),
                 Err(refusal) => Err(refusal),
             };
@@ -300,14 +307,14 @@ struct Reach {
 
 fn reach(
     config: &MountConfig,
-    state: &StateFolder,
+    nodes: &Path,
     remembered: &[(NodeAddress, NodeId)],
     n: usize,
 ) -> Result<Reach, Refusal> {
     let remembered: Vec<NodeAddress> = remembered.iter().map(|(address, _)| address.clone()).collect();
     let addresses = match &config.peers {
         Some(peers) => peers.clone(),
-        None if state.nodes().exists() => return embedded(state, remembered.len().max(n)),
+        None if nodes.exists() => return embedded(nodes, remembered.len().max(n)),
         None if remembered.is_empty() => {
             return Err(Refusal(
                 "where the volume's nodes are is not known any more: name them with --peers".into(),
@@ -319,8 +326,8 @@ fn reach(
     Ok(Reach { transport, addresses, embedded: None })
 }
 
-fn embedded(state: &StateFolder, count: usize) -> Result<Reach, Refusal> {
-    let nodes = Embedded::open(&state.nodes(), count)?;
+fn embedded(nodes: &Path, count: usize) -> Result<Reach, Refusal> {
+    let nodes = Embedded::open(nodes, count)?;
     Ok(Reach { transport: nodes.transport(), addresses: nodes.addresses(), embedded: Some(nodes) })
 }
 

@@ -9,6 +9,8 @@ use crate::journal::entry::Signed;
 use crate::journal::key::{VolumeKey, fingerprint};
 use crate::mount::Survey;
 use crate::state::Refusal;
+use common::code::Code;
+use common::hash::HashId;
 use common::wire::{VolumeDescriptor, VolumeEntry};
 
 /// Which volume of the pool is meant.
@@ -33,6 +35,16 @@ pub fn volume_of(survey: &Survey, name: Option<&str>) -> Result<VolumeDescriptor
             Err(Refusal(format!("the nodes know the volumes {}: say which with --volume", names.join(", "))))
         }
     }
+}
+
+/// Its code and its hash.
+///
+/// # Errors
+/// What nodes say of them makes no sense.
+pub fn shape(descriptor: &VolumeDescriptor) -> Result<(Code, HashId), Refusal> {
+    let garbled = |what: &str| Refusal(format!("the nodes say nonsense of the volume's {what}"));
+    let code = descriptor.code.parse().map_err(|_| garbled("code"))?;
+    Ok((code, descriptor.hash.parse().map_err(|_| garbled("hash"))?))
 }
 
 /// Whether enough nodes answer to read anything.

@@ -9,7 +9,10 @@ use crate::journal::entry::Signed;
 use crate::journal::key::VolumeKey;
 use crate::metadata::Usage;
 use crate::mount::{Survey, can_store};
-use crate::volume::{FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, VolumeStatus};
+use crate::volume::{
+    FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, RestoreReport, SnapshotReport,
+    VersionReport, VolumeStatus,
+};
 
 /// `avidfs status` of a mount.
 pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
@@ -58,6 +61,43 @@ pub fn garbage(found: &GarbageReport, dry_run: bool) -> String {
         text.push_str(&format!("no answer from {}\n", found.silent.join(", ")));
     }
     text
+}
+
+/// `avidfs snapshot list`.
+pub fn snapshots(snapshots: &[SnapshotReport]) -> String {
+    if snapshots.is_empty() {
+        return "no snapshots\n".to_owned();
+    }
+    let rows = snapshots.iter().map(|snapshot| {
+        let taken = utc(snapshot.created.max(0) as u64);
+        let space = format!("{} kept, {} by it alone", size(snapshot.kept_bytes), size(snapshot.alone_bytes));
+        let unfinished = if snapshot.entry.is_none() { "  being taken" } else { "" };
+        format!("{:<24}  {taken}  {space}{unfinished}\n", snapshot.name)
+    });
+    rows.collect()
+}
+
+/// `avidfs versions`.
+pub fn versions(versions: &[VersionReport]) -> String {
+    let rows = versions.iter().map(|version| {
+        let now = version.current.then_some("now");
+        let names: Vec<&str> = version.snapshots.iter().map(String::as_str).chain(now).collect();
+        let what = match version.mode & libc::S_IFMT {
+            libc::S_IFREG => size(version.size),
+            libc::S_IFDIR => "folder".to_owned(),
+            libc::S_IFLNK => "link".to_owned(),
+            _ => "special file".to_owned(),
+        };
+        format!("{}  {what:>12}  {}\n", utc(version.modified.max(0) as u64), names.join(", "))
+    });
+    rows.collect()
+}
+
+/// `avidfs snapshot restore`.
+pub fn restored(path: &str, snapshot: &str, report: &RestoreReport) -> String {
+    let files = plural(report.files as usize, "file");
+    let folders = plural(report.directories as usize, "folder");
+    format!("{path} is as in snapshot {snapshot}: {files}, {folders}, {}\n", size(report.bytes))
 }
 
 /// `avidfs recover`, when it is done.

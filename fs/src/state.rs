@@ -146,6 +146,16 @@ fn foreign_name(path: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// The state folder of a mounted snapshot, below that of its volume.
+pub fn snapshot_folder(state: &Path, name: &str) -> PathBuf {
+    state.join("snapshots").join(name)
+}
+
+/// Where the nodes lie that run inside the mount daemon of a state folder.
+pub fn nodes_in(state: &Path) -> PathBuf {
+    state.join("nodes")
+}
+
 /// Whether metadata of a volume may lie in a folder, even if pool.json was lost.
 pub fn has_metadata(path: &Path) -> bool {
     path.join(METADATA).exists()
@@ -274,7 +284,7 @@ impl StateFolder {
 
     /// The folders of embedded nodes.
     pub fn nodes(&self) -> PathBuf {
-        self.path.join("nodes")
+        nodes_in(&self.path)
     }
 
     /// The log of a mount in the background, opened to be continued; an overlong one is put aside first.

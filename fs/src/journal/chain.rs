@@ -104,11 +104,9 @@ impl Reader {
     ) -> Result<Chain> {
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
-        let fetched: Vec<Result<Signed>> = stream::iter(wanted)
-            .map(|(place, nodes)| self.fetch(stripe, *place, nodes, Some(&head.public)))
-            .buffer_unordered(FETCHES)
-            .collect()
-            .await;
+        let fetches: Vec<_> =
+            wanted.map(|(place, nodes)| self.fetch(stripe, *place, nodes, Some(&head.public))).collect();
+        let fetched: Vec<Result<Signed>> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
         // One that cannot be read is missing only if the chain leads through it.
         let mut known: HashMap<entry::Digest, Signed> =
             fetched.into_iter().flatten().map(|signed| (signed.digest, signed)).collect();

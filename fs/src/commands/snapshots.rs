@@ -1,0 +1,188 @@
+//! The commands about states of a volume that are kept. The mount daemon makes what is brought back, under a name that
+//! nobody uses; it is put in its place from here, through the mount, so that the kernel knows of every name that changes.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use avidfs::cli::{SnapshotCommand, VersionsArgs};
+use avidfs::control::Request;
+use avidfs::host::{self, MountEntry, reason};
+use avidfs::report;
+use avidfs::umount;
+use avidfs::volume::{RestoreReport, SnapshotReport, VersionReport};
+
+use super::{daemon, garbled, pretty, print};
+use crate::{Failure, host_refusal, surroundings};
+
+pub fn snapshot(command: &SnapshotCommand) -> Result<(), Failure> {
+    match command {
+        SnapshotCommand::Create { name, mountpoint } => create(name, mountpoint),
+        SnapshotCommand::List { mountpoint, json } => list(mountpoint, *json),
+        SnapshotCommand::Delete { name, mountpoint } => {
+            daemon(&mount_named(mountpoint)?)?
+                .ask::<()>(Request::DeleteSnapshot { name: name.clone() }, None)?;
+            Ok(())
+        }
+        SnapshotCommand::Restore { name, path, to } => restore(name, path, to.as_deref()),
+    }
+}
+
+fn mount_named(mountpoint: &Path) -> Result<MountEntry, Failure> {
+    Ok(umount::find(&surroundings()?.current_dir.join(mountpoint))?)
+}
+
+fn create(name: &str, mountpoint: &Path) -> Result<(), Failure> {
+    let mount = mount_named(mountpoint)?;
+    // What programs wrote through a mapping may still be the kernel's.
+    let shown = mount.mountpoint.display().to_string();
+    host::sync_file_system(&mount.mountpoint).map_err(|error| host_refusal(&shown, &error))?;
+    let taken: SnapshotReport = daemon(&mount)?.ask(Request::TakeSnapshot { name: name.to_owned() }, None)?;
+    print(&format!("snapshot {} is in the pool\n", taken.name));
+    Ok(())
+}
+
+fn list(mountpoint: &Path, json: bool) -> Result<(), Failure> {
+    let value: serde_json::Value = daemon(&mount_named(mountpoint)?)?.ask(Request::Snapshots, None)?;
+    if json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let snapshots: Vec<SnapshotReport> = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    print(&report::snapshots(&snapshots));
+    Ok(())
+}
+
+pub fn versions(args: &VersionsArgs) -> Result<(), Failure> {
+    let place = place_of(&args.path)?;
+    let request = Request::Versions { path: place.inside.as_os_str().as_bytes().to_vec() };
+    let value: serde_json::Value = daemon(&place.mount)?.ask(request, None)?;
+    if args.json {
+        print(&pretty(&value));
+        return Ok(());
+    }
+    let versions: Vec<VersionReport> = serde_json::from_value(value).map_err(|error| garbled(&error))?;
+    if versions.is_empty() {
+        let shown = args.path.display();
+        return Err(Failure::Refused(format!("{shown} is in no snapshot, and not there now")));
+    }
+    print(&report::versions(&versions));
+    Ok(())
+}
+
+/// A path on one of our mounts.
+struct Place {
+    mount: MountEntry,
+    /// From the root of the volume; empty for the root.
+    inside: PathBuf,
+    /// From the root of this host.
+    path: PathBuf,
+}
+
+/// Where a path lies, also when it does not exist any more.
+fn place_of(path: &Path) -> Result<Place, Failure> {
+    let shown = path.display().to_string();
+    let absolute = surroundings()?.current_dir.join(path);
+    // The last name is not followed: it may be a symbolic link that is asked for.
+    let resolved = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => host::resolve(parent).join(name),
+        _ => host::resolve(&absolute),
+    };
+    let there = resolved.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok());
+    let there = there.unwrap_or(Path::new("/"));
+    let folder = if there.is_dir() { there } else { there.parent().unwrap_or(there) };
+    let mount = host::mount_of(folder).map_err(|error| host_refusal(&shown, &error))?;
+    let mount = mount.filter(MountEntry::is_ours);
+    let mount = mount.ok_or_else(|| Failure::Refused(format!("{shown} is not on an avidfs mount")))?;
+    let inside = resolved.strip_prefix(&mount.mountpoint).unwrap_or(Path::new("")).to_owned();
+    Ok(Place { mount, inside, path: resolved })
+}
+
+fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure> {
+    let from = place_of(path)?;
+    let target = match to {
+        None => from.path.clone(),
+        Some(to) => target(&from, to)?,
+    };
+    let all = target == from.mount.mountpoint;
+    let folder = if all { target.as_path() } else { target.parent().unwrap_or(&target) };
+    let directory =
+        fs::metadata(folder).map_err(|error| host_refusal(&folder.display().to_string(), &error))?;
+    let name = format!(".avidfs-restore-{}", std::process::id());
+    let made = folder.join(&name);
+    let request = Request::Restore {
+        snapshot: snapshot.to_owned(),
+        path: from.inside.as_os_str().as_bytes().to_vec(),
+        directory: directory.ino(),
+        name: name.into_bytes(),
+    };
+    let outcome = daemon(&from.mount)?.ask::<RestoreReport>(request, None);
+    let report = match outcome {
+        Ok(report) => report,
+        Err(refusal) => {
+            let _ = remove(&made);
+            return Err(refusal.into());
+        }
+    };
+    let put = if all { put_everything(&made, &target) } else { put(&made, &target) };
+    put.map_err(|error| {
+        let (shown, made) = (target.display(), made.display());
+        Failure::Refused(format!(
+            "{shown} could not be replaced, what was brought back is at {made}: {}",
+            reason(&error)
+        ))
+    })?;
+    print(&report::restored(&target.display().to_string(), snapshot, &report));
+    Ok(())
+}
+
+fn target(from: &Place, to: &Path) -> Result<PathBuf, Failure> {
+    let place = place_of(to)?;
+    let shown = to.display();
+    if place.mount.mountpoint != from.mount.mountpoint {
+        return Err(Failure::Refused(format!("{shown} is not on the same mount")));
+    }
+    if place.path.symlink_metadata().is_ok() {
+        return Err(Failure::Refused(format!("{shown} exists already")));
+    }
+    Ok(place.path)
+}
+
+/// Put what was made in its place, all at once, and remove what was there.
+fn put(made: &Path, target: &Path) -> io::Result<()> {
+    if target.symlink_metadata().is_err() {
+        return fs::rename(made, target);
+    }
+    host::exchange(made, target)?;
+    remove(made)
+}
+
+/// Put everything that was made into the root, one name after the other, and remove what was not there then.
+fn put_everything(made: &Path, root: &Path) -> io::Result<()> {
+    let names = |folder: &Path| -> io::Result<Vec<_>> {
+        folder.read_dir()?.map(|entry| entry.map(|entry| entry.file_name())).collect()
+    };
+    let (then, now) = (names(made)?, names(root)?);
+    for name in &then {
+        match now.contains(name) {
+            true => host::exchange(&made.join(name), &root.join(name))?,
+            false => fs::rename(made.join(name), root.join(name))?,
+        }
+    }
+    for name in now.iter().filter(|name| !then.contains(name) && made.file_name() != Some(name)) {
+        remove(&root.join(name))?;
+    }
+    let attributes = fs::metadata(made)?;
+    std::os::unix::fs::chown(root, Some(attributes.uid()), Some(attributes.gid()))?;
+    fs::set_permissions(root, attributes.permissions())?;
+    remove(made)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata()?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}

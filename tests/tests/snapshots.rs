@@ -1,0 +1,177 @@
+//! Snapshots with the real programs: taken, mounted beside the volume, brought back, given up.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use avidfs_tests::cluster::Cluster;
+use avidfs_tests::data;
+use avidfs_tests::mount::Mount;
+use avidfs_tests::process;
+use avidfs_tests::scratch::{detach, scratch};
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+fn avidfs(arguments: &[&str]) -> Output {
+    process::command("avidfs").args(arguments).output().unwrap()
+}
+
+fn done(arguments: &[&str]) -> String {
+    let output = avidfs(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = avidfs(arguments);
+    assert!(!output.status.success(), "{arguments:?} was not refused");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A snapshot mounted in the background, by a daemon of its own.
+struct Beside {
+    folder: TempDir,
+}
+
+impl Beside {
+    fn mount(name: &str, of: &Mount) -> Beside {
+        let beside = Beside { folder: scratch() };
+        done(&["mount", text(beside.folder.path()), "--snapshot", name, "--state", text(&of.state())]);
+        beside
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn unmount(&self) {
+        done(&["umount", text(self.folder.path())]);
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        detach(self.folder.path());
+    }
+}
+
+/// A volume whose state is kept, and changed afterwards.
+fn changed(cluster: &Cluster) -> Mount {
+    let mount = Mount::new(cluster, &[]);
+    data::put(&mount.path("large"), 1, 9 * MIB);
+    fs::create_dir_all(mount.path("folder/below")).unwrap();
+    fs::write(mount.path("folder/below/file"), "old content").unwrap();
+    fs::write(mount.path("gone"), "once here").unwrap();
+    done(&["snapshot", "create", "monday", text(&mount.root())]);
+    data::put(&mount.path("large"), 2, 3 * MIB);
+    fs::write(mount.path("folder/below/file"), "new").unwrap();
+    fs::remove_file(mount.path("gone")).unwrap();
+    fs::write(mount.path("later"), "not yet there on monday").unwrap();
+    mount
+}
+
+#[test]
+fn a_snapshot_is_mounted_beside_the_volume_and_neither_notices_the_other() {
+    let cluster = Cluster::start(5);
+    let mount = changed(&cluster);
+    cluster.kill(1);
+    let monday = Beside::mount("monday", &mount);
+    data::check(&monday.path("large"), 1, 9 * MIB);
+    assert_eq!(fs::read_to_string(monday.path("folder/below/file")).unwrap(), "old content");
+    assert_eq!(fs::read_to_string(monday.path("gone")).unwrap(), "once here");
+    assert!(!monday.path("later").exists());
+    let error = fs::write(monday.path("new"), "x").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+    // The volume is written meanwhile.
+    fs::write(mount.path("later"), "again").unwrap();
+    data::check(&mount.path("large"), 2, 3 * MIB);
+    monday.unmount();
+    // Its metadata is there now; the second time it is not read again, and is the same.
+    let monday = Beside::mount("monday", &mount);
+    assert_eq!(fs::read_to_string(monday.path("gone")).unwrap(), "once here");
+    monday.unmount();
+    let sentence = refused(&[
+        "mount",
+        text(monday.folder.path()),
+        "--snapshot",
+        "tuesday",
+        "--state",
+        text(&mount.state()),
+    ]);
+    assert!(sentence.contains("has no snapshot tuesday: there are monday"), "{sentence}");
+}
+
+#[test]
+fn files_folders_and_everything_come_back() {
+    let cluster = Cluster::start(5);
+    let mount = changed(&cluster);
+    let root = mount.root();
+    // One that is gone, one beside what is there now, one in place of it.
+    let said = done(&["snapshot", "restore", "monday", text(&mount.path("gone"))]);
+    assert!(said.contains("is as in snapshot monday: 1 file, 0 folders, 9 B"), "{said}");
+    assert_eq!(fs::read_to_string(mount.path("gone")).unwrap(), "once here");
+    let aside = mount.path("as it was");
+    done(&["snapshot", "restore", "monday", text(&mount.path("large")), "--to", text(&aside)]);
+    data::check(&aside, 1, 9 * MIB);
+    data::check(&mount.path("large"), 2, 3 * MIB);
+    done(&["snapshot", "restore", "monday", text(&mount.path("folder"))]);
+    assert_eq!(fs::read_to_string(mount.path("folder/below/file")).unwrap(), "old content");
+    let exists = refused(&["snapshot", "restore", "monday", text(&mount.path("gone")), "--to", text(&aside)]);
+    assert!(exists.contains("exists already"), "{exists}");
+    let unknown = refused(&["snapshot", "restore", "monday", text(&mount.path("later"))]);
+    assert!(unknown.contains("there is no snapshot monday, or nothing at that path"), "{unknown}");
+    // Everything.
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+    done(&["snapshot", "restore", "monday", text(&root)]);
+    let mut names: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["folder", "gone", "large"]);
+    data::check(&mount.path("large"), 1, 9 * MIB);
+    assert_eq!(root.metadata().unwrap().mode() & 0o7777, 0o755);
+    mount.remount();
+    data::check(&mount.path("large"), 1, 9 * MIB);
+    assert_eq!(fs::read_to_string(mount.path("gone")).unwrap(), "once here");
+}
+
+#[test]
+fn versions_are_listed_and_space_comes_back_when_snapshots_go() {
+    let cluster = Cluster::start(5);
+    let mount = changed(&cluster);
+    let root = mount.root();
+    let versions = done(&["versions", text(&mount.path("large"))]);
+    let lines: Vec<&str> = versions.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].ends_with("9.00 MiB  monday") && lines[1].ends_with("3.00 MiB  now"),
+        "{versions}"
+    );
+    let gone = done(&["versions", text(&mount.path("gone"))]);
+    assert!(gone.lines().count() == 1 && gone.trim_end().ends_with("9 B  monday"), "{gone}");
+    assert!(
+        refused(&["versions", text(&mount.path("never"))]).contains("is in no snapshot, and not there now")
+    );
+    let again = refused(&["snapshot", "create", "monday", text(&root)]);
+    assert!(again.contains("there is a snapshot monday already"), "{again}");
+    let listed = done(&["snapshot", "list", text(&root)]);
+    assert!(
+        listed.starts_with("monday ") && listed.contains("9.00 MiB kept, 9.00 MiB by it alone"),
+        "{listed}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&done(&["snapshot", "list", text(&root), "--json"])).unwrap();
+    assert_eq!(json[0]["name"], "monday");
+    let used = || mount.status()["object_bytes"].as_u64().unwrap();
+    let before = used();
+    done(&["snapshot", "delete", "monday", text(&root)]);
+    avidfs_tests::eventually(std::time::Duration::from_secs(20), "the space comes back", || {
+        used() + 9 * MIB <= before
+    });
+    assert!(refused(&["snapshot", "delete", "monday", text(&root)]).contains("there is no snapshot monday"));
+    assert_eq!(done(&["snapshot", "list", text(&root)]), "no snapshots\n");
+}
