@@ -86,6 +86,16 @@ impl Code {
         self.m().max(self.n() / 2 + 1)
     }
 
+    /// How many of the n root nodes must answer for the newest state to be among their answers: one of every `quorum`.
+    pub fn reading_quorum(self) -> usize {
+        self.n() - self.quorum() + 1
+    }
+
+    /// The same while f of those that answer may lie: `(n+f)/2 + 1`.
+    pub fn fresh_quorum(self) -> usize {
+        (self.n() + self.faults()) / 2 + 1
+    }
+
     /// Bytes of each fragment of an object of `object_length` bytes: `ceil(object_length / m)`.
     ///
     /// Panics when the result does not fit the address space, or for an empty object, which has no fragments.

@@ -108,6 +108,9 @@ pub struct MountArgs {
     /// Fence whoever has the volume mounted elsewhere, and write it from here
     #[arg(long)]
     pub take_over: bool,
+    /// Go on without entry SEQ of the journal and what came after, where a mount was refused because of it
+    #[arg(long, value_name = "SEQ")]
+    pub accept_loss: Option<u64>,
     /// Mount read-only
     #[arg(long)]
     pub read_only: bool,
@@ -211,6 +214,9 @@ pub struct RecoverArgs {
     /// The public key the volume must be signed with, as `avidfs status` shows it
     #[arg(long, value_name = "HEX", conflicts_with = "key")]
     pub fingerprint: Option<String>,
+    /// Go on without entry SEQ of the journal and what came after, where recovery was refused because of it
+    #[arg(long, value_name = "SEQ")]
+    pub accept_loss: Option<u64>,
 }
 
 /// `avidfs key`.

@@ -150,41 +150,42 @@ pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
         (None, None) => Trust::Nodes,
     };
     let state = surroundings()?.current_dir.join(&args.state);
-    Ok(runtime()?.block_on(recover_from(addresses, &state, args.volume.as_deref(), trust))?)
+    Ok(runtime()?.block_on(recover_from(addresses, &state, args, trust))?)
 }
 
 /// Everything is read and checked before the folder is touched, and written in one transaction.
 async fn recover_from(
     addresses: Vec<NodeAddress>,
     path: &Path,
-    name: Option<&str>,
+    args: &RecoverArgs,
     trust: Trust,
 ) -> Result<(), Refusal> {
-    let used = || Refusal(format!("the state folder {} has a volume already", path.display()));
-    if state::look(path)?.is_some() {
-        return Err(used());
+    // The key comes last: a folder without one was never finished, and is begun anew.
+    if (state::look(path)?.is_some() || state::has_metadata(path)) && state::has_key(path) {
+        return Err(Refusal(format!("the state folder {} has a volume already", path.display())));
     }
     let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
     let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
-    let descriptor = recover::volume_of(&survey, name)?;
+    let descriptor = recover::volume_of(&survey, args.volume.as_deref())?;
     let (code, hash) = recover::shape(&descriptor)?;
     recover::check_enough(&survey, &descriptor, code.m())?;
     let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
     let io_limit = PoolOptions::default().io_limit;
-    let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit };
+    let accept_loss = args.accept_loss;
+    let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit, accept_loss };
     let chain = recover::chain(&reader, &trust).await?;
     let state = StateFolder::take(path)?;
     let store = open_store(&state)?;
-    if store.settings()?.is_some() {
-        return Err(used());
-    }
     journal::restore(&store, &reader, &chain, &show_progress).await?;
     let head = chain.head();
-    let key = trust.key(head);
-    state.keep_key(&key)?;
     let answered = survey.answered.iter().map(|hello| (hello.info.node, hello.address.clone()));
     state.remember(&Remembered::new(descriptor.volume, &descriptor.name, answered))?;
+    let key = trust.key(head);
+    state.keep_key(&key)?;
     print(&report::recovered(&descriptor.name, path, &store.usage()?, head, &key));
+    if chain.answered < code.fresh_quorum() {
+        daemon::warn(&recover::reduced(chain.answered, code));
+    }
     Ok(())
 }
 

@@ -60,6 +60,8 @@ pub struct MountConfig {
     pub take_over: bool,
     /// Whether nothing may be changed through this mount.
     pub read_only: bool,
+    /// The first entry of the journal that may be given up, if any.
+    pub accept_loss: Option<u64>,
     /// The snapshot that is mounted instead of the volume; `state` is a folder of its own then.
     pub snapshot: Option<SnapshotOf>,
     /// Whether the program stays in the foreground.
@@ -177,6 +179,7 @@ fn assemble(
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
         take_over: values.or("take-over", yes_or_no, false)?,
         read_only: snapshot.is_some() || values.or("read-only", yes_or_no, false)?,
+        accept_loss: args.accept_loss,
         snapshot,
         foreground: values.or("foreground", yes_or_no, false)?,
         kernel_options,

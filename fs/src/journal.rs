@@ -6,7 +6,7 @@ pub mod entry;
 pub mod key;
 pub mod pin;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use common::wire::{MountId, ObjectId, VolumeId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::chain::{Chain, Progress, Reader};
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::inode::Time;
 use crate::metadata::record::{self, Fields, Record};
 use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay, Snapshot};
+use crate::pool::PoolEvent;
 use crate::stripe::{Stripe, pad};
 
 /// A checkpoint is worth its bytes when the entries since the last one have at least so many.
@@ -33,6 +35,9 @@ const CHECKPOINT_BYTES: u64 = 4 << 20;
 const CHECKPOINT_ENTRIES: u64 = 4096;
 /// An entry that no node has room for as data may have a block of so many bytes inline.
 const LARGEST_INLINE: usize = 4 << 20;
+
+/// Between tries to copy entries to nodes that lack them.
+const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a journal is written.
 #[derive(Clone, Debug)]
@@ -68,6 +73,8 @@ pub struct Position {
     /// Blocks that are objects, of the last checkpoint and since, and where all these entries stand.
     parts: Vec<ObjectRecord>,
     places: Vec<Place>,
+    /// Whether the pool lacks what the store has, and the next entry must hold everything.
+    anew: bool,
     /// Keys of entries that were there before it when the journal was read.
     before: Vec<String>,
 }
@@ -103,6 +110,7 @@ impl Position {
             entry.parts.iter().map(|part| u64::from(part.length)).sum::<u64>() + entry.inline.len() as u64;
         if entry.is_checkpoint() {
             (self.checkpoint, self.checkpoint_bytes, self.bytes) = (entry.place.sequence, bytes, 0);
+            self.anew = false;
             (self.parts, self.places) = (Vec::new(), Vec::new());
         } else {
             self.bytes += bytes;
@@ -114,10 +122,8 @@ impl Position {
         self.places.push(entry.place);
     }
 
-    /// Also where other nodes are to keep the journal from now on: they have nothing of what was before.
-    fn wants_checkpoint(&self, configuration: u32) -> bool {
-        self.configuration != configuration
-            || self.bytes > self.checkpoint_bytes.max(CHECKPOINT_BYTES)
+    fn wants_checkpoint(&self) -> bool {
+        self.bytes > self.checkpoint_bytes.max(CHECKPOINT_BYTES)
             || self.sequence - self.checkpoint > CHECKPOINT_ENTRIES
     }
 }
@@ -138,6 +144,7 @@ pub async fn catch_up(
     let Some(chain) = reader.read(Some(public)).await? else {
         return match sequence {
             0 => Ok(Position::default()),
+            _ if reader.accept_loss == Some(1) => Ok(Position::default()),
             _ => Err(Error::Pool(format!(
                 "the pool holds nothing of the journal, of which entry {sequence} was written"
             ))),
@@ -151,6 +158,16 @@ pub async fn catch_up(
             "entry {sequence} of the pool's journal is another one than this store has seen"
         )))
     };
+    if at < sequence && reader.accept_loss.is_some_and(|lost| lost <= at + 1) {
+        // What the pool lost is here, and becomes a checkpoint.
+        tracing::warn!(
+            pool = at,
+            store = sequence,
+            "the pool has lost entries of its journal, and gets them anew"
+        );
+        (position.upto, position.anew) = (0, true);
+        return Ok(position);
+    }
     if at < sequence {
         let silent = if chain.silent.is_empty() {
             String::new()
@@ -158,7 +175,8 @@ pub async fn catch_up(
             format!("; no answer from {}", chain.silent.join(", "))
         };
         return Err(Error::Pool(format!(
-            "the pool's journal ends with entry {at}, and this store has seen entry {sequence}: the nodes have old disks{silent}"
+            "the pool's journal ends with entry {at}, and this store has seen entry {sequence}: the nodes have old disks{silent}; --accept-loss {} lets the pool have this store's state",
+            at + 1
         )));
     }
     let same = chain.entries.iter().find(|signed| signed.entry.place.sequence == sequence);
@@ -321,6 +339,7 @@ impl Journal {
         let (requests, incoming) = mpsc::unbounded_channel();
         let shown = Arc::new(Mutex::new(Shown { upto: position.upto, ..Shown::default() }));
         let (interval, public) = (options.interval, key.verifying_key());
+        let stripe_events = stripe.node_events();
         let writer = Writer {
             metadata: metadata.clone(),
             stripe,
@@ -330,6 +349,8 @@ impl Journal {
             unsent: None,
             garbage: Vec::new(),
             pins: BTreeMap::new(),
+            confirmed: false,
+            spread: Spread { events: stripe_events, due: true, tried: None },
             shown: shown.clone(),
         };
         let writer = tokio::spawn(writer.run(incoming, interval));
@@ -431,7 +452,37 @@ struct Writer {
     garbage: Vec<ObjectRecord>,
     /// What snapshots need, by their numbers.
     pins: BTreeMap<u32, Pin>,
+    spread: Spread,
+    /// Whether enough nodes keep what was there when the journal was read.
+    confirmed: bool,
     shown: Arc<Mutex<Shown>>,
+}
+
+/// Whether some node may lack entries that it should keep.
+struct Spread {
+    events: broadcast::Receiver<PoolEvent>,
+    due: bool,
+    /// When it was tried in vain.
+    tried: Option<Instant>,
+}
+
+impl Spread {
+    /// Hear of nodes that came back.
+    fn hear(&mut self) {
+        loop {
+            match self.events.try_recv() {
+                Ok(PoolEvent::Returned(_) | PoolEvent::Rebooted { .. }) | Err(TryRecvError::Lagged(_)) => {
+                    (self.due, self.tried) = (true, None);
+                }
+                Ok(PoolEvent::WentDown(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.due && self.tried.is_none_or(|tried| tried.elapsed() >= SPREAD_PATIENCE)
+    }
 }
 
 impl Writer {
@@ -457,9 +508,10 @@ impl Writer {
             }
             if outcome.is_ok() {
                 self.delete_before().await;
+                self.spread_when_due().await;
             }
             if outcome.is_ok()
-                && self.position.wants_checkpoint(self.options.configuration.number)
+                && self.position.wants_checkpoint()
                 && let Err(error) = self.checkpoint().await
             {
                 tracing::warn!(%error, "a checkpoint of the journal has to wait");
@@ -522,6 +574,49 @@ impl Writer {
         self.garbage.retain(|part| !gone.contains(&part.id));
     }
 
+    /// Let nodes that came back have the entries they missed, and blocks that lie elsewhere a place of their own.
+    async fn spread_when_due(&mut self) {
+        self.spread.hear();
+        if !self.spread.is_due() {
+            return;
+        }
+        let done = match self.spread_entries().await {
+            Ok(()) if self.position.parts.iter().any(|part| !part.exceptions.is_empty()) => {
+                self.checkpoint().await
+            }
+            done => done,
+        };
+        match done {
+            Ok(()) => self.spread.due = false,
+            Err(error) => {
+                tracing::debug!(%error, "entries of the journal could not be copied to all nodes");
+                self.spread.tried = Some(Instant::now());
+            }
+        }
+    }
+
+    async fn spread_entries(&self) -> Result<()> {
+        let pinned = self.pins.values().flat_map(|pin| &pin.places);
+        let keys: BTreeSet<String> =
+            self.position.places.iter().chain(pinned).map(|place| place.key()).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (volume, public) = (self.options.volume, self.key.verifying_key());
+        let check = |key: &str, bytes: &Bytes| {
+            let signed = Entry::check(bytes, volume, Some(&public))?;
+            match signed.entry.place.key() == key {
+                true => Ok(()),
+                false => Err(Error::Store("another entry than its key says".into())),
+            }
+        };
+        let copied = self.stripe.spread_roots(&Vec::from_iter(keys), check).await?;
+        if copied > 0 {
+            tracing::info!(copied, "entries of the journal were copied to nodes that lacked them");
+        }
+        Ok(())
+    }
+
     /// Delete entries from before the checkpoint, which a crash, or a node that was down, left.
     async fn delete_before(&mut self) {
         let before = std::mem::take(&mut self.position.before);
@@ -551,11 +646,20 @@ impl Writer {
         shown.problem = outcome.err();
     }
 
-    /// Bring every change made until now to the pool.
+    /// Bring every change made until now to the pool. Where other nodes are to keep the journal from now on, the first
+    /// entry holds everything: they have nothing of what was before.
     async fn ship(&mut self) -> Result<()> {
+        if !self.confirmed {
+            // The newest entry may have reached too few nodes before a crash; what follows hangs on it.
+            self.spread_entries().await?;
+            self.confirmed = true;
+        }
         self.send_unsent().await?;
         let target = self.metadata.last_change();
-        if self.position.sequence == 0 && target > 0 {
+        let everything = self.position.sequence == 0
+            || self.position.anew
+            || self.position.configuration != self.options.configuration.number;
+        if everything && target > 0 {
             return self.checkpoint().await;
         }
         while self.position.upto < target {

@@ -99,7 +99,7 @@ async fn reopen(
             state.path().display()
         )));
     }
-    let reader = reader(&pool, &settings, config.io_timeout);
+    let reader = Reader { accept_loss: config.accept_loss, ..reader(&pool, &settings, config.io_timeout) };
     let (mount, public) = (state.mount_id()?, key.public());
     let mut newest = newest;
     // First the right to write, which fences whoever had it: then nothing is added to the journal that is read.
@@ -202,7 +202,7 @@ async fn connect(
 
 fn reader(pool: &Arc<Pool>, settings: &VolumeSettings, io_limit: Duration) -> Reader {
     let (volume, code, hash) = (settings.volume, settings.code, settings.hash);
-    Reader { pool: pool.clone(), volume, code, hash, io_limit }
+    Reader { pool: pool.clone(), volume, code, hash, io_limit, accept_loss: None }
 }
 
 /// Make a volume.

@@ -61,6 +61,17 @@ pub fn check_enough(survey: &Survey, descriptor: &VolumeDescriptor, m: usize) ->
     Err(Refusal(format!("{up} nodes of volume {} answer, {m} are needed{silent}", descriptor.name)))
 }
 
+/// What is to be said when so few of the nodes that keep the journal answered that nodes that lie could hide its newest
+/// entries.
+pub fn reduced(answered: usize, code: Code) -> String {
+    format!(
+        "protection against rollback is reduced: {answered} of the {} nodes that keep the journal answered, and from {} on \
+         none of them could hide its newest entries",
+        code.n(),
+        code.fresh_quorum()
+    )
+}
+
 fn silent(survey: &Survey) -> String {
     if survey.silent.is_empty() {
         String::new()

@@ -146,6 +146,11 @@ fn foreign_name(path: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// Whether the volume's key lies in a folder.
+pub fn has_key(path: &Path) -> bool {
+    path.join(KEY).exists()
+}
+
 /// The state folder of a mounted snapshot, below that of its volume.
 pub fn snapshot_folder(state: &Path, name: &str) -> PathBuf {
     state.join("snapshots").join(name)

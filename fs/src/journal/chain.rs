@@ -35,6 +35,8 @@ pub struct Reader {
     pub hash: HashId,
     /// The longest any request may take.
     pub io_limit: Duration,
+    /// The entries from this one on may be given up, says the operator.
+    pub accept_loss: Option<u64>,
 }
 
 /// Told how many blocks of how many were read.
@@ -49,6 +51,8 @@ pub struct Chain {
     pub stale: Vec<String>,
     /// Nodes that did not answer.
     pub silent: Vec<String>,
+    /// How many of the nodes that keep it answered.
+    pub answered: usize,
 }
 
 impl Chain {
@@ -71,9 +75,10 @@ impl Reader {
     /// `Pool`: an entry that must be there is not to be had; the sentence names the nodes that did not answer.
     pub async fn read(&self, public: Option<&VerifyingKey>) -> Result<Option<Chain>> {
         let stripe = self.stripe(Vec::new())?;
-        let (places, silent) = places(&stripe).await;
-        let Some(head) = self.head(&stripe, &places, public, &silent).await? else { return Ok(None) };
-        self.back_from(&stripe, head, &places, silent).await.map(Some)
+        let known = known(&stripe).await;
+        let Some(head) = self.head(&stripe, &known, public).await? else { return Ok(None) };
+        self.check_newest(&head, &known)?;
+        self.back_from(&stripe, head, known).await.map(Some)
     }
 
     /// The journal up to the entry a snapshot is pinned to.
@@ -82,26 +87,37 @@ impl Reader {
     /// As `read`; and `Pool` if that entry is another one now.
     pub async fn read_pinned(&self, pin: &Pin, public: &VerifyingKey) -> Result<Chain> {
         let stripe = self.stripe(Vec::new())?;
-        let (places, silent) = places(&stripe).await;
+        let known = known(&stripe).await;
         let place = pin.head().ok_or(Error::NotFound)?;
-        let nodes = places.get(&place).ok_or_else(|| missing(place.sequence, &silent))?;
+        let nodes = known.places.get(&place).ok_or_else(|| missing(place.sequence, &known.silent))?;
         let head = self.fetch(&stripe, place, nodes, Some(public)).await?;
         if head.digest != pin.digest {
             let sentence =
                 format!("entry {} of the journal is not the one the snapshot names", place.sequence);
             return Err(Error::Pool(sentence));
         }
-        self.back_from(&stripe, head, &places, silent).await
+        self.back_from(&stripe, head, known).await
+    }
+
+    /// Whether so many of the nodes that keep the journal answer that its newest entry is among their answers.
+    fn check_newest(&self, head: &Signed, known: &Known) -> Result<()> {
+        let needed = self.code.reading_quorum();
+        let (answered, all) = known.roots_of(head, self.code);
+        if answered >= needed || self.accept_loss.is_some() {
+            return Ok(());
+        }
+        Err(Error::Pool(format!(
+            "{answered} of the {all} nodes that keep the journal answer, {needed} are needed to know its newest entry{}; \
+             --accept-loss {} goes on without what only they may have",
+            silent_nodes(&known.silent),
+            head.entry.place.sequence + 1
+        )))
     }
 
     /// From the checkpoint that an entry names to the entry itself.
-    async fn back_from(
-        &self,
-        stripe: &Arc<Stripe>,
-        head: Signed,
-        places: &BTreeMap<Place, Vec<NodeId>>,
-        silent: Vec<String>,
-    ) -> Result<Chain> {
+    async fn back_from(&self, stripe: &Arc<Stripe>, head: Signed, known: Known) -> Result<Chain> {
+        let (answered, _) = known.roots_of(&head, self.code);
+        let Known { places, silent, .. } = known;
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
         let fetches: Vec<_> =
@@ -121,19 +137,22 @@ impl Reader {
         }
         entries.reverse();
         let stale = places.range(..first).map(|(place, _)| place.key()).collect();
-        Ok(Chain { entries, stale, silent })
+        Ok(Chain { entries, stale, silent, answered })
     }
 
-    /// The entry with the highest place that holds. A node may name keys of which it has nothing; what so many nodes
-    /// have that it may have been acknowledged must be readable.
+    /// The entry of the newest epoch, and there of the highest sequence, that holds. A node may name keys of which it
+    /// has nothing; what so many nodes have, or may have, that it may have been acknowledged must be readable.
     async fn head(
         &self,
         stripe: &Arc<Stripe>,
-        places: &BTreeMap<Place, Vec<NodeId>>,
+        known: &Known,
         public: Option<&VerifyingKey>,
-        silent: &[String],
     ) -> Result<Option<Signed>> {
-        for (place, nodes) in places.iter().rev() {
+        let given_up = |place: &Place| self.accept_loss.is_some_and(|lost| place.sequence >= lost);
+        let mut newest_first: Vec<_> = known.places.iter().filter(|(place, _)| !given_up(place)).collect();
+        // Whoever got an epoch read all there was before; what an older one still brought to some nodes is not part of it.
+        newest_first.sort_by_key(|(place, _)| std::cmp::Reverse((place.epoch, place.sequence)));
+        for (place, nodes) in newest_first {
             match self.fetch(stripe, *place, nodes, public).await {
                 Ok(signed) if public.is_some() || self.is_agreed(stripe, &signed, nodes).await => {
                     return Ok(Some(signed));
@@ -141,9 +160,12 @@ impl Reader {
                 Ok(_) => {
                     tracing::warn!(key = place.key(), "too few nodes agree on this entry of the journal")
                 }
-                Err(error) if nodes.len() >= self.code.quorum() => {
-                    let answers = silent_nodes(silent);
-                    return Err(Error::Pool(format!("the journal's head cannot be read: {error}{answers}")));
+                Err(error) if nodes.len() + known.silent.len() >= self.code.quorum() => {
+                    let (answers, sequence) = (silent_nodes(&known.silent), place.sequence);
+                    return Err(Error::Pool(format!(
+                        "entry {sequence} of the journal may have been acknowledged and cannot be read: {error}{answers}; \
+                         --accept-loss {sequence} goes on without it and what came after"
+                    )));
                 }
                 Err(error) => tracing::warn!(%error, "this entry of the journal was never acknowledged"),
             }
@@ -228,11 +250,27 @@ impl Block {
     }
 }
 
-/// Which entries nodes have, and who does not answer.
-async fn places(stripe: &Arc<Stripe>) -> (BTreeMap<Place, Vec<NodeId>>, Vec<String>) {
-    let RootKeys { keys, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
+/// Which entries nodes have, and who answers.
+struct Known {
+    places: BTreeMap<Place, Vec<NodeId>>,
+    answered: Vec<NodeId>,
+    silent: Vec<String>,
+}
+
+async fn known(stripe: &Arc<Stripe>) -> Known {
+    let RootKeys { keys, answered, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
     let placed = |(key, nodes): (String, _)| Some((Place::of_key(&key)?, nodes));
-    (keys.into_iter().filter_map(placed).collect(), silent)
+    Known { places: keys.into_iter().filter_map(placed).collect(), answered, silent }
+}
+
+impl Known {
+    /// How many of the nodes that keep an entry answered, and how many there are.
+    fn roots_of(&self, signed: &Signed, code: Code) -> (usize, usize) {
+        let newest = signed.entry.configurations.last();
+        let roots = newest.map_or(&[][..], |configuration| &configuration.nodes);
+        let roots = &roots[..code.n().min(roots.len())];
+        (roots.iter().filter(|root| self.answered.contains(root)).count(), roots.len())
+    }
 }
 
 fn missing(sequence: u64, silent: &[String]) -> Error {

@@ -39,8 +39,14 @@ pub(super) async fn open(config: &MountConfig, wanted: &SnapshotOf) -> Result<Op
     let pool = Pool::connect(transport, addresses, options).await?;
     pool.remember(&known);
     pool.start();
-    let reader =
-        Reader { pool: pool.clone(), volume: remembered.volume, code, hash, io_limit: config.io_timeout };
+    let reader = Reader {
+        pool: pool.clone(),
+        volume: remembered.volume,
+        code,
+        hash,
+        io_limit: config.io_timeout,
+        accept_loss: None,
+    };
     let pin = pin(&reader, &public, name).await?;
     let state = StateFolder::take(&config.state)?;
     let store = open_store(&state)?;

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::Fpcc;
-use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, Operation};
+use common::wire::{EVERY_INDEX, FragmentName, JOURNAL_PREFIX, MAX_BATCH, NodeId, ObjectId, Operation};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep_until};
 
 use super::Stripe;
 use crate::error::{Error, Result};
-use crate::pool::{NodeState, Outcome};
+use crate::pool::{NodeState, Outcome, PoolEvent};
 use crate::transport::TransportError;
 
 /// What nodes hold of the journal.
@@ -23,8 +24,17 @@ use crate::transport::TransportError;
 pub struct RootKeys {
     /// Keys, and who has each.
     pub keys: BTreeMap<String, Vec<NodeId>>,
+    /// Nodes that answered.
+    pub answered: Vec<NodeId>,
     /// Nodes that did not answer, as they are called.
     pub silent: Vec<String>,
+}
+
+impl RootKeys {
+    /// Who has a key.
+    fn holders(&self, key: &str) -> &[NodeId] {
+        self.keys.get(key).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Stripe {
@@ -91,10 +101,16 @@ impl Stripe {
         )))
     }
 
+    /// What becomes of nodes, from now on.
+    pub fn node_events(&self) -> broadcast::Receiver<PoolEvent> {
+        self.pool.events()
+    }
+
     /// Which keys after `after` every node of the pool has.
     pub async fn root_keys(&self, after: &str) -> RootKeys {
         let mut found = RootKeys::default();
         for (node, objects) in self.listings(after, &mut found.silent).await {
+            found.answered.push(node);
             for object in objects {
                 found.keys.entry(object.key).or_default().push(node);
             }
@@ -143,6 +159,68 @@ impl Stripe {
         let began = Instant::now();
         let got = transport.get(&address, volume, &name, limit).await;
         Ok(self.pool.read_ended(node, began, got)?.value.fragment)
+    }
+
+    /// Copy entries to the root nodes that are up and lack them: those that were down when an entry was put. What does
+    /// not pass `check` is not copied. Returns how many copies were made.
+    ///
+    /// # Errors
+    /// `TooFewNodes`: they are too few for an entry to count. `Pool`: an entry could not be had, or a node did not take
+    /// it; the others were tried all the same.
+    pub async fn spread_roots(
+        self: &Arc<Self>,
+        keys: &[String],
+        check: impl Fn(&str, &Bytes) -> Result<()>,
+    ) -> Result<usize> {
+        let found = self.root_keys(JOURNAL_PREFIX).await;
+        let nodes = self.root_nodes();
+        let (answered, quorum) =
+            (nodes.iter().filter(|node| found.answered.contains(node)).count(), self.options.code.quorum());
+        if answered < quorum {
+            let silent = found.silent.join(", ");
+            let sentence = format!(
+                "{answered} of {} nodes keep the journal, {quorum} are needed: {silent}",
+                nodes.len()
+            );
+            return Err(Error::TooFewNodes(sentence));
+        }
+        let (mut copied, mut failed) = (0, Ok(()));
+        for key in keys {
+            let holders = found.holders(key);
+            let lacking: Vec<(usize, NodeId)> = (nodes.iter().copied().enumerate())
+                .filter(|(_, node)| found.answered.contains(node) && !holders.contains(node))
+                .collect();
+            if lacking.is_empty() {
+                continue;
+            }
+            match self.copy_root(key, holders, &lacking, &check).await {
+                Ok(()) => copied += lacking.len(),
+                Err(error) => failed = Err(error),
+            }
+        }
+        failed.map(|()| copied)
+    }
+
+    async fn copy_root(
+        self: &Arc<Self>,
+        key: &str,
+        holders: &[NodeId],
+        lacking: &[(usize, NodeId)],
+        check: &impl Fn(&str, &Bytes) -> Result<()>,
+    ) -> Result<()> {
+        let entry = self.get_root(key, holders, |bytes| check(key, bytes).map(|()| bytes.clone())).await?;
+        let fpcc: Bytes = copies(self.root_nodes().len(), self.options.hash, &entry).into();
+        let puts = lacking.iter().map(|&(index, node)| {
+            let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
+            let (fpcc, entry) = (fpcc.clone(), entry.clone());
+            async move {
+                let put = self.put_bytes(node, &name, fpcc, entry, true, self.options.io_limit).await;
+                put.map_err(|error| {
+                    Error::Pool(format!("{} does not take {key}: {error}", self.called(node)))
+                })
+            }
+        });
+        join_all(puts).await.into_iter().try_for_each(|put| put.map(drop))
     }
 
     /// Delete entries on every node that is up; one that is down keeps its copies until they are listed again.

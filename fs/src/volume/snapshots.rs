@@ -250,6 +250,7 @@ impl Volume {
             code: self.settings.code,
             hash: self.settings.hash,
             io_limit: self.options.io_limit,
+            accept_loss: None,
         };
         let chain = reader.read_pinned(pin, &self.journal_of_writer()?.public()).await?;
         let view = open(&path)?;

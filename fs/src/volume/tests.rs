@@ -39,6 +39,8 @@ struct Bench {
     id: VolumeId,
     /// What the state folder is known by.
     mount: MountId,
+    /// What the operator gives up.
+    accept_loss: Option<u64>,
     folder: TempDir,
 }
 
@@ -63,7 +65,8 @@ impl Bench {
         };
         metadata.format(&settings).unwrap();
         let mount = MountId([1; 16]);
-        let bench = Bench { nodes, faults, metadata: Arc::new(metadata), id, mount, folder };
+        let bench =
+            Bench { nodes, faults, metadata: Arc::new(metadata), id, mount, accept_loss: None, folder };
         let descriptor = VolumeDescriptor {
             volume: id,
             name: "test".into(),
@@ -170,7 +173,14 @@ impl Bench {
     async fn reader(&self) -> crate::error::Result<Reader> {
         let pool = self.pool().await?;
         let io_limit = Duration::from_secs(3);
-        Ok(Reader { pool, volume: self.id, code: Code::new(3, 2).unwrap(), hash: HashId::Blake3, io_limit })
+        Ok(Reader {
+            pool,
+            volume: self.id,
+            code: Code::new(3, 2).unwrap(),
+            hash: HashId::Blake3,
+            io_limit,
+            accept_loss: self.accept_loss,
+        })
     }
 
     /// A stripe that remembers nothing, with the lists of nodes a store knows.
@@ -786,3 +796,4 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
 }
 
 mod snapshots;
+mod tail;
