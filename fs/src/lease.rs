@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use common::wire::{LeaseRequest, MountId, NodeId, RefusalCode, VolumeId};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -56,7 +58,7 @@ impl Applicant {
         let answers = self.ask(epoch, DURATION, take_over).await;
         let granted = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
         if granted >= self.quorum {
-            let lease = Lease { applicant: self.clone(), epoch, renewal: None };
+            let lease = Lease { applicant: self.clone(), epoch, renewal: None, watch: LeaseWatch::new() };
             return Ok(lease.renewed());
         }
         let refusal = |wanted: RefusalCode| {
@@ -114,22 +116,75 @@ pub struct Lease {
     applicant: Applicant,
     epoch: u32,
     renewal: Option<JoinHandle<()>>,
+    watch: LeaseWatch,
+}
+
+/// How a lease is doing, for whoever wants to know.
+#[derive(Clone, Debug)]
+pub struct LeaseWatch(Arc<Mutex<Renewals>>);
+
+#[derive(Debug)]
+struct Renewals {
+    last: Instant,
+    problem: Option<String>,
+}
+
+/// A lease as `status` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// Seconds since enough nodes last granted it.
+    pub renewed_seconds: u64,
+    /// For so many seconds more nobody else gets the volume without taking it over; 0 once it has run out.
+    pub seconds_left: u64,
+    /// Why it could not be renewed.
+    pub problem: Option<String>,
+}
+
+impl LeaseWatch {
+    fn new() -> LeaseWatch {
+        LeaseWatch(Arc::new(Mutex::new(Renewals { last: Instant::now(), problem: None })))
+    }
+
+    /// How it is doing now.
+    pub fn report(&self) -> LeaseReport {
+        let renewals = self.0.lock();
+        let age = renewals.last.elapsed();
+        LeaseReport {
+            renewed_seconds: age.as_secs(),
+            seconds_left: DURATION.saturating_sub(age).as_secs(),
+            problem: renewals.problem.clone(),
+        }
+    }
+
+    /// Take note of the answers to a renewal that was sent off at `asked`.
+    fn note(&self, asked: Instant, quorum: usize, answers: &[(NodeId, Result<(), TransportError>)]) {
+        let granted = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+        let refused = answers.iter().find_map(|(_, answer)| match answer {
+            Err(error @ TransportError::Refused { .. }) => Some(error.to_string()),
+            _ => None,
+        });
+        let mut renewals = self.0.lock();
+        if granted >= quorum {
+            *renewals = Renewals { last: asked, problem: None };
+            return;
+        }
+        let problem = refused.unwrap_or_else(|| format!("{granted} of {} nodes renew it", answers.len()));
+        if renewals.problem.as_ref() != Some(&problem) {
+            tracing::warn!(problem, "the lease on the volume could not be renewed");
+        }
+        renewals.problem = Some(problem);
+    }
 }
 
 impl Lease {
     fn renewed(mut self) -> Lease {
-        let (applicant, epoch) = (self.applicant.clone(), self.epoch);
+        let (applicant, epoch, watch) = (self.applicant.clone(), self.epoch, self.watch.clone());
         self.renewal = Some(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(RENEWAL).await;
+                let asked = Instant::now();
                 let answers = applicant.ask(epoch, DURATION, false).await;
-                let refused = answers.iter().find_map(|(_, answer)| match answer {
-                    Err(error @ TransportError::Refused { .. }) => Some(error.to_string()),
-                    _ => None,
-                });
-                if let Some(why) = refused {
-                    tracing::warn!(why, "the lease on the volume is lost");
-                }
+                watch.note(asked, applicant.quorum, &answers);
             }
         }));
         self
@@ -138,6 +193,11 @@ impl Lease {
     /// The epoch that was granted.
     pub fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// How it is doing.
+    pub fn watch(&self) -> LeaseWatch {
+        self.watch.clone()
     }
 
     /// Give it back, so that others may mount at once.

@@ -367,6 +367,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
         capacity_bytes: config.capacity_bytes,
         read_only: config.read_only,
         access_times: config.access_times(),
+        lease: opened.lease.as_ref().map(Lease::watch),
         views: Views { folder: opened.state.views(), open: |path| Ok(Arc::new(SqliteStore::open(path)?)) },
     };
     let journal = journal(config, opened, &stripe)?;

@@ -16,7 +16,7 @@ use crate::volume::{
 
 /// `avidfs status` of a mount.
 pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
-    let mode = if status.read_only { "read-only" } else { "read-write" };
+    let mode = if status.read_only || status.fenced { "read-only" } else { "read-write" };
     let mut lines = vec![
         (
             "volume",
@@ -40,6 +40,9 @@ pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
         ),
         ("nodes", nodes_line(status)),
     ];
+    lines.extend(lease(status).map(|text| ("lease", text)));
+    lines.extend(journal(status).map(|text| ("journal", text)));
+    lines.extend(rollback(status).map(|text| ("caution", text)));
     lines.extend(pending(status).map(|text| ("pending", text)));
     lines.extend(liars(status).map(|text| ("lies", text)));
     let mut text = aligned(&lines);
@@ -149,6 +152,41 @@ fn nodes_line(status: &VolumeStatus) -> String {
     format!("{up} of {all} up: {verdict}")
 }
 
+/// The right to write.
+fn lease(status: &VolumeStatus) -> Option<String> {
+    if status.fenced {
+        return Some("taken over by another mount: changes are refused here".to_owned());
+    }
+    let lease = status.lease.as_ref()?;
+    let problem = lease.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    Some(match lease.seconds_left {
+        0 => {
+            format!("not renewed for {} s, another host may mount the volume{problem}", lease.renewed_seconds)
+        }
+        left => format!("held, for {left} s more if it is not renewed{problem}"),
+    })
+}
+
+/// What of the metadata is in the pool.
+fn journal(status: &VolumeStatus) -> Option<String> {
+    let journal = status.journal.as_ref()?;
+    let place = format!("entry {}", journal.sequence);
+    if journal.waiting_changes == 0 {
+        return Some(format!("{place}, every change is in the pool"));
+    }
+    let changes = plural(journal.waiting_changes as usize, "change");
+    let seconds = journal.oldest_seconds.unwrap_or_default();
+    let problem = journal.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    Some(format!("{place}, {changes} not in the pool, the oldest for {seconds} s{problem}"))
+}
+
+fn rollback(status: &VolumeStatus) -> Option<String> {
+    let (up, needed) = (status.roots_up, status.roots_to_be_fresh);
+    (up < needed).then(|| {
+        format!("protection against rollback is reduced: {up} of the nodes that keep the journal are up, {needed} are wanted")
+    })
+}
+
 /// What is not yet as it should be; nothing if there is nothing.
 fn pending(status: &VolumeStatus) -> Option<String> {
     let mut parts = Vec::new();
@@ -160,12 +198,6 @@ fn pending(status: &VolumeStatus) -> Option<String> {
     }
     if status.backlog_bytes > 0 {
         parts.push(format!("{} in the backlog", size(status.backlog_bytes)));
-    }
-    if let Some(journal) = status.journal.as_ref().filter(|journal| journal.waiting_changes > 0) {
-        let changes = plural(journal.waiting_changes as usize, "change");
-        let seconds = journal.oldest_seconds.unwrap_or_default();
-        let problem = journal.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
-        parts.push(format!("{changes} not in the pool's journal, the oldest for {seconds} s{problem}"));
     }
     if status.objects_not_at_home > 0 {
         let objects = plural(status.objects_not_at_home as usize, "object");
@@ -377,6 +409,8 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::JournalStatus;
+    use crate::lease::LeaseReport;
     use crate::stripe::StripeStatus;
     use crate::volume::SpaceReport;
 
@@ -413,6 +447,11 @@ mod tests {
             dirty_bytes: 0,
             backlog_bytes: 0,
             journal: None,
+            lease: None,
+            fenced: false,
+            roots_up: 5 - usize::from(down),
+            roots_to_be_fresh: 4,
+            snapshots: 0,
             stripe: StripeStatus::default(),
         }
     }
@@ -441,6 +480,32 @@ mod tests {
         assert!(text.contains("down for 2 min"));
         assert!(text.contains("2 objects with a fragment away from home"));
         assert!(status("/mnt/home", 4711, &some_status(3)).contains("too few to store anything"));
+    }
+
+    #[test]
+    fn the_lease_the_journal_and_the_protection_against_rollback_are_told() {
+        let mut volume = some_status(0);
+        volume.lease = Some(LeaseReport { renewed_seconds: 1, seconds_left: 8, problem: None });
+        volume.journal = Some(JournalStatus { sequence: 12, ..JournalStatus::default() });
+        let text = status("/mnt/home", 4711, &volume);
+        assert!(text.contains("lease     held, for 8 s more if it is not renewed\n"), "{text}");
+        assert!(text.contains("journal   entry 12, every change is in the pool\n"), "{text}");
+        assert!(!text.contains("rollback"), "{text}");
+        let mut volume = some_status(2);
+        let problem = Some("2 of 5 nodes renew it".to_owned());
+        volume.lease = Some(LeaseReport { renewed_seconds: 14, seconds_left: 0, problem });
+        let (waiting_changes, oldest_seconds) = (3, Some(14));
+        volume.journal =
+            Some(JournalStatus { sequence: 12, waiting_changes, oldest_seconds, ..JournalStatus::default() });
+        let text = status("/mnt/home", 4711, &volume);
+        assert!(
+            text.contains("not renewed for 14 s, another host may mount the volume: 2 of 5 nodes"),
+            "{text}"
+        );
+        assert!(text.contains("entry 12, 3 changes not in the pool, the oldest for 14 s\n"), "{text}");
+        assert!(text.contains("protection against rollback is reduced: 3 of the nodes"), "{text}");
+        volume.fenced = true;
+        assert!(status("/mnt/home", 4711, &volume).contains("lease     taken over by another mount"));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use tokio::sync::{Notify, watch};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode};
 use crate::journal::Journal;
+use crate::lease::LeaseWatch;
 use crate::metadata::{MetadataStore, VolumeSettings};
 use crate::open_file::OpenFile;
 use crate::pool::Pool;
@@ -68,6 +69,8 @@ pub struct VolumeOptions {
     pub access_times: AccessTimes,
     /// Where the metadata of snapshots is read into.
     pub views: Views,
+    /// How the right to write is doing, where there is one.
+    pub lease: Option<LeaseWatch>,
 }
 
 /// A mounted volume.

@@ -101,6 +101,12 @@ impl Stripe {
         )))
     }
 
+    /// How many nodes that keep the journal answer.
+    pub fn roots_up(&self) -> usize {
+        let is_up = |node: &&NodeId| !matches!(self.pool.state(**node), NodeState::Down { .. });
+        self.root_nodes().iter().filter(is_up).count()
+    }
+
     /// What becomes of nodes, from now on.
     pub fn node_events(&self) -> broadcast::Receiver<PoolEvent> {
         self.pool.events()

@@ -10,6 +10,7 @@ use super::Volume;
 use crate::error::Result;
 use crate::inode::Ino;
 use crate::journal::JournalStatus;
+use crate::lease::{LeaseReport, LeaseWatch};
 use crate::metadata::ObjectRecord;
 use crate::pool::NodeState;
 use crate::stripe::{FragmentLocation, Presence, StripeStatus, fewest_nodes};
@@ -55,6 +56,16 @@ pub struct VolumeStatus {
     pub stripe: StripeStatus,
     /// How the journal is doing; none while changes are refused.
     pub journal: Option<JournalStatus>,
+    /// How the right to write is doing; none while changes are refused.
+    pub lease: Option<LeaseReport>,
+    /// Whether another mount has taken the volume over.
+    pub fenced: bool,
+    /// Nodes that keep the journal and answer.
+    pub roots_up: usize,
+    /// So many of them must answer that liars among them could not hide the newest state.
+    pub roots_to_be_fresh: usize,
+    /// Snapshots.
+    pub snapshots: usize,
 }
 
 /// A node as `status` shows it.
@@ -167,6 +178,11 @@ impl Volume {
             backlog_bytes: self.backlog_bytes(),
             stripe: self.stripe.status(),
             journal: self.journal.as_ref().map(|journal| journal.status()).transpose()?,
+            lease: self.options.lease.as_ref().map(LeaseWatch::report),
+            fenced: self.journal.as_ref().is_some_and(|journal| journal.is_fenced()),
+            roots_up: self.stripe.roots_up(),
+            roots_to_be_fresh: code.fresh_quorum(),
+            snapshots: self.metadata.snapshots()?.len(),
         })
     }
 

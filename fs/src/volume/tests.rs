@@ -128,6 +128,7 @@ impl Bench {
             capacity_bytes: None,
             read_only: false,
             access_times: AccessTimes::default(),
+            lease: None,
             views: Views {
                 folder: self.folder.path().join("views"),
                 open: |path| Ok(Arc::new(SqliteStore::open(path)?)),
