@@ -186,6 +186,19 @@ pub struct FileCommit {
     pub mtime: Option<Time>,
 }
 
+/// An extent that could lie better.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scattered {
+    /// Whose.
+    pub ino: Ino,
+    /// Which.
+    pub extent: Extent,
+    /// Its object.
+    pub object: ObjectRecord,
+    /// Whether less than half of that is in use.
+    pub sparse: bool,
+}
+
 /// How much the volume holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
@@ -362,6 +375,14 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;
     /// At most `limit` objects that have exceptions, greater than `after`, ascending.
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
+
+    /// At most `limit` extents, by inode and offset, after one place: of objects of which less than half is in use, and
+    /// of those with at most `small` bytes; but for objects that files share or a snapshot may need.
+    fn scattered(&self, after: (Ino, u64), small: u32, limit: usize) -> Result<Vec<Scattered>>;
+    /// Let extents of a file refer to a new object instead: each pair is what was read, and what holds its bytes now.
+    /// Only those that still are what was read are replaced; returns how many. The new object is condemned if none is.
+    /// Otherwise as `commit`.
+    fn relocate(&self, ino: Ino, object: &ObjectRecord, moves: &[(Extent, Extent)]) -> Result<usize>;
 
     /// Inodes without a name: left open when removed, or by a crash.
     fn orphans(&self) -> Result<Vec<Ino>>;

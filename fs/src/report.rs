@@ -60,6 +60,20 @@ pub fn garbage(found: &GarbageReport, dry_run: bool) -> String {
         (false, 0) => text.push_str("; all deleted\n"),
         (false, left) => text.push_str(&format!("; {left} could not be deleted everywhere yet\n")),
     }
+    let compaction = &found.compaction;
+    if compaction.extents > 0 {
+        let pieces = plural(compaction.extents as usize, "piece");
+        let bytes = size(compaction.bytes);
+        match dry_run {
+            true => text.push_str(&format!("{pieces} of files lie scattered, {bytes}\n")),
+            false => {
+                let (moved, objects) = (compaction.moved, plural(compaction.objects as usize, "object"));
+                text.push_str(&format!(
+                    "{pieces} of files lay scattered, {bytes}: {moved} are in {objects} now\n"
+                ));
+            }
+        }
+    }
     if !found.silent.is_empty() {
         text.push_str(&format!("no answer from {}\n", found.silent.join(", ")));
     }

@@ -281,6 +281,14 @@ impl MetadataStore for SqliteStore {
         self.read(|view| objects::with_exceptions(view, after, limit))
     }
 
+    fn scattered(&self, after: (Ino, u64), small: u32, limit: usize) -> Result<Vec<Scattered>> {
+        self.read(|view| objects::scattered(view, after, small, limit))
+    }
+
+    fn relocate(&self, ino: Ino, object: &ObjectRecord, moves: &[(Extent, Extent)]) -> Result<usize> {
+        self.write(|change| data::relocate(change, ino, object, moves))
+    }
+
     fn orphans(&self) -> Result<Vec<Ino>> {
         self.read(objects::orphans)
     }

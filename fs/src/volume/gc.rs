@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::wire::{NodeId, ObjectId};
 use serde::{Deserialize, Serialize};
 
-use super::Volume;
+use super::{CompactionReport, Volume};
 use crate::error::{Error, Result};
 
 /// Objects deleted at once.
@@ -30,17 +30,21 @@ pub struct GarbageReport {
     pub deleted: u64,
     /// Nodes that could not be asked; what they hold stays.
     pub silent: Vec<String>,
+    /// What became of objects that are mostly overwritten, and of many small ones.
+    pub compaction: CompactionReport,
 }
 
 impl Volume {
-    /// Find what nobody refers to on the nodes that answer, and delete it unless `dry_run`.
+    /// Find what nobody refers to on the nodes that answer, and what lies scattered; delete the one and store the other
+    /// anew unless `dry_run`.
     ///
     /// # Errors
     /// The journal cannot be written, or the store's.
     pub async fn collect_garbage(self: &Arc<Self>, dry_run: bool) -> Result<GarbageReport> {
         self.writable()?;
         self.sync().await?;
-        let mut report = GarbageReport::default();
+        let compaction = self.compact(dry_run).await?;
+        let mut report = GarbageReport { compaction, ..GarbageReport::default() };
         let listed = self.stripe.listed_objects(&mut report.silent).await;
         let journals: HashSet<ObjectId> =
             self.journal.as_ref().map(|journal| journal.objects()).unwrap_or_default();

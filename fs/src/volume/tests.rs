@@ -796,5 +796,6 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
     bench.metadata.lookup(ROOT, b"never shipped").unwrap();
 }
 
+mod compaction;
 mod snapshots;
 mod tail;

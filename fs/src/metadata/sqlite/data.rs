@@ -15,7 +15,7 @@ use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, MAX_SIZE, Time};
 use crate::metadata::record::Record;
-use crate::metadata::{Commit, Extent, FileCommit};
+use crate::metadata::{Commit, Extent, FileCommit, ObjectRecord};
 
 pub(super) fn extents(view: View, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
     let mut found = near(view, ino, &range)?;
@@ -140,6 +140,27 @@ pub(super) fn revive(change: &mut Change, ino: Ino, extents: &[Extent], size: u6
     let part = FileCommit { ino, extents: extents.to_vec(), size, mtime: None };
     commit_file(change, &part, &mut known, &mut live)?;
     live.settle(change)
+}
+
+pub(super) fn relocate(
+    change: &mut Change,
+    ino: Ino,
+    object: &ObjectRecord,
+    moves: &[(Extent, Extent)],
+) -> Result<usize> {
+    let mut extents = Vec::new();
+    for (from, to) in moves {
+        let sql =
+            concat!("SELECT ", rows::extent_columns!(), " FROM extent e WHERE e.ino = ? AND e.offset = ?");
+        let now = change.row(sql, (ino.key(), rows::offset(from.offset)), |row| rows::extent(row, 0))?;
+        if now.as_ref() == Some(from) {
+            extents.push(*to);
+        }
+    }
+    let replaced = extents.len();
+    let file = FileCommit { ino, extents, size: 0, mtime: None };
+    commit(change, &Commit { objects: vec![object.clone()], files: vec![file] })?;
+    Ok(replaced)
 }
 
 fn commit_file(change: &mut Change, part: &FileCommit, known: &mut Known, live: &mut Live) -> Result<()> {

@@ -7,7 +7,7 @@ use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::Ino;
 use crate::metadata::record::Record;
-use crate::metadata::{Exception, Extent, ObjectRecord};
+use crate::metadata::{Exception, Extent, ObjectRecord, Scattered};
 
 pub(super) fn object(view: View, id: ObjectId) -> Result<ObjectRecord> {
     let key = rows::pack(id).ok_or(Error::NotFound)?;
@@ -53,6 +53,27 @@ pub(super) fn objects_of(
         view.inode(ino)?;
     }
     found.into_iter().map(|(extent, object)| Ok((extent, complete(view, object)?))).collect()
+}
+
+pub(super) fn scattered(view: View, after: (Ino, u64), small: u32, limit: usize) -> Result<Vec<Scattered>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::extent_columns!(),
+        ", ",
+        rows::object_columns!(),
+        ", e.ino, o.live * 2 < o.length FROM extent e JOIN object o ON o.id = e.object ",
+        "WHERE (e.ino, e.offset) > (?1, ?2) AND o.live <= o.length AND (o.live * 2 < o.length OR o.length <= ?3) ",
+        "AND o.id >= (SELECT coalesce(max(next), 0) FROM snapshot) ORDER BY e.ino, e.offset LIMIT ?4"
+    );
+    let parameters = (after.0.key(), rows::offset(after.1), small, rows::limit(limit));
+    let found = view.rows(sql, parameters, |row| {
+        let (ino, extent, object) = (rows::ino(row, 10)?, rows::extent(row, 0)?, rows::object(row, 4)?);
+        Ok((ino, extent, object, row.get(11)?))
+    })?;
+    let complete = |(ino, extent, object, sparse)| {
+        Ok(Scattered { ino, extent, object: complete(view, object)?, sparse })
+    };
+    found.into_iter().map(complete).collect()
 }
 
 /// Write a new object, to which extents refer with `live` bytes; false if there is one of that identity.
