@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::wire::{MountId, ObjectId, VolumeId};
+use common::wire::{MountId, NodeId, ObjectId, VolumeId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -77,22 +77,47 @@ pub struct Position {
     anew: bool,
     /// Keys of entries that were there before it when the journal was read.
     before: Vec<String>,
+    /// The newest entry that each node was heard to have.
+    heard: BTreeMap<NodeId, Place>,
+    /// Nodes that have less than they were heard to have: their disks are older than what they acknowledged.
+    old_disks: Vec<NodeId>,
 }
 
-/// What the store remembers: sequence, epoch and digest of the newest entry.
+/// What the store remembers, as docs/metadata.md draws it: the newest entry, and what nodes were heard to have.
 fn remembered(position: &Position) -> Vec<u8> {
     let mut head = position.sequence.to_le_bytes().to_vec();
     head.extend_from_slice(&position.epoch.to_le_bytes());
     head.extend_from_slice(&position.digest);
+    for (node, place) in &position.heard {
+        head.extend_from_slice(&node.0);
+        head.extend_from_slice(&place.sequence.to_le_bytes());
+        head.extend_from_slice(&place.epoch.to_le_bytes());
+    }
     head
 }
 
-fn recall(head: &[u8]) -> Result<(u64, Digest)> {
+/// What `remembered` wrote.
+#[derive(Default)]
+struct Recalled {
+    sequence: u64,
+    digest: Digest,
+    heard: BTreeMap<NodeId, Place>,
+}
+
+fn recall(metadata: &dyn MetadataStore) -> Result<Recalled> {
+    let Some(head) = metadata.head()? else { return Ok(Recalled::default()) };
+    recalled(&head).ok_or_else(|| Error::Store("damaged: the journal's place cannot be read".into()))
+}
+
+fn recalled(head: &[u8]) -> Option<Recalled> {
     let mut fields = Fields(head);
-    let parsed = (|| Some((fields.u64()?, fields.u32()?, fields.array()?)))();
-    let (sequence, _, digest) =
-        parsed.ok_or_else(|| Error::Store("damaged: the journal's place cannot be read".into()))?;
-    Ok((sequence, digest))
+    let (sequence, _epoch, digest) = (fields.u64()?, fields.u32()?, fields.array()?);
+    let mut heard = BTreeMap::new();
+    while !fields.0.is_empty() {
+        let node = NodeId(fields.array()?);
+        heard.insert(node, Place { sequence: fields.u64()?, epoch: fields.u32()? });
+    }
+    Some(Recalled { sequence, digest, heard })
 }
 
 impl Position {
@@ -102,6 +127,26 @@ impl Position {
             position.step(signed);
         }
         position
+    }
+
+    /// Compare what nodes have with what they were heard to have before.
+    fn hear(&mut self, chain: &Chain, before: &BTreeMap<NodeId, Place>) {
+        for (node, newest) in &chain.newest {
+            if newest.as_ref() < before.get(node) {
+                self.old_disks.push(*node);
+            } else if let Some(newest) = newest {
+                self.heard.insert(*node, *newest);
+            }
+        }
+        // What a node that is silent, or has an old disk, was heard to have before is not forgotten.
+        for (node, place) in before {
+            self.heard.entry(*node).or_insert(*place);
+        }
+    }
+
+    /// Nodes that have less of the journal than they acknowledged: whatever else they acknowledged may be gone as well.
+    pub fn old_disks(&self) -> &[NodeId] {
+        &self.old_disks
     }
 
     fn step(&mut self, signed: &Signed) {
@@ -140,7 +185,7 @@ pub async fn catch_up(
     public: &VerifyingKey,
     mount: MountId,
 ) -> Result<Position> {
-    let (sequence, digest) = metadata.head()?.map_or(Ok((0, Digest::default())), |head| recall(&head))?;
+    let Recalled { sequence, digest, heard } = recall(&**metadata)?;
     let Some(chain) = reader.read(Some(public)).await? else {
         return match sequence {
             0 => Ok(Position::default()),
@@ -152,6 +197,7 @@ pub async fn catch_up(
     };
     let head = chain.head();
     let mut position = Position::at(&chain);
+    position.hear(&chain, &heard);
     let at = head.entry.place.sequence;
     let differs = |sequence: u64| {
         Err(Error::Pool(format!(
@@ -275,8 +321,7 @@ async fn replay(
 
 /// Whether a store is of the very state that a pin names.
 pub fn is_at(metadata: &dyn MetadataStore, pin: &Pin) -> bool {
-    let head = metadata.head().ok().flatten().and_then(|head| recall(&head).ok());
-    head.is_some_and(|(_, digest)| digest == pin.digest)
+    recall(metadata).is_ok_and(|recalled| recalled.digest == pin.digest)
 }
 
 /// How the journal is doing.
@@ -741,7 +786,8 @@ impl Writer {
 
     async fn send_unsent(&mut self) -> Result<()> {
         let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
-        self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
+        let kept = self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
+        self.position.heard.extend(kept.into_iter().map(|node| (node, signed.entry.place)));
         self.position.step(signed);
         self.unsent = None;
         self.metadata.shipped(self.position.upto, &remembered(&self.position))

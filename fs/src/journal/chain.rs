@@ -53,6 +53,8 @@ pub struct Chain {
     pub silent: Vec<String>,
     /// How many of the nodes that keep it answered.
     pub answered: usize,
+    /// The newest entry of each node that answered; none where it has no entry at all.
+    pub newest: BTreeMap<NodeId, Option<Place>>,
 }
 
 impl Chain {
@@ -117,6 +119,7 @@ impl Reader {
     /// From the checkpoint that an entry names to the entry itself.
     async fn back_from(&self, stripe: &Arc<Stripe>, head: Signed, known: Known) -> Result<Chain> {
         let (answered, _) = known.roots_of(&head, self.code);
+        let newest = known.newest();
         let Known { places, silent, .. } = known;
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
@@ -137,7 +140,7 @@ impl Reader {
         }
         entries.reverse();
         let stale = places.range(..first).map(|(place, _)| place.key()).collect();
-        Ok(Chain { entries, stale, silent, answered })
+        Ok(Chain { entries, stale, silent, answered, newest })
     }
 
     /// The entry of the newest epoch, and there of the highest sequence, that holds. A node may name keys of which it
@@ -264,6 +267,17 @@ async fn known(stripe: &Arc<Stripe>) -> Known {
 }
 
 impl Known {
+    /// The newest entry of each node that answered.
+    fn newest(&self) -> BTreeMap<NodeId, Option<Place>> {
+        let mut newest: BTreeMap<NodeId, Option<Place>> =
+            self.answered.iter().map(|node| (*node, None)).collect();
+        // By place, so that the last one counts.
+        for (place, nodes) in &self.places {
+            newest.extend(nodes.iter().map(|node| (*node, Some(*place))));
+        }
+        newest
+    }
+
     /// How many of the nodes that keep an entry answered, and how many there are.
     fn roots_of(&self, signed: &Signed, code: Code) -> (usize, usize) {
         let newest = signed.entry.configurations.last();

@@ -45,15 +45,15 @@ impl Stripe {
     }
 
     /// Keep an entry, flushed, on every root node that is up, a slow one waited for only so long, and in any case on
-    /// enough of them. The same entry may be put again.
+    /// enough of them. The same entry may be put again. Returns who has it; others may get it a little later.
     ///
     /// # Errors
     /// `TooFewNodes`; `ReadOnly` once another mount has taken the volume over.
-    pub async fn put_root(self: &Arc<Self>, key: &str, entry: Bytes) -> Result<()> {
+    pub async fn put_root(self: &Arc<Self>, key: &str, entry: Bytes) -> Result<Vec<NodeId>> {
         self.patiently(|| self.try_put_root(key, &entry)).await
     }
 
-    async fn try_put_root(self: &Arc<Self>, key: &str, entry: &Bytes) -> Result<()> {
+    async fn try_put_root(self: &Arc<Self>, key: &str, entry: &Bytes) -> Result<Vec<NodeId>> {
         let deadline = Instant::now() + self.options.io_limit;
         let nodes = self.root_nodes();
         let fpcc: Bytes = copies(nodes.len(), self.options.hash, entry).into();
@@ -74,21 +74,21 @@ impl Stripe {
             })
             .collect();
         let quorum = self.options.code.quorum();
-        let (mut kept, mut refusals) = (0, Vec::new());
+        let (mut kept, mut refusals) = (Vec::new(), Vec::new());
         let patience = Instant::now() + self.options.flush_patience;
         loop {
             tokio::select! {
                 ended = puts.next() => match ended {
-                    Some((_, Ok(Ok(_)))) => kept += 1,
+                    Some((node, Ok(Ok(_)))) => kept.push(node),
                     Some((node, Ok(Err(error)))) => refusals.push((node, error)),
                     Some((_, Err(error))) => return Err(Error::Host(error.to_string())),
                     None => break,
                 },
-                () = sleep_until(if kept >= quorum { patience } else { deadline }) => break,
+                () = sleep_until(if kept.len() >= quorum { patience } else { deadline }) => break,
             }
         }
-        if kept >= quorum {
-            return Ok(());
+        if kept.len() >= quorum {
+            return Ok(kept);
         }
         if refusals.iter().any(|(_, error)| error.is_fence()) {
             return Err(Error::ReadOnly);
@@ -97,7 +97,8 @@ impl Stripe {
             refusals.iter().map(|(node, error)| format!("{} {error}", self.called(*node))).collect();
         let (all, reasons) = (nodes.len(), reasons.join(", "));
         Err(Error::TooFewNodes(format!(
-            "{kept} of {all} nodes keep the journal, {quorum} are needed: {reasons}"
+            "{} of {all} nodes keep the journal, {quorum} are needed: {reasons}",
+            kept.len()
         )))
     }
 
