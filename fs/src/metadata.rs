@@ -4,9 +4,11 @@
 //! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
 //! nothing that the store could not invalidate, so that a second implementation for several mounts can follow.
 
+pub mod check;
 pub mod record;
 pub mod sqlite;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use common::code::Code;
@@ -15,6 +17,7 @@ use common::wire::{NodeId, ObjectId, VolumeId};
 
 use crate::error::Result;
 use crate::inode::{Ino, Inode, Time};
+use check::Flaws;
 
 /// Longest name of an extended attribute, in bytes.
 pub const MAX_XATTR_NAME: usize = 255;
@@ -426,4 +429,15 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn replay(&self, replay: &Replay<'_>) -> Result<()>;
     /// Hand on everything there is as encoded records, of one state, in pieces; returns the number of its last change.
     fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64>;
+
+    /// Everything that does not add up, of one state of the store. Reads all there is, and keeps nobody waiting.
+    fn check(&self) -> Result<Flaws>;
+    /// Mend what `check` finds, as far as the store says what was meant: what follows from other rows is counted anew,
+    /// what refers to nothing is removed, and what lost its name gets one in `/lost+found`. Changes like any others,
+    /// several of them; after an error those before it stay.
+    fn mend(&self, now: Time) -> Result<()>;
+    /// At most `limit` objects greater than `after`, ascending, and whether anything needs each.
+    fn objects(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<(ObjectRecord, bool)>>;
+    /// The paths of the files that have bytes in these objects, at most `limit` for each. Passes over all extents.
+    fn users(&self, objects: &BTreeSet<ObjectId>, limit: usize) -> Result<Vec<(ObjectId, Vec<String>)>>;
 }

@@ -5,11 +5,14 @@
 //! while it is idle, because its page cache is warm; meanwhile others read on connections of their own.
 
 mod attributes;
+mod check;
 mod checkpoint;
 mod data;
+mod mend;
 mod namespace;
 mod objects;
 mod outbox;
+mod paths;
 mod replay;
 mod rows;
 mod schema;
@@ -18,6 +21,7 @@ mod transaction;
 mod volume;
 mod wal;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use rusqlite::Connection;
 use self::checkpoint::Checkpoints;
 use self::transaction::{Change, Numbers, Transaction, UsageChange, View};
 use self::wal::Wal;
+use super::check::Flaws;
 use super::*;
 
 /// Connections that read while the writing one is busy.
@@ -382,5 +387,45 @@ impl MetadataStore for SqliteStore {
             }
             None => replay::dump(View(&self.writer.lock().db), sink),
         }
+    }
+
+    fn check(&self) -> Result<Flaws> {
+        match self.disk.as_ref().and_then(|disk| disk.readers.iter().find_map(Mutex::try_lock)) {
+            Some(reader) => {
+                // The totals belong to the state that the reader sees: nobody writes until it has begun to look.
+                let writer = self.writer.lock();
+                let snapshot = Transaction::snapshot(&reader)?;
+                View(&reader).row("SELECT 1 FROM counter", [], |_| Ok(()))?;
+                let usage = *self.usage.lock();
+                drop(writer);
+                let flaws = check::check(View(&reader), usage)?;
+                snapshot.commit()?;
+                Ok(flaws)
+            }
+            None => {
+                let writer = self.writer.lock();
+                check::check(View(&writer.db), *self.usage.lock())
+            }
+        }
+    }
+
+    fn mend(&self, now: Time) -> Result<()> {
+        let mended = mend::STEPS.iter().try_for_each(|step| self.write(|change| step(change, now)));
+        let mut writer = self.writer.lock();
+        if mended.is_err() {
+            // A step reserves numbers as it goes, and one that was undone reserved none.
+            writer.numbers = Numbers::default();
+        }
+        mended?;
+        *self.usage.lock() = volume::count_usage(&writer.db)?;
+        Ok(())
+    }
+
+    fn objects(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<(ObjectRecord, bool)>> {
+        self.read(|view| check::objects(view, after, limit))
+    }
+
+    fn users(&self, objects: &BTreeSet<ObjectId>, limit: usize) -> Result<Vec<(ObjectId, Vec<String>)>> {
+        self.read(|view| check::users(view, objects, limit))
     }
 }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod attributes;
+mod check;
 mod data;
 mod data_model;
 mod names;

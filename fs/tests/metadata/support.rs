@@ -59,7 +59,7 @@ pub fn settings() -> VolumeSettings {
 pub fn format(store: &dyn MetadataStore) {
     store.format(&settings()).unwrap();
     store.begin_epoch(0).unwrap();
-    store.configure(&[NodeId([1; 16]), NodeId([2; 16])]).unwrap();
+    store.configure(&[1, 2, 3, 4, 5].map(|k| NodeId([k; 16]))).unwrap();
 }
 
 pub fn at(seconds: i64) -> Time {
@@ -201,7 +201,7 @@ fn audit_journal(store: &dyn MetadataStore) {
 }
 
 /// All rows as records, in an order of their own; without the numbers, of which each store reserves some.
-fn dumped(store: &dyn MetadataStore) -> Vec<Record> {
+pub fn dumped(store: &dyn MetadataStore) -> Vec<Record> {
     let mut records = Vec::new();
     let last = store.dump(&mut |bytes| {
         records.extend(record::decode_all(bytes)?);

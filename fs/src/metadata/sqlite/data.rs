@@ -262,7 +262,7 @@ fn continues(first: &Extent, second: &Extent) -> bool {
 }
 
 /// Touch only the rows that differ. Both lists are by offset, which is the key.
-fn write_difference(change: &mut Change, ino: Ino, old: &[Extent], new: &[Extent]) -> Result<()> {
+pub(super) fn write_difference(change: &mut Change, ino: Ino, old: &[Extent], new: &[Extent]) -> Result<()> {
     let mut kept = new.iter().peekable();
     for extent in old {
         while let Some(added) = kept.next_if(|added| added.offset < extent.offset) {
