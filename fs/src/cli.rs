@@ -26,6 +26,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Delete fragments of objects that nobody refers to, as a crash may leave them
     Gc(GcArgs),
+    /// Check names, files, objects and fragments against each other, and repair them
+    #[command(after_long_help = FSCK_HELP)]
+    Fsck(FsckArgs),
     /// Keep states of a volume, and bring back what was in them
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -39,6 +42,11 @@ pub enum Command {
     /// Say where a file's fragments are, and how many more losses it survives
     Info(InfoArgs),
 }
+
+const FSCK_HELP: &str = "\
+Exit codes: 0 all is well, 1 problems were found and all are repaired, 4 problems are left, 8 the check could not be
+made, 2 the command line is wrong. A node that does not answer is no problem as long as everything can be read.
+A mounted volume is checked by its mount daemon, by its mount point; one that is not mounted by its state folder.";
 
 const MOUNT_HELP: &str = "\
 Every option may also stand in a YAML file (--config; the key is the option's name without dashes in front), in the
@@ -142,6 +150,29 @@ pub struct GcArgs {
     /// Only say what would be deleted
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `avidfs fsck`.
+#[derive(Args, Debug)]
+pub struct FsckArgs {
+    /// Where the volume is mounted
+    #[arg(required_unless_present = "state", conflicts_with = "state")]
+    pub mountpoint: Option<PathBuf>,
+    /// The state folder of a volume that is not mounted
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The nodes of a volume that is not mounted [default: those of the last mount]
+    #[arg(long, value_name = "URL,URL,..", requires = "state")]
+    pub peers: Option<String>,
+    /// Repair what can be repaired
+    #[arg(long)]
+    pub repair: bool,
+    /// Read and verify every fragment
+    #[arg(long)]
+    pub deep: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,6 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
+pub mod fsck;
 mod snapshots;
 
 use std::io::IsTerminal;

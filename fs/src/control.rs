@@ -18,6 +18,7 @@ use tokio::sync::{RwLock, Semaphore};
 
 use crate::host;
 use crate::state::Refusal;
+use crate::volume::FsckWish;
 
 const NAME: &str = "control.sock";
 /// Longest request, in bytes.
@@ -75,6 +76,8 @@ pub enum Request {
         /// Its name there, any bytes.
         name: Vec<u8>,
     },
+    /// Check everything, and repair it if told to: a `FsckReport`.
+    Fsck(FsckWish),
     /// Store everything, unmount, end. Answered when all but the end is done: an `Ending`.
     Umount,
 }

@@ -214,6 +214,7 @@ impl Running {
                             error => error.to_string(),
                         }))
                     }
+                    Request::Fsck(wish) => Answer::from(volume.fsck(wish).await),
                     Request::Umount => Answer::from(ask(&askers).await),
                 }
             })

@@ -2,9 +2,11 @@
 //! One task writes; whoever needs changes to be durable waits for the entry that holds them, and shares it.
 
 pub mod chain;
+pub mod compare;
 pub mod entry;
 pub mod key;
 pub mod pin;
+pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -345,7 +347,6 @@ pub struct JournalStatus {
 pub struct Journal {
     metadata: Arc<dyn MetadataStore>,
     requests: mpsc::UnboundedSender<Request>,
-    public: VerifyingKey,
     shown: Arc<Mutex<Shown>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -370,6 +371,8 @@ struct Shown {
     /// Since when something waits.
     behind: Option<Instant>,
     problem: Option<Error>,
+    /// Whether a checkpoint is asked for.
+    is_to_be_anew: bool,
 }
 
 impl Journal {
@@ -383,7 +386,7 @@ impl Journal {
     ) -> Arc<Journal> {
         let (requests, incoming) = mpsc::unbounded_channel();
         let shown = Arc::new(Mutex::new(Shown { upto: position.upto, ..Shown::default() }));
-        let (interval, public) = (options.interval, key.verifying_key());
+        let interval = options.interval;
         let stripe_events = stripe.node_events();
         let writer = Writer {
             metadata: metadata.clone(),
@@ -399,7 +402,7 @@ impl Journal {
             shown: shown.clone(),
         };
         let writer = tokio::spawn(writer.run(incoming, interval));
-        Arc::new(Journal { metadata, requests, public, shown, writer: Mutex::new(Some(writer)) })
+        Arc::new(Journal { metadata, requests, shown, writer: Mutex::new(Some(writer)) })
     }
 
     /// Returns when every change made before is in the pool, flushed, with every object it names.
@@ -437,6 +440,15 @@ impl Journal {
         written.await.map_err(|_| ended())?
     }
 
+    /// Write everything there is anew, also if nothing changed: nothing that was written before is needed then.
+    ///
+    /// # Errors
+    /// As `sync`.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.shown.lock().is_to_be_anew = true;
+        self.ask(Request::Sync).await
+    }
+
     /// How it is doing.
     ///
     /// # Errors
@@ -453,11 +465,6 @@ impl Journal {
             oldest_seconds: shown.behind.map(|since| since.elapsed().as_secs()),
             problem: shown.problem.as_ref().map(Error::to_string),
         })
-    }
-
-    /// What its entries are signed with.
-    pub fn public(&self) -> VerifyingKey {
-        self.public
     }
 
     /// Objects of earlier mounts that are the journal's own.
@@ -546,7 +553,10 @@ impl Writer {
                 Err(_) => {}
             }
             waiting.extend(std::iter::from_fn(|| requests.try_recv().ok()));
-            let outcome = self.ship().await;
+            let mut outcome = self.ship().await;
+            if outcome.is_ok() && std::mem::take(&mut self.shown.lock().is_to_be_anew) {
+                outcome = self.checkpoint().await;
+            }
             self.show(outcome.clone());
             for request in waiting {
                 self.answer(request, outcome.clone()).await;

@@ -55,6 +55,7 @@ fn obey() -> ExitCode {
         Command::Gc(args) => commands::gc(args),
         Command::Snapshot(command) => commands::snapshot(command),
         Command::Versions(args) => commands::versions(args),
+        Command::Fsck(args) => return commands::fsck::fsck(args),
         Command::Recover(args) => commands::recover(args),
         Command::Key(KeyCommand::Export { state }) => commands::export_key(state),
     };

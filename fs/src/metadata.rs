@@ -440,4 +440,6 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn objects(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<(ObjectRecord, bool)>>;
     /// The paths of the files that have bytes in these objects, at most `limit` for each. Passes over all extents.
     fn users(&self, objects: &BTreeSet<ObjectId>, limit: usize) -> Result<Vec<(ObjectId, Vec<String>)>>;
+    /// The path of each inode by its first name, or `inode 17` where no name leads there. Passes over all names.
+    fn paths(&self, inos: &[Ino]) -> Result<Vec<String>>;
 }

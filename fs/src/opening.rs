@@ -65,15 +65,36 @@ pub async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
     if let Some(wanted) = &config.snapshot {
         return snapshot::open(config, wanted).await;
     }
+    match open_made(config).await? {
+        Some(opened) => Ok(opened),
+        None => make(config).await,
+    }
+}
+
+/// Open the volume of a state folder; none if there is none.
+///
+/// # Errors
+/// As `open`.
+pub async fn open_made(config: &MountConfig) -> Result<Option<Opened>, Refusal> {
     let remembered = state::look(&config.state)?;
     if state::has_metadata(&config.state) {
         let state = StateFolder::take(&config.state)?;
         let store = open_store(&state)?;
         if let Some(settings) = store.settings()? {
-            return reopen(config, state, store, settings, remembered).await;
+            return reopen(config, state, store, settings, remembered).await.map(Some);
         }
     }
-    make(config).await
+    Ok(None)
+}
+
+/// Make the metadata anew from the pool's journal, of which it is a copy, where the two are not the same any more.
+/// Before the volume is served. Returns how many rows were others.
+///
+/// # Errors
+/// The journal cannot be read; the store's.
+pub async fn rebuild(config: &MountConfig, opened: &Opened) -> Result<u64, Refusal> {
+    let reader = reader(&opened.pool, &opened.settings, config.io_timeout);
+    Ok(journal::compare::rebuild(&opened.store, &reader, &opened.key.public(), &opened.position).await?)
 }
 
 /// Open a volume that was made before.
@@ -369,6 +390,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
         access_times: config.access_times(),
         lease: opened.lease.as_ref().map(Lease::watch),
         views: Views { folder: opened.state.views(), open: |path| Ok(Arc::new(SqliteStore::open(path)?)) },
+        public: opened.key.public(),
     };
     let journal = journal(config, opened, &stripe)?;
     Ok(Volume::open(opened.store.clone(), stripe, pool, journal, options).await?)

@@ -1,5 +1,7 @@
 //! What `status` and `info` print for people. The values come from elsewhere; here they become lines.
 
+mod fsck;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use crate::volume::{
     FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, RestoreReport, SnapshotReport,
     VersionReport, VolumeStatus,
 };
+
+pub use fsck::fsck;
 
 /// `avidfs status` of a mount.
 pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {

@@ -4,6 +4,7 @@
 //! The decisions are values without network or clock ([`spread`], [`gather`], [`ledger`]); around each stands one
 //! task per object that sends and waits ([`store`], [`fetch`], [`flush`]).
 
+mod census;
 mod cpu;
 mod delete;
 mod encoded;
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
+pub use self::census::{Census, Held, Standing, Unverified, Verdict};
 pub use self::listing::Listed;
 pub use self::locate::{FragmentLocation, Presence};
 pub use self::roots::RootKeys;

@@ -10,6 +10,7 @@ mod backlog;
 mod budget;
 mod compaction;
 mod data;
+mod fsck;
 mod gc;
 mod namespace;
 mod report;
@@ -25,12 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ed25519_dalek::VerifyingKey;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode};
 use crate::journal::Journal;
+use crate::journal::chain::Reader;
 use crate::lease::LeaseWatch;
 use crate::metadata::{MetadataStore, VolumeSettings};
 use crate::open_file::OpenFile;
@@ -44,6 +47,7 @@ pub use attributes::{SetAttributes, SetTime};
 pub use backlog::Unsaved;
 pub use compaction::CompactionReport;
 pub use data::Written;
+pub use fsck::{FsckReport, FsckWish, Problem};
 pub use gc::GarbageReport;
 pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
 pub use snapshots::{
@@ -73,6 +77,8 @@ pub struct VolumeOptions {
     pub views: Views,
     /// How the right to write is doing, where there is one.
     pub lease: Option<LeaseWatch>,
+    /// The key whose signatures the journal must have.
+    pub public: VerifyingKey,
 }
 
 /// A mounted volume.
@@ -181,6 +187,18 @@ impl Volume {
             Err(Error::Host("the file system is being unmounted".into()))
         } else {
             Ok(())
+        }
+    }
+
+    /// Who reads the pool's journal.
+    fn reader(&self) -> Reader {
+        Reader {
+            pool: self.pool.clone(),
+            volume: self.settings.volume,
+            code: self.settings.code,
+            hash: self.settings.hash,
+            io_limit: self.options.io_limit,
+            accept_loss: None,
         }
     }
 

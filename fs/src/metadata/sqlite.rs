@@ -428,4 +428,8 @@ impl MetadataStore for SqliteStore {
     fn users(&self, objects: &BTreeSet<ObjectId>, limit: usize) -> Result<Vec<(ObjectId, Vec<String>)>> {
         self.read(|view| check::users(view, objects, limit))
     }
+
+    fn paths(&self, inos: &[Ino]) -> Result<Vec<String>> {
+        self.read(|view| paths::of(view, inos))
+    }
 }

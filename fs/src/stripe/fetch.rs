@@ -532,7 +532,7 @@ impl Stripe {
         })
     }
 
-    async fn get_fragment(
+    pub(super) async fn get_fragment(
         &self,
         id: ObjectId,
         index: usize,

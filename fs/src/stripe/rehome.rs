@@ -48,6 +48,13 @@ impl Stripe {
         join_all(drops).await.into_iter().all(|dropped| dropped)
     }
 
+    /// Delete a fragment of which a node has something else, or nothing readable, so that it can be stored there again.
+    /// Returns whether it is gone.
+    pub async fn drop_wrong(&self, object: &ObjectRecord, index: u8, node: NodeId) -> bool {
+        let deadline = Instant::now() + self.options.io_limit;
+        self.drop_copy(node, fragment_name(object.id, usize::from(index)), deadline).await
+    }
+
     fn takes_data(&self, node: NodeId) -> bool {
         !matches!(self.pool.state(node), NodeState::Down { .. } | NodeState::Full)
     }

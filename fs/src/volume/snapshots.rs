@@ -13,7 +13,6 @@ use super::Volume;
 use super::data::blocking;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, ROOT, Time};
-use crate::journal::chain::Reader;
 use crate::journal::pin::Pin;
 use crate::journal::{self, Journal};
 use crate::metadata::{AttributeChange, MetadataStore, NewInode, Snapshot};
@@ -244,15 +243,8 @@ impl Volume {
             return Ok(view);
         }
         remove_view(&path);
-        let reader = Reader {
-            pool: self.pool.clone(),
-            volume: self.settings.volume,
-            code: self.settings.code,
-            hash: self.settings.hash,
-            io_limit: self.options.io_limit,
-            accept_loss: None,
-        };
-        let chain = reader.read_pinned(pin, &self.journal_of_writer()?.public()).await?;
+        let reader = self.reader();
+        let chain = reader.read_pinned(pin, &self.options.public).await?;
         let view = open(&path)?;
         journal::restore(&view, &reader, &chain, &|_, _| ()).await?;
         Ok(view)

@@ -31,6 +31,8 @@ use crate::transport::{FragmentTransport, NodeAddress};
 const OBJECT: u32 = 64 << 10;
 const NODES: usize = 5;
 
+mod fsck;
+
 /// Nodes, and a volume on them that can be mounted again and again.
 struct Bench {
     nodes: Vec<Arc<Store>>,
@@ -133,6 +135,7 @@ impl Bench {
                 folder: self.folder.path().join("views"),
                 open: |path| Ok(Arc::new(SqliteStore::open(path)?)),
             },
+            public: key.verifying_key(),
         };
         change(&mut options);
         let journal_options = JournalOptions {

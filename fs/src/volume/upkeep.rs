@@ -151,7 +151,7 @@ impl Volume {
 
     /// Store at home and flush, commit, durable, then delete the guest's copy: in this order nothing is ever on
     /// less than it was.
-    async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<()> {
+    pub(super) async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<()> {
         let left = self.stripe.move_home(object).await?;
         if left == object.exceptions {
             return Ok(());
@@ -191,7 +191,7 @@ impl Volume {
     }
 
     /// A fragment is not where it should be: it is nowhere, until it is rebuilt at home.
-    fn note_loss(&self, object: ObjectId, index: u8) -> Result<()> {
+    pub(super) fn note_loss(&self, object: ObjectId, index: u8) -> Result<()> {
         let mut exceptions = match self.metadata.object(object) {
             Ok(record) => record.exceptions,
             Err(Error::NotFound) => return Ok(()),

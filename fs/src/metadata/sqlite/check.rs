@@ -27,7 +27,7 @@ macro_rules! is_directory {
 }
 
 /// An object that something needs; of others the fragments are on their way out.
-const IS_NEEDED: &str = "o.live > 0";
+const IS_NEEDED: &str = "(o.live > 0 OR o.kept > 0)";
 
 /// Names that cannot be one: `name` is the column.
 pub(super) const BAD_NAMES: &str = "SELECT parent, name, ino FROM entry WHERE length(name) = 0 OR \

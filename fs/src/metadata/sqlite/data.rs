@@ -321,11 +321,7 @@ impl Live {
             change.rows += 1;
             change.usage.live_bytes += difference;
             if live == 0 {
-                let keeper = snapshots::keeper(change.view, key)?;
-                if keeper > 0 {
-                    snapshots::set_kept(change, key, keeper)?;
-                    change.note(&Record::Kept(rows::unpack(key), keeper));
-                }
+                snapshots::keep(change, key)?;
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use super::check::{self, Laid};
 use super::data;
 use super::objects;
 use super::rows;
+use super::snapshots;
 use super::transaction::{Change, Numbers};
 use crate::error::Result;
 use crate::inode::{Ino, Inode, ROOT, Time};
@@ -317,6 +318,9 @@ fn count(change: &mut Change, _: Time) -> Result<()> {
     // Neither is in a record: what replays a journal counts them itself.
     for (object, live) in wrong(change, check::WRONG_LIVE)? {
         change.run("UPDATE object SET live = ? WHERE id = ?", (live as i64, object))?;
+        if live == 0 {
+            snapshots::keep(change, object)?;
+        }
     }
     for (object, exceptions) in wrong(change, check::WRONG_EXCEPTIONS)? {
         change.run("UPDATE object SET exceptions = ? WHERE id = ?", (exceptions as i64, object))?;

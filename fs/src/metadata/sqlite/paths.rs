@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::rows::InodeKey;
 use super::transaction::View;
 use crate::error::Result;
+use crate::inode::Ino;
 use crate::metadata::check::shown;
 
 /// What a flaw is about.
@@ -28,6 +30,13 @@ impl Place {
 
 /// Longer chains of directories go in a circle.
 const DEEPEST: usize = 4096;
+
+/// The paths of inodes, in order.
+pub(super) fn of(view: View, inos: &[Ino]) -> Result<Vec<String>> {
+    let places: Vec<Place> = inos.iter().map(|ino| Place::Inode(ino.key())).collect();
+    let mut paths = Paths::of(view, &places)?;
+    places.iter().map(|place| Ok(paths.shown(place)?.unwrap_or_default())).collect()
+}
 
 /// Paths of some inodes, by their first name.
 pub(super) struct Paths<'c> {

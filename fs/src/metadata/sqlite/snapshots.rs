@@ -68,10 +68,15 @@ fn one(view: View, number: u32) -> Result<Snapshot> {
     found.ok_or(Error::NotFound)
 }
 
-/// The snapshot that keeps an object which nothing refers to any more; 0 for none.
-pub(super) fn keeper(view: View, object: i64) -> Result<u32> {
+/// Nothing refers to an object any more: let the snapshots that it is part of keep it.
+pub(super) fn keep(change: &mut Change, object: i64) -> Result<()> {
     let sql = "SELECT coalesce(max(number), 0) FROM snapshot WHERE next > ?";
-    Ok(view.row(sql, [object], |row| row.get(0))?.unwrap_or_default())
+    let keeper = change.row(sql, [object], |row| row.get(0))?.unwrap_or_default();
+    if keeper > 0 {
+        set_kept(change, object, keeper)?;
+        change.note(&Record::Kept(rows::unpack(object), keeper));
+    }
+    Ok(())
 }
 
 pub(super) fn set_kept(change: &mut Change, object: i64, number: u32) -> Result<()> {
