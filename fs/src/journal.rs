@@ -232,6 +232,8 @@ pub async fn catch_up(
         return differs(sequence);
     }
     if at == sequence {
+        // The head may be another host's, which counts changes in its own way.
+        position.upto = shipped_changes(&**metadata)?;
         return Ok(position);
     }
     let anew = sequence + 1 < chain.first();
@@ -259,6 +261,12 @@ pub async fn catch_up(
     let records = reader.records(&missed, &|_, _| ()).await?;
     replay(metadata, anew, records, &position).await?;
     Ok(position)
+}
+
+/// Number of the last change that is not in the outbox any more.
+fn shipped_changes(metadata: &dyn MetadataStore) -> Result<u64> {
+    let waiting = metadata.outbox(0, 1)?;
+    Ok(if waiting.records.is_empty() { metadata.last_change() } else { waiting.last - 1 })
 }
 
 /// Changes in the outbox that say more than that a mount was begun.

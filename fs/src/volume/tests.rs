@@ -31,6 +31,7 @@ use crate::transport::{FragmentTransport, NodeAddress};
 const OBJECT: u32 = 64 << 10;
 const NODES: usize = 5;
 
+mod elsewhere;
 mod fsck;
 
 /// Nodes, and a volume on them that can be mounted again and again.

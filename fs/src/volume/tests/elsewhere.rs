@@ -1,0 +1,35 @@
+//! A volume that is written by one host and then by another, each with a store that counts changes in its own way.
+
+use super::*;
+
+/// The store here catches up with what was written elsewhere, and its mount is killed before it wrote anything. The next
+/// one finds the journal where the store remembers it, with an entry whose count of changes is the other host's: what was
+/// changed from then on counted as in the pool, although nothing of it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    create(&volume, "first");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    let here = bench.metadata.clone();
+    bench.recover().await;
+    bench.mount = MountId([2; 16]);
+    let volume = bench.mount().await;
+    for k in 0..100 {
+        create(&volume, &format!("elsewhere {k}"));
+    }
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    bench.metadata = here;
+    bench.mount = MountId([1; 16]);
+    let reader = bench.reader().await.unwrap();
+    journal::catch_up(&bench.metadata, &reader, &bench.key().verifying_key(), bench.mount).await.unwrap();
+    let volume = bench.mount().await;
+    let ino = create(&volume, "here");
+    write(&volume, ino, 0, b"bytes").await;
+    volume.fsync(ino).await.unwrap();
+    drop(volume);
+    bench.recover().await;
+    assert_eq!(bench.metadata.lookup(ROOT, b"here").unwrap().size, 5);
+}
