@@ -165,7 +165,7 @@ pub struct FsckArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// The nodes of a volume that is not mounted [default: those of the last mount]
-    #[arg(long, value_name = "URL,URL,..", requires = "state")]
+    #[arg(long, value_name = "URL,URL,..", conflicts_with = "mountpoint")]
     pub peers: Option<String>,
     /// Repair what can be repaired
     #[arg(long)]

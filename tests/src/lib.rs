@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod data;
 pub mod files;
+pub mod fsck;
 pub mod liar;
 pub mod mount;
 pub mod posix;

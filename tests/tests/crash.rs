@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::data;
+use avidfs_tests::fsck::{fsck_folder, fsck_mount};
 use avidfs_tests::mount::Mount;
 use avidfs_tests::process;
 use avidfs_tests::seed::{Dice, rounds, seed};
@@ -238,6 +239,7 @@ fn what_was_fsynced_survives_kills_and_the_loss_of_the_mount_hosts_disk() {
             recover.args(["recover", "--peers", &cluster.peers()]);
             let output = recover.arg("--state").arg(&state).arg("--key").arg(&key).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            fsck_folder(&state, &[]).is_clean();
         }
         mount.mount();
     });
@@ -271,12 +273,14 @@ fn kill_again_and_again(
         });
         victims.iter().for_each(|node| cluster.restart(*node));
         mount_again();
+        fsck_mount(&mount.root(), &[]).is_clean();
         let mut log = log.lock().unwrap();
         verify(mount, &mut log);
         forget_the_oldest(mount, &mut log);
     }
     mount.remount();
     verify(mount, &mut log.lock().unwrap());
+    fsck_mount(&mount.root(), &["--deep"]).is_clean();
     let log = log.into_inner().unwrap();
     eprintln!("{} files, {} blocks, {:?}", log.files.len(), log.blocks.len(), log.appended);
     assert!(log.files.len() > 5, "the writer got something done");

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use avidfs::cli::{FsckArgs, MountArgs};
 use avidfs::config::{self, MountConfig};
@@ -13,7 +14,6 @@ use avidfs::report;
 use avidfs::state::{self, Refusal};
 use avidfs::umount;
 use avidfs::volume::{FsckReport, FsckWish, Volume};
-use std::sync::Arc;
 
 use super::{daemon, garbled, pretty, print};
 use crate::{Failure, fail, runtime, surroundings};
@@ -87,7 +87,7 @@ async fn check(config: &MountConfig, wish: FsckWish) -> Result<FsckReport, Refus
     let volume = opening::volume(config, &opened).await?;
     let checked = volume.fsck(wish).await;
     let ended = end(volume, opened).await;
-    let report = checked?.taken_from_journal(rows);
+    let report = FsckReport { remount: false, ..checked?.taken_from_journal(rows) };
     ended.map(|()| report)
 }
 

@@ -66,6 +66,11 @@ fn asides(report: &FsckReport) -> Vec<String> {
         let bytes = size(report.garbage_bytes);
         asides.push(format!("{objects} that nobody refers to, {bytes}: avidfs gc deletes them"));
     }
+    if report.remount {
+        asides.push(
+            "unmount the volume and mount it again: the kernel may remember names that were mended".into(),
+        );
+    }
     asides
 }
 

@@ -78,6 +78,8 @@ pub struct FsckReport {
     pub garbage_objects: u64,
     /// Their bytes on the nodes.
     pub garbage_bytes: u64,
+    /// Whether metadata was mended of which a kernel that has the volume mounted may remember what it was before.
+    pub remount: bool,
 }
 
 /// One thing that is wrong.
@@ -114,7 +116,7 @@ impl Volume {
         }
         let unmended = self.mend(&first).await;
         let second = self.look(wish.deep).await?;
-        Ok(first.report.after(second.report, &unmended))
+        Ok(FsckReport { remount: first.flawed, ..first.report.after(second.report, &unmended) })
     }
 
     async fn look(self: &Arc<Self>, deep: bool) -> Result<Look> {
