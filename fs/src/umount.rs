@@ -108,21 +108,23 @@ fn connect(mount: &MountEntry) -> Result<Option<Daemon>, Refusal> {
         }
         _ => Refusal(format!("the daemon of {shown} cannot be asked: {}", reason(error))),
     };
-    let noted = roster::find(mount).map_err(|error| refused(&error))?;
-    let note = match noted {
-        Some(note) => note,
-        None => match told(mount) {
-            Ok(note) => note,
-            Err(error) if is_gone(&error) => return Ok(None),
-            Err(error) => return Err(refused(&error)),
-        },
-    };
-    match Daemon::connect(&note.state) {
-        // The state folder may be mounted elsewhere by now, and this mount be the dead one it left.
-        Ok(daemon) => Ok((daemon.pid() == note.pid).then_some(daemon)),
+    let gone_is_none = |asked: io::Result<Option<Daemon>>| match asked {
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(refused(&error)),
+        asked => asked.map_err(|error| refused(&error)),
+    };
+    if let Some(note) = roster::find(mount).map_err(|error| refused(&error))?
+        && let Some(daemon) = gone_is_none(connect_to(&note))?
+    {
+        return Ok(Some(daemon));
     }
+    // A mount is seen before it is on the roster, and its number may have been that of a dead one, whose note is there.
+    gone_is_none(told(mount).and_then(|note| connect_to(&note)))
+}
+
+/// The daemon of a note. The state folder may be mounted elsewhere by now, and the mount be the dead one it left.
+fn connect_to(note: &Note) -> io::Result<Option<Daemon>> {
+    let daemon = Daemon::connect(&note.state)?;
+    Ok((daemon.pid() == note.pid).then_some(daemon))
 }
 
 /// What a mount that is on no roster tells of itself. Asked from a thread that may be left behind: a daemon that hangs
