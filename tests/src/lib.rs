@@ -17,6 +17,7 @@ pub mod process;
 pub mod scratch;
 pub mod seed;
 pub mod segments;
+pub mod small_disk;
 
 use std::time::{Duration, Instant};
 
