@@ -55,6 +55,13 @@ pub fn put(path: &Path, seed: u64, length: u64) {
     close(file).unwrap_or_else(|error| panic!("close {}: {error}", path.display()));
 }
 
+/// Write a file of the content `seed`, fsync and close it, with the first error of the three.
+pub fn keep(path: &Path, seed: u64, length: u64) -> io::Result<()> {
+    let file = write(path, seed, length)?;
+    file.sync_all()?;
+    close(file)
+}
+
 /// close(2) with its answer, which dropping a `File` throws away.
 pub fn close(file: File) -> io::Result<()> {
     use std::os::fd::IntoRawFd;

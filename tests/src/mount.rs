@@ -125,6 +125,27 @@ impl Mount {
         Ok(())
     }
 
+    /// `avidfs key export`: what `recover` needs for a volume that can be written.
+    pub fn key(&self) -> String {
+        process::run(process::command("avidfs").args(["key", "export", "--state"]).arg(self.state()))
+    }
+
+    /// `avidfs recover` into this mount's state folder, whatever it says.
+    pub fn try_recover(&self, key: &str) -> Output {
+        let key_file = self.folder.path().join("key");
+        std::fs::write(&key_file, key).expect("the folder can be written");
+        let mut command = process::command("avidfs");
+        command.args(["recover", "--peers", self.peers.as_deref().expect("it is on nodes somewhere")]);
+        process::output(command.arg("--state").arg(self.state()).arg("--key").arg(key_file))
+    }
+
+    /// The same, and it must succeed; returns what it said.
+    pub fn recover(&self, key: &str) -> String {
+        let output = self.try_recover(key);
+        assert!(output.status.success(), "avidfs recover: {}: {}", output.status, said(&output));
+        said(&output)
+    }
+
     /// Leave these options out of the next mount and give those instead.
     pub fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|option| option.to_string()).collect();
