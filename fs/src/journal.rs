@@ -9,6 +9,7 @@ pub mod pin;
 pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -180,12 +181,14 @@ impl Position {
 ///
 /// # Errors
 /// `Pool`: the pool's journal cannot be read whole, is older than or another one than the store has seen, or was written
-/// by others while the store has changes that never reached it.
+/// by others while the store has changes that never reached it, or while bytes written here wait in `backlog`, if that is
+/// given: they would be laid over newer ones.
 pub async fn catch_up(
     metadata: &Arc<dyn MetadataStore>,
     reader: &Reader,
     public: &VerifyingKey,
     mount: MountId,
+    backlog: Option<&Path>,
 ) -> Result<Position> {
     let Recalled { sequence, digest, heard } = recall(&**metadata)?;
     let Some(chain) = reader.read(Some(public)).await? else {
@@ -252,6 +255,13 @@ pub async fn catch_up(
             return Err(Error::Pool(format!(
                 "the volume was written elsewhere, up to entry {at} of its journal, and {own} changes made here never \
                  reached the pool: move this state folder away, and recover into a new one"
+            )));
+        }
+        if let Some(folder) = backlog {
+            return Err(Error::Pool(format!(
+                "the volume was written elsewhere, up to entry {at} of its journal, and bytes written here before wait in {}: \
+                 move that folder away to mount without them",
+                folder.display()
             )));
         }
         // Others count their changes in their own way.

@@ -24,7 +24,7 @@ use crate::state::{self, Refusal, Remembered, StateFolder};
 use crate::stripe::{Stripe, StripeOptions};
 use crate::transport::http::{HttpOptions, HttpTransport};
 use crate::transport::{FragmentTransport, NodeAddress};
-use crate::volume::{Views, Volume, VolumeOptions};
+use crate::volume::{Views, Volume, VolumeOptions, backlog_is_empty};
 use common::wire::{MountId, NodeId};
 
 /// Until a node has said hello.
@@ -122,6 +122,8 @@ async fn reopen(
     }
     let reader = Reader { accept_loss: config.accept_loss, ..reader(&pool, &settings, config.io_timeout) };
     let (mount, public) = (state.mount_id()?, key.public());
+    // Also for who only reads: what a store has caught up with is not seen to be of others by the next mount.
+    let backlog = (!backlog_is_empty(&config.backlog_dir)?).then_some(config.backlog_dir.as_path());
     let mut newest = newest;
     // First the right to write, which fences whoever had it: then nothing is added to the journal that is read.
     let (lease, position) = loop {
@@ -133,7 +135,16 @@ async fn reopen(
                 Some(lease(&applicant, &*store, seen, config.take_over).await?)
             }
         };
-        let position = journal::catch_up(&store, &reader, &public, mount).await?;
+        let position = match journal::catch_up(&store, &reader, &public, mount, backlog).await {
+            Ok(position) => position,
+            Err(error) => {
+                // Who is refused keeps nobody else out.
+                if let Some(lease) = lease {
+                    lease.release().await;
+                }
+                return Err(error.into());
+            }
+        };
         let known = newest_configuration(&*store, &settings)?;
         if known == newest {
             break (lease, position);

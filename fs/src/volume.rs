@@ -44,7 +44,7 @@ use budget::Budget;
 
 pub use access::AccessTimes;
 pub use attributes::{SetAttributes, SetTime};
-pub use backlog::Unsaved;
+pub use backlog::{Unsaved, backlog_is_empty};
 pub use compaction::CompactionReport;
 pub use data::Written;
 pub use fsck::{FsckReport, FsckWish, Problem};

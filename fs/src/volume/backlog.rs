@@ -191,6 +191,14 @@ fn remove(folder: &Path, path: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Whether no bytes wait in a backlog's folder.
+///
+/// # Errors
+/// The disk.
+pub fn backlog_is_empty(folder: &Path) -> Result<bool> {
+    Ok(backlog_files(folder)?.is_empty())
+}
+
 /// The files of the backlog in the order of sealing; one that was not finished is not among them.
 fn backlog_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let entries = match fs::read_dir(folder) {

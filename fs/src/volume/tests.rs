@@ -110,7 +110,8 @@ impl Bench {
         let reader = self.reader().await?;
         let (pool, key) = (reader.pool.clone(), self.key());
         let identities: Vec<_> = self.nodes.iter().map(|node| node.node()).collect();
-        let position = journal::catch_up(&self.metadata, &reader, &key.verifying_key(), self.mount).await?;
+        let position =
+            journal::catch_up(&self.metadata, &reader, &key.verifying_key(), self.mount, None).await?;
         let configuration = self.metadata.configure(&identities)?;
         let current = configuration.number;
         let epoch = self.metadata.begin_epoch(0)?;

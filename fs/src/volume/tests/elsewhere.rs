@@ -24,7 +24,9 @@ async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
     bench.metadata = here;
     bench.mount = MountId([1; 16]);
     let reader = bench.reader().await.unwrap();
-    journal::catch_up(&bench.metadata, &reader, &bench.key().verifying_key(), bench.mount).await.unwrap();
+    journal::catch_up(&bench.metadata, &reader, &bench.key().verifying_key(), bench.mount, None)
+        .await
+        .unwrap();
     let volume = bench.mount().await;
     let ino = create(&volume, "here");
     write(&volume, ino, 0, b"bytes").await;

@@ -284,7 +284,7 @@ async fn a_store_that_is_no_copy_of_the_journal_any_more_is_made_one_again() {
     let b = volume.lookup(ROOT, b"b").unwrap();
     drop(volume);
     let (reader, public) = (bench.reader().await.unwrap(), bench.key().verifying_key());
-    let position = journal::catch_up(&bench.metadata, &reader, &public, bench.mount).await.unwrap();
+    let position = journal::catch_up(&bench.metadata, &reader, &public, bench.mount, None).await.unwrap();
     let rebuild = async || compare::rebuild(&bench.metadata, &reader, &public, &position).await.unwrap();
     assert_eq!(rebuild().await, 0);
     // Sound in itself, and not what was written.
