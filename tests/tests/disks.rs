@@ -96,6 +96,8 @@ fn an_old_disk_under_a_running_mount_costs_no_byte_with_another_node_dead() {
     is_the_newest(&mount);
     for dead in [0, 2, 3, 4] {
         cluster.kill(dead);
+        // No cache, of the kernel's or the mount's, answers for the nodes.
+        mount.remount();
         is_the_newest(&mount);
         cluster.restart(dead);
         all_up(&mount);
