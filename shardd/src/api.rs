@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::batch::{self, Batch};
+use crate::blocking;
 use crate::error::StoreError;
 use crate::intake::{Intake, Limits};
 use crate::metrics::{Metrics, Operation};
@@ -182,7 +183,7 @@ impl Node {
     /// The same for what may wait for the disk however small it is.
     async fn apart<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> T {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || work(&store)).await.expect("the store does not panic")
+        blocking::run(move || work(&store)).await
     }
 
     async fn flush_if(&self, options: &Options) -> Result<(), Refused> {

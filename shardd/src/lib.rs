@@ -4,6 +4,7 @@
 
 mod api;
 mod batch;
+mod blocking;
 mod buffers;
 pub mod config;
 mod error;
@@ -17,5 +18,6 @@ pub use error::StoreError;
 pub use intake::Limits;
 pub use server::serve;
 pub use store::{
-    Author, Space, Store, StoreOptions, StoredFragment, Usage, raise_file_limit, settle_allocator,
+    Act, Author, Disk, DiskFile, LocalDisk, ModelledDisk, Space, Store, StoreOptions, StoredFragment, Usage,
+    raise_file_limit, settle_allocator,
 };

@@ -65,7 +65,10 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn open(config: &Config) -> Result<Arc<Store>, Box<dyn std::error::Error>> {
-    let options =
-        StoreOptions { data: config.data.clone(), capacity: config.capacity, zone: config.zone.clone() };
+    let options = StoreOptions {
+        capacity: config.capacity,
+        zone: config.zone.clone(),
+        ..StoreOptions::new(&config.data)
+    };
     Ok(tokio::task::spawn_blocking(|| Store::open(options)).await??)
 }

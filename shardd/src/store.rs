@@ -8,6 +8,7 @@ mod flush;
 mod folder;
 mod index;
 mod log;
+mod modelled;
 mod ranges;
 mod record;
 mod segment;
@@ -45,7 +46,8 @@ use segment::Segment;
 use upkeep::Upkeep;
 use volumes::Volumes;
 
-pub use disk::{raise_file_limit, settle_allocator};
+pub use disk::{Disk, DiskFile, LocalDisk, raise_file_limit, settle_allocator};
+pub use modelled::{Act, ModelledDisk};
 pub use record::Space;
 
 /// Idle buffers kept for the next large fragment.
@@ -60,12 +62,22 @@ pub struct StoreOptions {
     pub capacity: Option<u64>,
     /// What may fail together with it.
     pub zone: Option<String>,
+    /// What its segments are on.
+    pub disk: Arc<dyn Disk>,
+    /// Whether a thread seals and compacts segments unasked; without one `Store::tend` does.
+    pub has_upkeep: bool,
 }
 
 impl StoreOptions {
     /// The data folder alone, everything else by default.
     pub fn new(data: impl Into<PathBuf>) -> StoreOptions {
-        StoreOptions { data: data.into(), capacity: None, zone: None }
+        StoreOptions {
+            data: data.into(),
+            capacity: None,
+            zone: None,
+            disk: Arc::new(LocalDisk),
+            has_upkeep: true,
+        }
     }
 }
 

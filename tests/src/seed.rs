@@ -20,7 +20,8 @@ fn fresh() -> u64 {
 pub fn announce(seed: u64) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("TEST");
-    eprintln!("seed {seed}; again: AVIDFS_SEED={seed} cargo nextest run -p avidfs-tests -E 'test(={test})'");
+    let package = std::env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "avidfs-tests".to_owned());
+    eprintln!("seed {seed}; again: AVIDFS_SEED={seed} cargo nextest run -p {package} -E 'test(={test})'");
 }
 
 /// Whether AVIDFS_SEED names one seed to repeat.

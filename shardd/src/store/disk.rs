@@ -1,12 +1,129 @@
-//! What the store asks of Linux beyond std: holes, free space, dropping cached pages. The only file with unsafe code.
+//! The disk below the store: what is asked of it, and Linux's own. The only file with unsafe code.
+//!
+//! A trait, so that a disk that loses power or fails can be modelled (modelled.rs). Lock and identity of a data folder
+//! are not asked through it: they are written once, durably, before there is anything to lose.
 
-use std::fs::File;
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+
+/// Files and their names. A name is durable once its folder was flushed, bytes once their file was.
+pub trait Disk: Debug + Send + Sync {
+    /// Make a new file, to be read and written.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Open a file, to be read and written.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Rename a file; it takes the place of what was there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Remove a file; who has it open still can read it.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// The names in a folder, in any order.
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Make the names in a folder durable.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+}
+
+/// An open file. Offsets are named with each call, so that many may use it at once.
+pub trait DiskFile: Send + Sync {
+    /// Fill `buffer` from `offset`; `UnexpectedEof` where the file ends before.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Write all of `bytes` at `offset`.
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// fdatasync.
+    fn sync(&self) -> io::Result<()>;
+    /// Give the blocks of a range back to the file system; it then reads as zeros. The length stays.
+    fn punch(&self, from: u64, to: u64) -> io::Result<()>;
+    /// The first byte at or after `from` that is not in a hole; `None` when only a hole follows.
+    fn next_data(&self, from: u64) -> io::Result<Option<u64>>;
+    /// The first byte at or after `from` that is in a hole; the end of the file counts as one.
+    fn next_hole(&self, from: u64) -> io::Result<Option<u64>>;
+    /// Its length.
+    fn length(&self) -> io::Result<u64>;
+    /// Bytes that the file system gave it.
+    fn allocated(&self) -> io::Result<u64>;
+    /// Forget what the page cache has of it, flushed before, so that the next read asks the disk. Best effort.
+    fn drop_cached(&self);
+}
+
+/// The files of this host.
+#[derive(Debug)]
+pub struct LocalDisk;
+
+impl Disk for LocalDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        fs::read_dir(folder)?.map(name).collect()
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn punch(&self, from: u64, to: u64) -> io::Result<()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a plain system call on a descriptor that `self` keeps open.
+        let done = unsafe { libc::fallocate(self.as_raw_fd(), mode, from as i64, (to - from) as i64) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
+        seek(self, from, libc::SEEK_DATA)
+    }
+
+    fn next_hole(&self, from: u64) -> io::Result<Option<u64>> {
+        seek(self, from, libc::SEEK_HOLE)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.blocks() * 512)
+    }
+
+    fn drop_cached(&self) {
+        // SAFETY: a plain system call on an open descriptor; advice changes no bytes.
+        unsafe { libc::posix_fadvise(self.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+}
 
 /// What a file system has.
 #[derive(Clone, Copy, Debug)]
@@ -17,24 +134,6 @@ pub struct Room {
     pub free: u64,
 }
 
-/// Give the blocks of a range back to the file system; it then reads as zeros. The length stays.
-pub fn punch(file: &File, from: u64, to: u64) -> io::Result<()> {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: a plain system call on a descriptor that `file` keeps open.
-    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, from as i64, (to - from) as i64) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The first byte at or after `from` that is not in a hole; `None` when only a hole follows.
-pub fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
-    seek(file, from, libc::SEEK_DATA)
-}
-
-/// The first byte at or after `from` that is in a hole; the end of the file counts as one.
-pub fn next_hole(file: &File, from: u64) -> io::Result<Option<u64>> {
-    seek(file, from, libc::SEEK_HOLE)
-}
-
 fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
     // SAFETY: a plain system call on an open descriptor; the offset it moves is used by nobody, reads and writes name theirs.
     let found = unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
@@ -43,12 +142,6 @@ fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
-}
-
-/// Forget what the page cache has of a flushed file, so that the next read asks the disk. Best effort.
-pub fn drop_cached(file: &File) {
-    // SAFETY: a plain system call on an open descriptor; advice changes no bytes.
-    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// Space of the file system that holds an open file.
@@ -98,9 +191,4 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 /// Whether the disk said that it is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
-}
-
-/// Make the names in a folder durable.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::disk;
 use super::segment::Segment;
 use super::{BootId, Store};
+use crate::blocking;
 use crate::error::StoreError;
 
 /// Rounds asked for and done.
@@ -31,8 +32,7 @@ impl Store {
         }
         let store = self.clone();
         // The round keeps its turn even if the one who asked goes away: the next must not overtake it.
-        let round = tokio::task::spawn_blocking(move || store.flush_round(turn));
-        round.await.expect("a flush does not panic")
+        blocking::run(move || store.flush_round(turn)).await
     }
 
     /// The same, for threads that may block; it panics on one that runs asynchronous tasks if it has to wait.
@@ -92,10 +92,7 @@ impl Store {
                 seal(&segment);
             }
         }
-        let unnamed = self.log.take_unnamed();
-        if !unnamed.is_empty()
-            && let Err(error) = disk::sync_folder(self.log.folder())
-        {
+        if let Err((error, unnamed)) = self.log.sync_names() {
             unnamed.iter().for_each(|segment| self.give_up(segment));
             failed = Some(error);
         }

@@ -1,15 +1,16 @@
 //! The data folder: whose it is, who uses it, and files in it that are replaced whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::hash::Hash;
 use common::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Room};
+use super::disk::{self, Disk, LocalDisk, Room};
 use super::record::Seal;
 use crate::error::StoreError;
 
@@ -26,6 +27,7 @@ pub struct Folder {
     /// What keys its records' checks.
     pub seal: Seal,
     lock: File,
+    disk: Arc<dyn Disk>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,8 +39,8 @@ struct NodeFile {
 }
 
 impl Folder {
-    /// Open the data folder at `path`, making it if it is absent or empty.
-    pub fn open(path: &Path) -> Result<Folder, StoreError> {
+    /// Open the data folder at `path`, making it if it is absent or empty. What changes in it later is on `disk`.
+    pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Folder, StoreError> {
         let refused = |why: String| StoreError::folder(path, why);
         fs::create_dir_all(path).map_err(|error| refused(error.to_string()))?;
         let is_new = !path.join(NODE).exists();
@@ -52,12 +54,17 @@ impl Folder {
         let node = read_node(path)?;
         let segments = path.join(SEGMENTS);
         fs::create_dir_all(&segments).map_err(|error| refused(error.to_string()))?;
-        Ok(Folder { path: path.to_owned(), node: node.node, seal: Seal(*node.seal.as_bytes()), lock })
+        Ok(Folder { path: path.to_owned(), node: node.node, seal: Seal(*node.seal.as_bytes()), lock, disk })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What its segments are on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Where its segments are.
@@ -72,16 +79,18 @@ impl Folder {
 
     /// Read a file of it; `None` if it is absent.
     pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.path.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let file = match self.disk.open(&self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = vec![0; file.length()? as usize];
+        file.read(0, &mut bytes)?;
+        Ok(Some(bytes))
     }
 
     /// Replace a file of it, durably, all or nothing.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        replace(&self.path, name, bytes)
+        replace(&*self.disk, &self.path, name, bytes)
     }
 }
 
@@ -115,8 +124,8 @@ fn create(path: &Path) -> io::Result<()> {
         seal: Hash::from(disk::random_bytes::<32>()),
         created,
     };
-    replace(path, NODE, &serde_json::to_vec(&node)?)?;
-    path.parent().map_or(Ok(()), disk::sync_folder)
+    replace(&LocalDisk, path, NODE, &serde_json::to_vec(&node)?)?;
+    path.parent().map_or(Ok(()), |parent| LocalDisk.sync_folder(parent))
 }
 
 fn read_node(path: &Path) -> Result<NodeFile, StoreError> {
@@ -134,35 +143,44 @@ fn read_node(path: &Path) -> Result<NodeFile, StoreError> {
     serde_json::from_slice(&bytes).map_err(|error| refused(&error))
 }
 
-fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn replace(disk: &dyn Disk, folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = folder.join(format!("{name}.tmp"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, folder.join(name))?;
-    disk::sync_folder(folder)
+    // One that a crash left is of no use to anybody.
+    match disk.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&new)?;
+    file.write(0, bytes)?;
+    file.sync()?;
+    disk.rename(&new, &folder.join(name))?;
+    disk.sync_folder(folder)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn open(path: &Path) -> Result<Folder, StoreError> {
+        Folder::open(path, Arc::new(LocalDisk))
+    }
+
     fn why(path: &Path) -> String {
-        Folder::open(path).err().expect("refused").to_string()
+        open(path).err().expect("refused").to_string()
     }
 
     #[test]
     fn identity_stays_with_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let node = Folder::open(&folder.path().join("new/node")).unwrap().node;
-        assert_eq!(Folder::open(&folder.path().join("new/node")).unwrap().node, node);
-        assert_ne!(Folder::open(&folder.path().join("other")).unwrap().node, node);
+        let node = open(&folder.path().join("new/node")).unwrap().node;
+        assert_eq!(open(&folder.path().join("new/node")).unwrap().node, node);
+        assert_ne!(open(&folder.path().join("other")).unwrap().node, node);
     }
 
     #[test]
     fn a_folder_in_use_is_refused_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
-        let _first = Folder::open(folder.path()).unwrap();
+        let _first = open(folder.path()).unwrap();
         assert!(why(folder.path()).ends_with("another shardd is using it"));
     }
 
@@ -188,6 +206,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lock"), "").unwrap();
         fs::write(folder.path().join("node.json.tmp"), "{\"form").unwrap();
-        assert!(Folder::open(folder.path()).is_ok());
+        assert!(open(folder.path()).is_ok());
     }
 }

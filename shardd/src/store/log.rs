@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::disk::Disk;
 use super::record::{Head, Position, Seal};
 use super::segment::Segment;
 use super::upkeep::Upkeep;
 
 /// The log of one node.
 pub struct Log {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     seal: Seal,
     segment_bytes: u64,
@@ -50,6 +52,7 @@ impl Drop for Reserved {
 impl Log {
     /// A log of segments that earlier runs left, continued with `next_sequence`.
     pub fn new(
+        disk: Arc<dyn Disk>,
         folder: PathBuf,
         seal: Seal,
         segment_bytes: u64,
@@ -59,6 +62,7 @@ impl Log {
     ) -> Log {
         let next_number = segments.iter().map(|segment| segment.number + 1).max().unwrap_or(1);
         Log {
+            disk,
             folder,
             seal,
             segment_bytes,
@@ -74,9 +78,13 @@ impl Log {
         &self.seal
     }
 
-    /// The folder of its segments.
-    pub fn folder(&self) -> &PathBuf {
-        &self.folder
+    /// Make durable that segments were created; with the error those are given whose names may not be.
+    pub fn sync_names(&self) -> Result<(), (io::Error, Vec<Arc<Segment>>)> {
+        let created = std::mem::take(&mut *self.unnamed.lock());
+        if created.is_empty() {
+            return Ok(());
+        }
+        self.disk.sync_folder(&self.folder).map_err(|error| (error, created))
     }
 
     /// Every segment, oldest first.
@@ -123,11 +131,6 @@ impl Log {
         }
     }
 
-    /// Segments created since the last call; their names are durable only once the folder was flushed.
-    pub fn take_unnamed(&self) -> Vec<Arc<Segment>> {
-        std::mem::take(&mut *self.unnamed.lock())
-    }
-
     /// Forget a segment and remove its file.
     pub fn remove(&self, segment: &Segment) -> io::Result<()> {
         match self.segments.write().remove(&segment.number) {
@@ -157,7 +160,7 @@ impl Log {
     }
 
     fn begin_segment(&self, end: &mut End) -> io::Result<Arc<Segment>> {
-        let segment = Arc::new(Segment::create(&self.folder, end.next_number)?);
+        let segment = Arc::new(Segment::create(&self.disk, &self.folder, end.next_number)?);
         end.next_number += 1;
         end.tail = 0;
         end.active = Some(segment.clone());

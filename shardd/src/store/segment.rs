@@ -1,14 +1,13 @@
 //! One file of the log: written once, marked dead in place, given back in holes.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::disk;
+use super::disk::{Disk, DiskFile};
 use super::ranges::{Ranges, blocks_freed};
 use super::record::DEATH;
 
@@ -21,7 +20,8 @@ const ONE_WRITE: usize = 64 << 10;
 pub struct Segment {
     /// Its number, never used again while the node lives.
     pub number: u32,
-    file: File,
+    file: Box<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     name: Mutex<Name>,
     /// Nothing is appended to it any more.
@@ -56,26 +56,26 @@ enum Name {
 
 impl Segment {
     /// Make a new, empty one.
-    pub fn create(folder: &Path, number: u32) -> io::Result<Segment> {
-        let path = path(folder, number, Name::Open);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Segment::of(folder, number, file, Name::Open))
+    pub fn create(disk: &Arc<dyn Disk>, folder: &Path, number: u32) -> io::Result<Segment> {
+        let file = disk.create(&path(folder, number, Name::Open))?;
+        Ok(Segment::of(disk, folder, number, file, Name::Open))
     }
 
     /// Open one left by an earlier run; nothing is appended to it.
-    pub fn open(folder: &Path, number: u32, sealed: bool) -> io::Result<Segment> {
+    pub fn open(disk: &Arc<dyn Disk>, folder: &Path, number: u32, sealed: bool) -> io::Result<Segment> {
         let name = if sealed { Name::Sealed } else { Name::Open };
-        let file = OpenOptions::new().read(true).write(true).open(path(folder, number, name))?;
-        let segment = Segment::of(folder, number, file, name);
+        let file = disk.open(&path(folder, number, name))?;
+        let segment = Segment::of(disk, folder, number, file, name);
         segment.left.store(true, Ordering::SeqCst);
         segment.filled.store(segment.length()?, Ordering::SeqCst);
         Ok(segment)
     }
 
-    fn of(folder: &Path, number: u32, file: File, name: Name) -> Segment {
+    fn of(disk: &Arc<dyn Disk>, folder: &Path, number: u32, file: Box<dyn DiskFile>, name: Name) -> Segment {
         Segment {
             number,
             file,
+            disk: disk.clone(),
             folder: folder.to_owned(),
             name: Mutex::new(name),
             left: AtomicBool::new(false),
@@ -104,8 +104,8 @@ impl Segment {
     }
 
     /// The open file, for walking it.
-    pub fn file(&self) -> &File {
-        &self.file
+    pub fn file(&self) -> &dyn DiskFile {
+        &*self.file
     }
 
     /// Whether it is full and was flushed.
@@ -118,12 +118,12 @@ impl Segment {
         #[cfg(test)]
         faults::before_write(&self.folder)?;
         if fragment.len() <= ONE_WRITE {
-            return self.file.write_all_at(&[head, fragment, tree].concat(), offset);
+            return self.file.write(offset, &[head, fragment, tree].concat());
         }
         let content = offset + head.len() as u64;
-        self.file.write_all_at(fragment, content)?;
-        self.file.write_all_at(tree, content + fragment.len() as u64)?;
-        self.file.write_all_at(head, offset)
+        self.file.write(content, fragment)?;
+        self.file.write(content + fragment.len() as u64, tree)?;
+        self.file.write(offset, head)
     }
 
     /// Undo a write that failed, as far as the disk lets us: its head, written last, is not there or is dead.
@@ -131,13 +131,12 @@ impl Segment {
         let (at, dead) = DEATH;
         // Whether the range becomes a hole or only dead does not matter, nor does a disk that takes neither: a record that is
         // whole in spite of its error may as well be found.
-        let _ = disk::punch(&self.file, offset, offset + length)
-            .or_else(|_| self.file.write_all_at(&dead, offset + at));
+        let _ = self.file.punch(offset, offset + length).or_else(|_| self.file.write(offset + at, &dead));
     }
 
     /// Fill `buffer` from `offset`.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.file.read(offset, buffer)
     }
 
     /// Count a record as alive.
@@ -187,7 +186,7 @@ impl Segment {
     /// Mark a record dead and give back what it and its dead neighbours fill.
     pub fn bury(&self, offset: u64, record: u64) -> io::Result<()> {
         let (at, dead) = DEATH;
-        self.file.write_all_at(&dead, offset + at)?;
+        self.file.write(offset + at, &dead)?;
         self.dirty.store(true, Ordering::SeqCst);
         self.give_back(offset, record);
         Ok(())
@@ -200,7 +199,7 @@ impl Segment {
         let mut ranges = self.dead.lock();
         let dead = ranges.add(added.clone());
         if let Some(blocks) = blocks_freed(&dead, &added, BLOCK)
-            && let Err(error) = disk::punch(&self.file, blocks.start, blocks.end)
+            && let Err(error) = self.file.punch(blocks.start, blocks.end)
         {
             tracing::debug!(segment = self.number, %error, "punch");
         }
@@ -217,32 +216,31 @@ impl Segment {
     pub fn punch_dead(&self) -> io::Result<()> {
         let ranges: Vec<_> = self.dead.lock().iter().collect();
         let blocks = ranges.iter().filter_map(|dead| blocks_freed(dead, dead, BLOCK));
-        blocks.into_iter().try_for_each(|blocks| disk::punch(&self.file, blocks.start, blocks.end))
+        blocks.into_iter().try_for_each(|blocks| self.file.punch(blocks.start, blocks.end))
     }
 
     /// Length of the file.
     pub fn length(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.length()
     }
 
     /// Bytes that the file system gave it.
     pub fn allocated(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
+        self.file.allocated()
     }
 
     /// fdatasync.
     pub fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
         faults::before_sync(&self.folder)?;
-        self.file.sync_data()
+        self.file.sync()
     }
 
     /// Give it its final name. It must be left, without writers and flushed.
     pub fn seal(&self) -> io::Result<()> {
         let mut name = self.name.lock();
         if *name == Name::Open {
-            let (from, to) = (self.path(Name::Open), self.path(Name::Sealed));
-            fs::rename(from, to)?;
+            self.disk.rename(&self.path(Name::Open), &self.path(Name::Sealed))?;
             *name = Name::Sealed;
         }
         Ok(())
@@ -252,7 +250,7 @@ impl Segment {
     pub fn remove(&self) -> io::Result<()> {
         let mut name = self.name.lock();
         if *name != Name::Removed {
-            fs::remove_file(self.path(*name))?;
+            self.disk.remove(&self.path(*name))?;
             *name = Name::Removed;
         }
         Ok(())

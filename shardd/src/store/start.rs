@@ -1,7 +1,6 @@
 //! Opening a data folder: what is on disk becomes the index, and what a crash tore is taken out.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,13 +30,14 @@ impl Store {
     ///
     /// Everything flushed is there afterwards, also after a power loss; nothing that is there is half-written.
     pub fn open(options: StoreOptions) -> Result<Arc<Store>, StoreError> {
-        let folder = Folder::open(&options.data)?;
+        let folder = Folder::open(&options.data, options.disk)?;
         let volumes = Volumes::load(&folder)?;
         let room = folder.room().map_err(|error| StoreError::folder(folder.path(), error.to_string()))?;
         let capacity = options.capacity.unwrap_or(room.total);
         let scanned = scan(&folder)?;
         let upkeep = Arc::<Upkeep>::default();
         let log = Log::new(
+            folder.disk().clone(),
             folder.segments(),
             folder.seal.clone(),
             (capacity / 16).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
@@ -62,7 +62,9 @@ impl Store {
         });
         // Whatever is seen from now on is durable; what the last run left open is verified, so it is sealed.
         store.flush_blocking()?;
-        store.upkeep.start(Arc::downgrade(&store)).map_err(StoreError::io("start a thread"))?;
+        if options.has_upkeep {
+            store.upkeep.start(Arc::downgrade(&store)).map_err(StoreError::io("start a thread"))?;
+        }
         Ok(store)
     }
 }
@@ -105,12 +107,10 @@ fn open_segments(folder: &Folder) -> Result<Vec<Arc<Segment>>, StoreError> {
     let path = folder.segments();
     let refused = |why: String| StoreError::folder(folder.path(), why);
     let mut segments = Vec::new();
-    for entry in fs::read_dir(&path).map_err(|error| refused(error.to_string()))? {
-        let name = entry.map_err(|error| refused(error.to_string()))?.file_name();
-        let name = name.to_string_lossy();
+    for name in folder.disk().names(&path).map_err(|error| refused(error.to_string()))? {
         let (number, sealed) =
             Segment::parse_name(&name).ok_or_else(|| refused(format!("segments/{name} is not a segment")))?;
-        let segment = Segment::open(&path, number, sealed);
+        let segment = Segment::open(folder.disk(), &path, number, sealed);
         segments.push(Arc::new(segment.map_err(|error| refused(format!("segments/{name}: {error}")))?));
     }
     segments.sort_by_key(|segment| segment.number);
@@ -215,11 +215,11 @@ impl Holes {
         if !segment.is_sealed() {
             // What a failed flush left in the page cache is not what the disk has.
             segment.sync()?;
-            disk::drop_cached(segment.file());
+            segment.file().drop_cached();
             return Ok(Holes::Unflushed);
         }
         let length = segment.length()?;
-        let first = disk::next_hole(segment.file(), 0)?;
+        let first = segment.file().next_hole(0)?;
         Ok(if first.is_none_or(|first| first >= length) { Holes::None } else { Holes::Some })
     }
 }
@@ -229,8 +229,10 @@ fn is_whole(segment: &Segment, holes: &Holes, found: &Found<'_>) -> bool {
     let verify = match holes {
         Holes::Unflushed => true,
         Holes::None => false,
-        Holes::Some => disk::next_hole(segment.file(), fragment.start)
-            .map_or(true, |hole| hole.is_some_and(|hole| hole < fragment.end)),
+        Holes::Some => {
+            let hole = segment.file().next_hole(fragment.start);
+            hole.map_or(true, |hole| hole.is_some_and(|hole| hole < fragment.end))
+        }
     };
     found.complete && (!verify || verifies(segment, found))
 }

@@ -28,6 +28,15 @@ struct Wanted {
     segments: BTreeSet<u32>,
 }
 
+impl Wanted {
+    fn take(&mut self) -> Option<Task> {
+        if std::mem::take(&mut self.flush) {
+            return Some(Task::Flush);
+        }
+        self.segments.pop_first().map(Task::Look)
+    }
+}
+
 enum Task {
     Flush,
     Look(u32),
@@ -84,11 +93,8 @@ impl Upkeep {
             if wanted.stop {
                 return None;
             }
-            if std::mem::take(&mut wanted.flush) {
-                return Some(Task::Flush);
-            }
-            if let Some(segment) = wanted.segments.pop_first() {
-                return Some(Task::Look(segment));
+            if let Some(task) = wanted.take() {
+                return Some(task);
             }
             if self.woken.wait_for(&mut wanted, SWEEP_INTERVAL).timed_out() {
                 return Some(Task::Sweep);
@@ -103,6 +109,15 @@ impl Store {
         self.upkeep.stop();
         self.log.leave(None);
         self.flush_blocking()
+    }
+
+    /// Do what there is to do in the background, here; for a store that was opened without upkeep.
+    pub fn tend(&self) {
+        loop {
+            let task = self.upkeep.wanted.lock().take();
+            let Some(task) = task else { return };
+            self.perform(task);
+        }
     }
 
     fn perform(&self, task: Task) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::code::Code;
 use common::hash::HashId;
@@ -11,6 +11,7 @@ use common::wire::{
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::folder::Folder;
 use crate::error::StoreError;
@@ -227,6 +228,7 @@ fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::LocalDisk;
     use super::*;
 
     fn descriptor(volume: u8, name: &str) -> VolumeDescriptor {
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn a_volume_is_remembered_as_it_was_first_told() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temp.path()).unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
         let volumes = Volumes::load(&folder).unwrap();
         volumes.register(&folder, descriptor(1, "a")).unwrap();
         volumes.register(&folder, descriptor(1, "a")).unwrap();
@@ -258,7 +260,7 @@ mod tests {
     #[test]
     fn a_newer_epoch_is_durable_before_it_is_obeyed_and_an_older_one_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temp.path()).unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
         let volumes = Volumes::load(&folder).unwrap();
         volumes.register(&folder, descriptor(1, "a")).unwrap();
         let volume = volumes.find(VolumeId([1; 16])).unwrap();
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn an_epoch_is_granted_once_and_a_live_lease_keeps_others_out() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temp.path()).unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
         let volumes = Volumes::load(&folder).unwrap();
         volumes.register(&folder, descriptor(1, "a")).unwrap();
         let volume = volumes.find(VolumeId([1; 16])).unwrap();

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::disk;
 use super::record::{ALIGNMENT, HEADER, Head, Lengths, Life, Position, Seal};
 use super::segment::Segment;
 
@@ -96,7 +95,7 @@ impl<'a> Walk<'a> {
             return Ok(true);
         }
         self.resize_window(window_end);
-        match disk::next_data(self.segment.file(), self.at)? {
+        match self.segment.file().next_data(self.at)? {
             Some(data) => self.at = self.at.max(data / ALIGNMENT * ALIGNMENT),
             None => return Ok(false),
         }
