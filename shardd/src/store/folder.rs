@@ -72,6 +72,12 @@ impl Folder {
         self.path.join(SEGMENTS)
     }
 
+    /// Make the names in it and of its segments durable.
+    pub fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_folder(&self.path)?;
+        self.disk.sync_folder(&self.segments())
+    }
+
     /// Space of its file system.
     pub fn room(&self) -> io::Result<Room> {
         disk::room(&self.lock)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -24,6 +24,8 @@ pub struct Log {
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     /// Segments whose names no fsync of the folder covered yet.
     unnamed: Mutex<Vec<Arc<Segment>>>,
+    /// A segment was removed since the last fsync of the folder: until then a power loss brings it back.
+    removed: AtomicBool,
 }
 
 struct End {
@@ -70,6 +72,7 @@ impl Log {
             end: Mutex::new(End { active: None, tail: 0, next_number, next_sequence }),
             segments: RwLock::new(segments.into_iter().map(|s| (s.number, s)).collect()),
             unnamed: Mutex::default(),
+            removed: AtomicBool::new(false),
         }
     }
 
@@ -78,13 +81,16 @@ impl Log {
         &self.seal
     }
 
-    /// Make durable that segments were created; with the error those are given whose names may not be.
+    /// Make durable that segments were created and removed; with the error those are given whose names may not be.
     pub fn sync_names(&self) -> Result<(), (io::Error, Vec<Arc<Segment>>)> {
         let created = std::mem::take(&mut *self.unnamed.lock());
-        if created.is_empty() {
+        if !self.removed.swap(false, Ordering::SeqCst) && created.is_empty() {
             return Ok(());
         }
-        self.disk.sync_folder(&self.folder).map_err(|error| (error, created))
+        self.disk.sync_folder(&self.folder).map_err(|error| {
+            self.removed.store(true, Ordering::SeqCst);
+            (error, created)
+        })
     }
 
     /// Every segment, oldest first.
@@ -134,7 +140,11 @@ impl Log {
     /// Forget a segment and remove its file.
     pub fn remove(&self, segment: &Segment) -> io::Result<()> {
         match self.segments.write().remove(&segment.number) {
-            Some(_) => segment.remove(),
+            Some(_) => {
+                segment.remove()?;
+                self.removed.store(true, Ordering::SeqCst);
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -60,7 +60,9 @@ impl Store {
             buffers: Buffers::new(IDLE_BUFFER_BYTES),
             counts: StoreCounts::default(),
         });
-        // Whatever is seen from now on is durable; what the last run left open is verified, so it is sealed.
+        // Whatever is seen from now on is durable, names included, which the last run may not have come to flush; what it
+        // left open is verified, so it is sealed.
+        store.folder.sync_names().map_err(StoreError::io("flush names"))?;
         store.flush_blocking()?;
         if options.has_upkeep {
             store.upkeep.start(Arc::downgrade(&store)).map_err(StoreError::io("start a thread"))?;
