@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use self::chain::{Chain, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
 use self::pin::Pin;
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::Time;
 use crate::metadata::record::{self, Fields, Record};
@@ -336,7 +337,7 @@ async fn replay(
         metadata.replay(&Replay { anew, records: &slices, upto, head: &head })?;
         metadata.sync()
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
+    blocking::run(work).await
 }
 
 /// Whether a store is of the very state that a pin names.
@@ -767,14 +768,9 @@ impl Writer {
 
     /// Store all there is in blocks, and flush what it names; returns the number of the last change in it.
     async fn dump(&self, parts: &mut Vec<ObjectRecord>, inline: &mut Bytes) -> Result<u64> {
-        let (sender, mut blocks) = mpsc::channel::<Vec<u8>>(1);
         let metadata = self.metadata.clone();
-        let dump = tokio::task::spawn_blocking(move || {
-            metadata.dump(&mut |records| {
-                let sent = sender.blocking_send(entry::block(records));
-                sent.map_err(|_| Error::Host("the checkpoint was given up".into()))
-            })
-        });
+        let (mut blocks, dump) =
+            blocking::pieces(move |hand_out| metadata.dump(&mut |records| hand_out(entry::block(records))));
         while let Some(block) = blocks.recv().await {
             // Only the block of a small volume, which is its only one, lies in the entry itself.
             match block.len() <= INLINE && inline.is_empty() {
@@ -782,7 +778,7 @@ impl Writer {
                 false => parts.push(self.store_object(&block).await?),
             }
         }
-        let upto = dump.await.map_err(|error| Error::Host(error.to_string()))??;
+        let upto = dump.await?;
         self.stripe.flush().await?;
         Ok(upto)
     }

@@ -4,6 +4,7 @@
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
 pub mod acl;
+pub mod blocking;
 pub mod buffers;
 pub mod busy;
 pub mod cache;

@@ -7,13 +7,13 @@ pub mod dirty;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use common::code::Code;
 use common::wire::ObjectId;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, Result};

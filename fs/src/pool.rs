@@ -403,6 +403,7 @@ async fn probe_while_used(pool: Weak<Pool>, wake: Arc<Notify>) {
         }
         drop(pool);
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(next) => {}
             () = wake.notified() => {}
             Some(_) = probes.join_next() => {}

@@ -295,6 +295,7 @@ impl Job {
             }
             let alarm = self.due.values().copied().fold(self.deadline, Instant::min);
             tokio::select! {
+                biased;
                 Some(event) = self.requests.next() => self.happened(event),
                 Some(want) = self.wants.recv() => self.wanted(want),
                 () = sleep_until(alarm) => self.overdue(),

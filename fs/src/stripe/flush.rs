@@ -109,6 +109,7 @@ impl Stripe {
         let patience = Instant::now() + self.options.flush_patience;
         while !awaited.is_empty() || !self.still_unflushed(objects).is_empty() {
             tokio::select! {
+                biased;
                 ended = flushes.next() => match ended {
                     Some(node) => drop(awaited.remove(&node)),
                     None => return,

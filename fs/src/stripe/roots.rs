@@ -78,6 +78,7 @@ impl Stripe {
         let patience = Instant::now() + self.options.flush_patience;
         loop {
             tokio::select! {
+                biased;
                 ended = puts.next() => match ended {
                     Some((node, Ok(Ok(_)))) => kept.push(node),
                     Some((node, Ok(Err(error)))) => refusals.push((node, error)),

@@ -224,6 +224,7 @@ impl Dispersal {
             }
             let alarm = self.next_alarm(told.is_some());
             tokio::select! {
+                biased;
                 Some(put) = puts.next() => self.ended(put),
                 () = sleep_until(alarm) => self.overdue(1),
                 () = stripe.pressure.notified(), if told.is_none() => self.overdue(4),

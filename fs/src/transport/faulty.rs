@@ -122,7 +122,11 @@ pub struct FaultyTransport {
     inner: Arc<dyn FragmentTransport>,
     seed: u64,
     script: Mutex<Script>,
+    watch: Mutex<Option<Watch>>,
 }
+
+/// Sees every request before it is sent, and says what befalls it.
+pub type Watch = Arc<dyn Fn(&NodeAddress, Verb) -> Option<Fault> + Send + Sync>;
 
 #[derive(Default)]
 struct Script {
@@ -142,7 +146,7 @@ struct Strike {
 impl FaultyTransport {
     /// Carries everything unharmed until a rule is added.
     pub fn new(inner: Arc<dyn FragmentTransport>, seed: u64) -> Arc<FaultyTransport> {
-        Arc::new(FaultyTransport { inner, seed, script: Mutex::default() })
+        Arc::new(FaultyTransport { inner, seed, script: Mutex::default(), watch: Mutex::default() })
     }
 
     /// In force for requests sent from now on.
@@ -152,6 +156,11 @@ impl FaultyTransport {
         script.next_rule += 1;
         script.rules.push((id, rule));
         id
+    }
+
+    /// Have every request from now on seen by `watch`; what it says goes before all rules.
+    pub fn watch(&self, watch: impl Fn(&NodeAddress, Verb) -> Option<Fault> + Send + Sync + 'static) {
+        *self.watch.lock() = Some(Arc::new(watch));
     }
 
     /// No longer in force; hung requests stay hung.
@@ -180,10 +189,15 @@ impl FaultyTransport {
     }
 
     fn strike(&self, node: &NodeAddress, verb: Verb) -> Option<Strike> {
+        let watch = self.watch.lock().clone();
+        let said = watch.and_then(|watch| watch(node, verb));
         let mut script = self.script.lock();
         let count = script.counts.entry((node.clone(), verb)).or_default();
         *count += 1;
         let mut random = self.randomness(node, verb, *count);
+        if let Some(fault) = said {
+            return Some(Strike { fault, random });
+        }
         for (_, rule) in script.rules.iter_mut().filter(|(_, rule)| rule.matches(node, verb)) {
             if random.random_bool(rule.chance) {
                 rule.left = rule.left.map(|left| left - 1);

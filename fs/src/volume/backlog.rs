@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use common::wire::ObjectId;
 
 use super::Volume;
-use super::data::blocking;
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Time};
 use crate::metadata::{Commit, Extent, FileCommit};
@@ -95,7 +95,7 @@ impl Volume {
         let items: Vec<Item> = self.open_files().iter().flat_map(|file| unsaved_items(file)).collect();
         let folder = self.options.backlog.clone();
         let limit = self.options.backlog_bytes;
-        let kept = blocking(move || Ok(keep(&folder, limit, &items))).await;
+        let kept = blocking::run(move || Ok(keep(&folder, limit, &items))).await;
         let mut unsaved = kept.unwrap_or_default();
         unsaved.reason = reason;
         unsaved.changes = match &self.journal {
@@ -103,7 +103,7 @@ impl Volume {
             None => 0,
         };
         let metadata = self.metadata.clone();
-        if let Err(error) = blocking(move || metadata.sync()).await {
+        if let Err(error) = blocking::run(move || metadata.sync()).await {
             tracing::error!(%error, "changes are not on stable storage of this host");
         }
         Err(unsaved)

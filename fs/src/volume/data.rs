@@ -458,10 +458,3 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result
         Err(_) => Err(Error::TimedOut(format!("{} s have passed", limit.as_secs()))),
     }
 }
-
-/// Carry out blocking work off the event loop.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Host(error.to_string()))?
-}

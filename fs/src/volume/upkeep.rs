@@ -43,6 +43,7 @@ impl Volume {
         let work = task(self.clone());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = work => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
