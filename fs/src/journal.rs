@@ -240,7 +240,8 @@ pub async fn catch_up(
         position.upto = shipped_changes(&**metadata)?;
         return Ok(position);
     }
-    let anew = sequence + 1 < chain.first();
+    // A checkpoint says what there is, and not what is gone: a store that forgot its last changes may still have that.
+    let anew = sequence < chain.first();
     let missed: Vec<Signed> = chain
         .entries
         .iter()
@@ -769,8 +770,9 @@ impl Writer {
     /// Store all there is in blocks, and flush what it names; returns the number of the last change in it.
     async fn dump(&self, parts: &mut Vec<ObjectRecord>, inline: &mut Bytes) -> Result<u64> {
         let metadata = self.metadata.clone();
-        let (mut blocks, dump) =
-            blocking::pieces(move |hand_out| metadata.dump(&mut |records| hand_out(entry::block(records))));
+        let (mut blocks, dump) = blocking::pieces(move |hand_out| {
+            metadata.dump(&mut |records| hand_out(entry::block(records)))
+        });
         while let Some(block) = blocks.recv().await {
             // Only the block of a small volume, which is its only one, lies in the entry itself.
             match block.len() <= INLINE && inline.is_empty() {

@@ -1,5 +1,7 @@
 //! The volume on five nodes in this process, behind a transport that fails on command.
 
+mod crashes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
