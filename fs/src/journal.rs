@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod compare;
 pub mod entry;
+mod inherited;
 pub mod key;
 pub mod pin;
 pub mod rows;
@@ -178,13 +179,42 @@ impl Position {
 }
 
 /// Bring a store and the pool's journal to one state, before the volume is served: what the store lacks is replayed.
-/// What it has and the pool lacks stays in its outbox, and is shipped once the journal is written.
+/// What it has and the pool lacks stays in its outbox, and is shipped once the journal is written; but where nodes lost
+/// objects that it names, which no fsync covered, the store goes back to what the pool has.
 ///
 /// # Errors
 /// `Pool`: the pool's journal cannot be read whole, is older than or another one than the store has seen, or was written
 /// by others while the store has changes that never reached it, or while bytes written here wait in `backlog`, if that is
-/// given: they would be laid over newer ones.
+/// given: they would be laid over newer ones; or nodes do not answer that may have what it names.
 pub async fn catch_up(
+    metadata: &Arc<dyn MetadataStore>,
+    reader: &Reader,
+    public: &VerifyingKey,
+    mount: MountId,
+    backlog: Option<&Path>,
+) -> Result<Position> {
+    let position = bring_together(metadata, reader, public, mount, backlog).await?;
+    if position.anew {
+        // The pool has less than the store, and nothing to go back to.
+        return Ok(position);
+    }
+    let lost = inherited::lost_objects(metadata, reader, position.upto).await?;
+    if lost.is_empty() {
+        return Ok(position);
+    }
+    let Some(chain) = reader.read(Some(public)).await? else { return Ok(position) };
+    let changes = metadata.last_change() - position.upto;
+    tracing::error!(
+        changes,
+        objects = lost.len(),
+        "changes are lost: nodes lost power before anything was flushed"
+    );
+    let position = Position { upto: metadata.last_change(), ..position };
+    replay(metadata, true, reader.records(&chain.entries, &|_, _| ()).await?, &position).await?;
+    Ok(position)
+}
+
+async fn bring_together(
     metadata: &Arc<dyn MetadataStore>,
     reader: &Reader,
     public: &VerifyingKey,
@@ -415,6 +445,7 @@ impl Journal {
             options,
             position,
             unsent: None,
+            first: true,
             garbage: Vec::new(),
             pins: BTreeMap::new(),
             confirmed: false,
@@ -520,6 +551,8 @@ struct Writer {
     position: Position,
     /// An entry that may have reached some node: it is put again as it is until it counts, as its place is bound to it.
     unsent: Option<(Signed, Bytes)>,
+    /// Nothing was shipped yet: changes of an earlier mount may name objects that are not whole.
+    first: bool,
     /// Blocks of entries that are gone, still on some node.
     garbage: Vec<ObjectRecord>,
     /// What snapshots need, by their numbers.
@@ -730,6 +763,10 @@ impl Writer {
             self.confirmed = true;
         }
         self.send_unsent().await?;
+        if self.first {
+            inherited::make_whole(&*self.metadata, &self.stripe, self.position.upto).await?;
+            self.first = false;
+        }
         let target = self.metadata.last_change();
         let everything = self.position.sequence == 0
             || self.position.anew
@@ -770,9 +807,8 @@ impl Writer {
     /// Store all there is in blocks, and flush what it names; returns the number of the last change in it.
     async fn dump(&self, parts: &mut Vec<ObjectRecord>, inline: &mut Bytes) -> Result<u64> {
         let metadata = self.metadata.clone();
-        let (mut blocks, dump) = blocking::pieces(move |hand_out| {
-            metadata.dump(&mut |records| hand_out(entry::block(records)))
-        });
+        let (mut blocks, dump) =
+            blocking::pieces(move |hand_out| metadata.dump(&mut |records| hand_out(entry::block(records))));
         while let Some(block) = blocks.recv().await {
             // Only the block of a small volume, which is its only one, lies in the entry itself.
             match block.len() <= INLINE && inline.is_empty() {

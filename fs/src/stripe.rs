@@ -35,7 +35,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::census::{Census, Held, Standing, Unverified, Verdict};
 pub use self::listing::Listed;
-pub use self::locate::{FragmentLocation, Presence};
+pub use self::locate::{Flushed, FragmentLocation, Presence};
 pub use self::roots::RootKeys;
 pub use self::spread::fewest_nodes;
 

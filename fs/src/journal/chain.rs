@@ -226,7 +226,7 @@ impl Reader {
         Ok(records)
     }
 
-    fn stripe(&self, mut configurations: Vec<Configuration>) -> Result<Arc<Stripe>> {
+    pub(super) fn stripe(&self, mut configurations: Vec<Configuration>) -> Result<Arc<Stripe>> {
         let cache = Cache::open(CacheOptions { memory_bytes: 0, disk_bytes: 0, disk: None })?;
         configurations.sort_by_key(|configuration| configuration.number);
         configurations.dedup_by_key(|configuration| configuration.number);

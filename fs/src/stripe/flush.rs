@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use common::hash::Hash;
 use common::wire::{BootId, MAX_BATCH, NodeId, ObjectId, Operation, OperationAnswer};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -297,7 +298,12 @@ impl Stripe {
 }
 
 fn is_held(answer: &OperationAnswer, fragment: &Doubtful) -> bool {
-    answer.status == 200 && answer.payload[..] == fragment.digest.as_bytes()[..]
+    holds(answer, &fragment.digest)
+}
+
+/// Whether a node says that it has a fragment of the object with this digest.
+pub(super) fn holds(answer: &OperationAnswer, digest: &Hash) -> bool {
+    answer.status == 200 && answer.payload[..] == digest.as_bytes()[..]
 }
 
 fn not_enough() -> Error {

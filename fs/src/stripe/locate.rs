@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::wire::NodeId;
+use common::wire::{NodeId, Operation};
 use tokio::time::Instant;
 
 use super::Stripe;
-use crate::metadata::ObjectRecord;
+use super::encoded::fragment_name;
+use super::flush::holds;
+use crate::metadata::{Exception, ObjectRecord};
 use crate::transport::NodeAddress;
 
 /// One fragment and where it should be.
@@ -36,7 +38,51 @@ pub enum Presence {
     Unknown(String),
 }
 
+/// What of an object is on stable storage.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flushed {
+    /// So many different fragments.
+    pub count: usize,
+    /// Those that are not at home; of a home that did not answer nothing is said but what the metadata says.
+    pub exceptions: Vec<Exception>,
+    /// Who did not answer.
+    pub silent: Vec<String>,
+}
+
 impl Stripe {
+    /// Ask every node that may have a fragment for all of them, and have it flush what it has.
+    pub async fn find_flushed(self: &Arc<Self>, object: &ObjectRecord) -> Flushed {
+        let deadline = Instant::now() + self.options.io_limit;
+        let (homes, keepers) = (self.homes_of(object), self.keepers(object));
+        let mut nodes = [self.nodes_of(object.configuration), self.nodes_of(self.current)].concat();
+        nodes.extend(keepers.iter().flatten());
+        nodes.sort_unstable();
+        nodes.dedup();
+        let wanted: Vec<Operation> =
+            (0..homes.len()).map(|index| Operation::Has(fragment_name(object.id, index))).collect();
+        let ask = |node| {
+            let wanted = &wanted;
+            async move { (node, self.ask_batch(node, wanted, true, deadline).await) }
+        };
+        let said: BTreeMap<NodeId, _> =
+            futures_util::future::join_all(nodes.into_iter().map(ask)).await.into_iter().collect();
+        let has = |node: NodeId, index: usize| {
+            said[&node].as_ref().is_ok_and(|answer| holds(&answer.value[index], &object.fpcc))
+        };
+        let (mut count, mut exceptions) = (0, Vec::new());
+        for (index, (&home, &keeper)) in homes.iter().zip(&keepers).enumerate() {
+            let holder = said.keys().copied().find(|&node| has(node, index));
+            count += usize::from(holder.is_some());
+            let is_silent = |node: &NodeId| said[node].is_err();
+            let now = if has(home, index) { Some(home) } else { holder.or(keeper.filter(is_silent)) };
+            if now != Some(home) {
+                exceptions.push(Exception { index: index as u8, node: now });
+            }
+        }
+        let silent = said.iter().filter(|(_, answer)| answer.is_err());
+        Flushed { count, exceptions, silent: silent.map(|(node, _)| self.called(*node)).collect() }
+    }
+
     /// Where each fragment of an object is, by index. Asks each node once, and waits for the slowest as long as any
     /// request may take.
     pub async fn locate(self: &Arc<Self>, object: &ObjectRecord) -> Vec<FragmentLocation> {

@@ -15,7 +15,7 @@ use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
-use super::data::blocking;
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::Time;
 use crate::journal::compare::{Comparison, compare};
@@ -136,7 +136,7 @@ impl Volume {
 
     async fn look_at_metadata(self: &Arc<Self>, look: &mut Look) -> Result<()> {
         let metadata = self.metadata.clone();
-        let flaws = blocking(move || metadata.check()).await?;
+        let flaws = blocking::run(move || metadata.check()).await?;
         look.flawed = flaws.count() > 0;
         look.report.found += flaws.count();
         look.report.problems.extend(flaws.listed.into_iter().map(problem_of_metadata));
@@ -377,7 +377,7 @@ impl Volume {
         let keys: BTreeSet<ObjectId> =
             look.report.problems.iter().filter_map(|problem| problem.object.as_ref()?.parse().ok()).collect();
         let metadata = self.metadata.clone();
-        let users = blocking(move || metadata.users(&keys, PATHS)).await?;
+        let users = blocking::run(move || metadata.users(&keys, PATHS)).await?;
         let users: HashMap<String, Vec<String>> =
             users.into_iter().map(|(id, paths)| (id.key(), paths)).collect();
         for problem in look.report.problems.iter_mut().filter(|problem| problem.paths.is_empty()) {
@@ -392,7 +392,7 @@ impl Volume {
     async fn mend(self: &Arc<Self>, look: &Look) -> HashSet<(ObjectId, u8)> {
         if look.flawed {
             let metadata = self.metadata.clone();
-            if let Err(error) = blocking(move || metadata.mend(Time::now())).await {
+            if let Err(error) = blocking::run(move || metadata.mend(Time::now())).await {
                 tracing::warn!(%error, "the metadata cannot be mended");
             }
             self.open_files().iter().for_each(|file| file.state().forget_extents());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
-use super::data::blocking;
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, ROOT, Time};
 use crate::journal::pin::Pin;
@@ -190,7 +190,7 @@ impl Volume {
         let view = self.view(&snapshot, &pin).await?;
         let source = found(&*view, path)?.ok_or(Error::NotFound)?;
         let (metadata, name) = (self.metadata.clone(), name.to_vec());
-        let report = blocking(move || {
+        let report = blocking::run(move || {
             let mut copy = Copy {
                 view: &*view,
                 metadata: &*metadata,

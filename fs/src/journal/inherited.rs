@@ -1,0 +1,109 @@
+//! Changes that an earlier mount committed and never brought to the pool: whether the objects they name are there.
+//!
+//! Whoever crashed may have committed what nodes had acknowledged and not flushed, and nodes may have lost power since.
+//! A journal that names such an object would take what it replaced along.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use common::wire::ObjectId;
+use futures_util::stream::{self, StreamExt};
+
+use super::chain::Reader;
+use crate::error::{Error, Result};
+use crate::metadata::record::{self, Record};
+use crate::metadata::{MetadataStore, ObjectRecord};
+use crate::stripe::Stripe;
+
+/// Objects looked for at once.
+const LOOKS: usize = 16;
+
+/// The objects named by changes after `upto` of which too little is left. All others are flushed when it returns, and
+/// the store knows where their fragments are.
+///
+/// # Errors
+/// `Pool`: one may be on nodes that do not answer; the store's.
+pub(super) async fn lost_objects(
+    metadata: &Arc<dyn MetadataStore>,
+    reader: &Reader,
+    upto: u64,
+) -> Result<Vec<ObjectId>> {
+    let objects = named_objects(&**metadata, upto)?;
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stripe = reader.stripe(metadata.configurations()?)?;
+    let looks = objects.iter().map(|object| look(metadata, &stripe, object));
+    let found: Vec<Result<bool>> = stream::iter(looks).buffered(LOOKS).collect().await;
+    let mut lost = Vec::new();
+    for (object, is_there) in objects.iter().zip(found) {
+        if !is_there? {
+            lost.push(object.id);
+        }
+    }
+    Ok(lost)
+}
+
+/// Rebuild what nobody has of the objects that changes after `upto` name, before the journal names them.
+///
+/// # Errors
+/// `TooFewNodes`, `Unreadable`; the store's. What was rebuilt stays so, and the call may be repeated.
+pub(super) async fn make_whole(metadata: &dyn MetadataStore, stripe: &Arc<Stripe>, upto: u64) -> Result<()> {
+    for object in named_objects(metadata, upto)? {
+        if object.exceptions.iter().all(|exception| exception.node.is_some()) {
+            continue;
+        }
+        let left = stripe.move_home(&object).await?;
+        if left != object.exceptions {
+            metadata.set_exceptions(object.id, &left)?;
+        }
+        let missing = left.iter().filter(|exception| exception.node.is_none()).count();
+        // One node less must not make it unreadable.
+        if missing >= object.code.p().max(1) {
+            let why =
+                format!("{missing} fragments of object {} are nowhere, and their homes are down", object.id);
+            return Err(Error::TooFewNodes(why));
+        }
+    }
+    Ok(())
+}
+
+/// The objects that changes after `upto` brought, as they are now.
+fn named_objects(metadata: &dyn MetadataStore, upto: u64) -> Result<Vec<ObjectRecord>> {
+    let outbox = metadata.outbox(upto, usize::MAX)?;
+    let mut named = BTreeSet::new();
+    for record in record::decode_all(&outbox.records)? {
+        match record {
+            Record::Object(object) => named.insert(object.id),
+            Record::NoObject(id) => named.remove(&id),
+            _ => false,
+        };
+    }
+    named.into_iter().map(|id| metadata.object(id)).collect()
+}
+
+/// Whether an object can be read.
+async fn look(
+    metadata: &Arc<dyn MetadataStore>,
+    stripe: &Arc<Stripe>,
+    object: &ObjectRecord,
+) -> Result<bool> {
+    let held = stripe.find_flushed(object).await;
+    if held.count < object.code.m() {
+        return match held.silent.as_slice() {
+            [] => Ok(false),
+            silent => Err(Error::Pool(format!(
+                "object {} was committed and never reached the journal, and {} of {} fragments are found; no answer \
+                 from {}",
+                object.id,
+                held.count,
+                object.code.m(),
+                silent.join(", ")
+            ))),
+        };
+    }
+    if held.exceptions != object.exceptions {
+        metadata.set_exceptions(object.id, &held.exceptions)?;
+    }
+    Ok(true)
+}
