@@ -1,0 +1,144 @@
+//! One short life of a volume, over and over: in the nth run the nth thing that can fail does, once. How many there are
+//! is counted in a run in which nothing fails.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use avidfs::transport::faulty::Fault;
+use tokio::time::sleep;
+
+use crate::client::Client;
+use crate::fate::Fate;
+use crate::model::Loss;
+use crate::repeatable;
+use crate::world::{Mount, World};
+
+/// What fails.
+#[derive(Clone, Copy, Debug)]
+pub enum Failing {
+    /// The nth request, in this way.
+    Request(u64, Fault),
+    /// The nth act of any node's disk.
+    Disk(u64),
+}
+
+/// Live with one failure; how many things could have failed. Panics with the trace.
+pub fn live(failing: Failing) -> u64 {
+    let shared = Arc::new(std::sync::Mutex::new(None));
+    let keep = shared.clone();
+    let lived = repeatable::run(1, move || async move {
+        let fate = Fate::new(1);
+        *keep.lock().unwrap() = Some(fate.clone());
+        Life::begin(fate, failing).await.tell().await
+    });
+    lived.unwrap_or_else(|_| {
+        let trace = shared.lock().unwrap().take().map(|fate: Fate| fate.last_lines()).unwrap_or_default();
+        panic!("{trace}{failing:?}")
+    })
+}
+
+struct Life {
+    world: World,
+    client: Client,
+    mount: Mount,
+    acts: Arc<AtomicU64>,
+    failing: Failing,
+}
+
+impl Life {
+    async fn begin(fate: Fate, failing: Failing) -> Life {
+        let mut world = World::new(fate.clone());
+        let mount = world.mount(0, false).await.expect("everything is well");
+        mount.volume.sync().await.expect("everything is well");
+        let acts = Arc::new(AtomicU64::new(0));
+        match failing {
+            Failing::Request(nth, fault) => fate.fail_request(nth, fault),
+            Failing::Disk(nth) => world.disks.iter().for_each(|disk| {
+                let acts = acts.clone();
+                disk.watch(move |act| match acts.fetch_add(1, Ordering::SeqCst) {
+                    at if at == nth => Err(io::Error::other(format!("{act:?} fails (by test)"))),
+                    _ => Ok(()),
+                });
+            }),
+        }
+        Life { world, client: Client::new(fate), mount, acts, failing }
+    }
+
+    async fn tell(mut self) -> u64 {
+        self.files().await;
+        self.nodes().await;
+        let count = match self.failing {
+            Failing::Request(..) => self.client.fate.requests(),
+            Failing::Disk(_) => self.acts.load(Ordering::SeqCst),
+        };
+        self.look().await;
+        count
+    }
+
+    /// Everything a client does. What fails is not acknowledged, and tried once more where it is an fsync.
+    async fn files(&mut self) {
+        let volume = self.mount.volume.clone();
+        let client = &mut self.client;
+        client.create_at(&volume, "a");
+        client.write_at(&volume, "a", 0, 9000).await;
+        let _retried = client.fsync_at(&volume, "a").await || client.fsync_at(&volume, "a").await;
+        client.write_at(&volume, "a", 1000, 500).await;
+        client.truncate_at(&volume, "a", 7000);
+        client.punch_at(&volume, "a", 2000, 3000);
+        client.create_at(&volume, "b");
+        client.write_at(&volume, "b", 100, 5000).await;
+        client.fsync_at(&volume, "b").await;
+        client.rename_to(&volume, "b", "a");
+        client.fsync_at(&volume, "a").await;
+        client.create_at(&volume, "c");
+        client.write_at(&volume, "c", 0, 3000).await;
+        client.fsync_at(&volume, "c").await;
+        client.unlink_at(&volume, "c");
+    }
+
+    /// Handoff while nodes are down, the move home, a node that forgot, compaction and garbage.
+    async fn nodes(&mut self) {
+        let volume = self.mount.volume.clone();
+        self.world.stop_node(4, false).await;
+        self.world.stop_node(3, true).await;
+        self.client.write_at(&volume, "a", 0, 6000).await;
+        self.client.fsync_at(&volume, "a").await;
+        self.world.start_nodes();
+        sleep(Duration::from_secs(6)).await;
+        self.client.create_at(&volume, "d");
+        self.client.write_at(&volume, "d", 0, 5000).await;
+        let _flushed = volume.flush(avidfs::inode::ROOT).await;
+        self.world.stop_node(1, true).await;
+        self.world.stop_node(2, true).await;
+        self.world.start_nodes();
+        self.client.fsync_at(&volume, "d").await;
+        self.world.tend();
+        let _collected = volume.collect_garbage(false).await;
+        self.client.fsync_at(&volume, "a").await;
+    }
+
+    /// After a crash and after the loss of everything that was not flushed, the state folder included.
+    async fn look(&mut self) {
+        self.mount.line.cut();
+        self.client.model.unflushed_may_be_lost();
+        self.again(Loss::Memory).await;
+        self.mount.line.cut();
+        for node in 0..5 {
+            self.world.stop_node(node, true).await;
+        }
+        self.world.start_nodes();
+        self.world.forget_metadata(0);
+        self.again(Loss::Unshipped).await;
+    }
+
+    async fn again(&mut self, loss: Loss) {
+        let mounted = match self.world.mount(0, false).await {
+            Err(_) => self.world.mount(0, false).await,
+            mounted => mounted,
+        };
+        self.mount = mounted.unwrap_or_else(|refused| panic!("{refused:?}"));
+        self.client.adopt(&self.mount.volume, loss).await;
+    }
+}
