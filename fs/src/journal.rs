@@ -12,7 +12,7 @@ pub mod rows;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{MountId, NodeId, ObjectId, VolumeId};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::chain::{Chain, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
@@ -688,27 +689,25 @@ impl Writer {
         if !self.spread.is_due() {
             return;
         }
+        let scattered = self.position.parts.iter().any(|part| !part.exceptions.is_empty());
         let done = match self.spread_entries().await {
-            Ok(()) if self.position.parts.iter().any(|part| !part.exceptions.is_empty()) => {
-                self.checkpoint().await
-            }
+            Ok(true) if scattered => self.checkpoint().await.map(|()| true),
             done => done,
         };
-        match done {
-            Ok(()) => self.spread.due = false,
-            Err(error) => {
-                tracing::debug!(%error, "entries of the journal could not be copied to all nodes");
-                self.spread.tried = Some(Instant::now());
-            }
+        if let Err(error) = &done {
+            tracing::debug!(%error, "entries of the journal could not be copied to all nodes");
         }
+        self.spread.due = !done.unwrap_or(false);
+        self.spread.tried = self.spread.due.then(Instant::now);
     }
 
-    async fn spread_entries(&self) -> Result<()> {
+    /// Whether all nodes that are up have all entries now.
+    async fn spread_entries(&self) -> Result<bool> {
         let pinned = self.pins.values().flat_map(|pin| &pin.places);
         let keys: BTreeSet<String> =
             self.position.places.iter().chain(pinned).map(|place| place.key()).collect();
         if keys.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let (volume, public) = (self.options.volume, self.key.verifying_key());
         let check = |key: &str, bytes: &Bytes| {
@@ -718,11 +717,11 @@ impl Writer {
                 false => Err(Error::Store("another entry than its key says".into())),
             }
         };
-        let copied = self.stripe.spread_roots(&Vec::from_iter(keys), check).await?;
+        let (copied, complete) = self.stripe.spread_roots(&Vec::from_iter(keys), check).await?;
         if copied > 0 {
             tracing::info!(copied, "entries of the journal were copied to nodes that lacked them");
         }
-        Ok(())
+        Ok(complete)
     }
 
     /// Delete entries from before the checkpoint, which a crash, or a node that was down, left.
@@ -759,7 +758,7 @@ impl Writer {
     async fn ship(&mut self) -> Result<()> {
         if !self.confirmed {
             // The newest entry may have reached too few nodes before a crash; what follows hangs on it.
-            self.spread_entries().await?;
+            self.spread.due = !self.spread_entries().await?;
             self.confirmed = true;
         }
         self.send_unsent().await?;

@@ -9,7 +9,8 @@ use ed25519_dalek::VerifyingKey;
 use super::chain::{Chain, Reader};
 use super::rows::{Row, Rows};
 use super::{Position, recall, replay};
-use crate::error::{Error, Result};
+use crate::blocking;
+use crate::error::Result;
 use crate::metadata::MetadataStore;
 
 /// A store that is written meanwhile is looked at so often.
@@ -60,8 +61,8 @@ pub async fn compare(
             Err(error) => return Err(error),
         };
         let (metadata, head) = (metadata.clone(), place(&chain));
-        let looked = tokio::task::spawn_blocking(move || look(&*metadata, &records, head)).await;
-        match looked.map_err(|error| Error::Host(error.to_string()))?? {
+        let looked = blocking::run(move || look(&*metadata, &records, head)).await;
+        match looked? {
             Some((Ok(rows), _)) => return Ok(Comparison::Same { entries: chain.entries.len(), rows }),
             Some((Err(differing), count)) => return Ok(Comparison::Differs(differing, count)),
             None => tokio::time::sleep(PAUSE * attempt).await,

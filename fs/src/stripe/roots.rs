@@ -170,65 +170,67 @@ impl Stripe {
     }
 
     /// Copy entries to the root nodes that are up and lack them: those that were down when an entry was put. What does
-    /// not pass `check` is not copied. Returns how many copies were made.
+    /// not pass `check` is not copied. Returns how many copies were made, and whether every root node that is up has
+    /// every entry now.
     ///
     /// # Errors
-    /// `TooFewNodes`: they are too few for an entry to count. `Pool`: an entry could not be had, or a node did not take
-    /// it; the others were tried all the same.
+    /// `TooFewNodes`: fewer have an entry than it takes for it to count.
     pub async fn spread_roots(
         self: &Arc<Self>,
         keys: &[String],
         check: impl Fn(&str, &Bytes) -> Result<()>,
-    ) -> Result<usize> {
+    ) -> Result<(usize, bool)> {
         let found = self.root_keys(JOURNAL_PREFIX).await;
-        let nodes = self.root_nodes();
-        let (answered, quorum) =
-            (nodes.iter().filter(|node| found.answered.contains(node)).count(), self.options.code.quorum());
-        if answered < quorum {
-            let silent = found.silent.join(", ");
-            let sentence = format!(
-                "{answered} of {} nodes keep the journal, {quorum} are needed: {silent}",
-                nodes.len()
-            );
-            return Err(Error::TooFewNodes(sentence));
-        }
-        let (mut copied, mut failed) = (0, Ok(()));
+        let (nodes, quorum) = (self.root_nodes(), self.options.code.quorum());
+        let (mut copied, mut complete) = (0, true);
         for key in keys {
             let holders = found.holders(key);
+            let having = nodes.iter().filter(|node| holders.contains(node)).count();
             let lacking: Vec<(usize, NodeId)> = (nodes.iter().copied().enumerate())
                 .filter(|(_, node)| found.answered.contains(node) && !holders.contains(node))
                 .collect();
-            if lacking.is_empty() {
-                continue;
-            }
-            match self.copy_root(key, holders, &lacking, &check).await {
-                Ok(()) => copied += lacking.len(),
-                Err(error) => failed = Err(error),
+            let refusals = match lacking.is_empty() {
+                true => Vec::new(),
+                false => self.copy_root(key, holders, &lacking, &check).await,
+            };
+            let made = lacking.len() - refusals.len();
+            (copied, complete) = (copied + made, complete && refusals.is_empty());
+            if having + made < quorum {
+                let why: Vec<String> = refusals.into_iter().chain(found.silent.iter().cloned()).collect();
+                return Err(Error::TooFewNodes(format!(
+                    "{} of {} nodes keep {key}, {quorum} are needed: {}",
+                    having + made,
+                    nodes.len(),
+                    why.join(", ")
+                )));
             }
         }
-        failed.map(|()| copied)
+        Ok((copied, complete))
     }
 
+    /// Returns why some did not take it; nobody does where no good copy is to be had.
     async fn copy_root(
         self: &Arc<Self>,
         key: &str,
         holders: &[NodeId],
         lacking: &[(usize, NodeId)],
         check: &impl Fn(&str, &Bytes) -> Result<()>,
-    ) -> Result<()> {
-        let entry = self.get_root(key, holders, |bytes| check(key, bytes).map(|()| bytes.clone())).await?;
+    ) -> Vec<String> {
+        let got = self.get_root(key, holders, |bytes| check(key, bytes).map(|()| bytes.clone())).await;
+        let entry = match got {
+            Ok(entry) => entry,
+            Err(error) => return vec![error.to_string(); lacking.len()],
+        };
         let fpcc: Bytes = copies(self.root_nodes().len(), self.options.hash, &entry).into();
         let puts = lacking.iter().map(|&(index, node)| {
             let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
             let (fpcc, entry) = (fpcc.clone(), entry.clone());
             async move {
                 let put = self.put_bytes(node, &name, fpcc, entry, true, self.options.io_limit).await;
-                put.map_err(|error| {
-                    Error::Pool(format!("{} does not take {key}: {error}", self.called(node)))
-                })
+                put.err().map(|error| format!("{} {error}", self.called(node)))
             }
         });
-        join_all(puts).await.into_iter().try_for_each(|put| put.map(drop))
+        join_all(puts).await.into_iter().flatten().collect()
     }
 
     /// Delete entries on every node that is up; one that is down keeps its copies until they are listed again.

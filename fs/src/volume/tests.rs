@@ -229,6 +229,14 @@ fn create(volume: &Volume, name: &str) -> Ino {
     ino
 }
 
+/// The mount ends as by SIGKILL: nothing of it goes on.
+async fn crash(volume: Arc<Volume>) {
+    volume.stop.send_replace(true);
+    let gone = Arc::downgrade(&volume);
+    drop(volume);
+    until("the mount has ended", || gone.strong_count() == 0).await;
+}
+
 async fn write(volume: &Arc<Volume>, ino: Ino, offset: u64, data: &[u8]) {
     volume.write(ino, offset, Bytes::copy_from_slice(data), at(5)).await.unwrap();
 }

@@ -17,7 +17,7 @@ use avidfs::stripe::{Stripe, StripeOptions};
 use avidfs::transport::faulty::FaultyTransport;
 use avidfs::transport::in_process::InProcessTransport;
 use avidfs::transport::{FragmentTransport, NodeAddress};
-use avidfs::volume::{AccessTimes, Volume, VolumeOptions};
+use avidfs::volume::{AccessTimes, Views, Volume, VolumeOptions};
 use common::code::Code;
 use common::hash::HashId;
 use common::wire::{MountId, VolumeId};
@@ -291,8 +291,14 @@ impl World {
         let survey =
             mount::survey(&transport, &addresses, HELLO).await.map_err(|refusal| other(refusal.0))?;
         let pool = Pool::connect(transport, addresses.clone(), options).await?;
-        let reader =
-            Reader { pool: pool.clone(), volume: ID, code: code(), hash: HashId::Blake3, io_limit: IO_LIMIT };
+        let reader = Reader {
+            pool: pool.clone(),
+            volume: ID,
+            code: code(),
+            hash: HashId::Blake3,
+            io_limit: IO_LIMIT,
+            accept_loss: None,
+        };
         let metadata = self.open_store(host, &reader).await?;
         let newest = metadata.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
         let configuration = newest.ok_or_else(|| other("the metadata names no nodes"))?;
@@ -309,7 +315,7 @@ impl World {
         };
         let lease = self.lease(host, &*metadata, &applicant, survey.newest_epoch(ID), take_over).await?;
         let mount = self.hosts[host].mount;
-        let position = journal::catch_up(&metadata, &reader, &key().verifying_key(), mount).await?;
+        let position = journal::catch_up(&metadata, &reader, &key().verifying_key(), mount, None).await?;
         self.mark_synced(host);
         let configuration = metadata.configure(&configuration.nodes)?;
         let cache = Cache::open(CacheOptions { memory_bytes: 16 << 10, disk_bytes: 0, disk: None })?;
@@ -337,6 +343,12 @@ impl World {
             capacity_bytes: None,
             read_only: false,
             access_times: AccessTimes::Never,
+            views: Views {
+                folder: self.backlog(host).with_extension("views"),
+                open: |path| Ok(Arc::new(SqliteStore::open(path)?)),
+            },
+            lease: None,
+            public: key().verifying_key(),
         };
         let opened = Volume::open(metadata.clone(), stripe, pool, Some(journal.clone()), options).await;
         self.mark_synced(host);

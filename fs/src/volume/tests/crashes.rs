@@ -40,7 +40,7 @@ async fn bytes_that_nodes_lost_do_not_replace_those_that_were_fsynced() {
     }
     write(&volume, ino, 0, b"unlucky").await;
     volume.flush(ino).await.unwrap();
-    drop(volume);
+    crash(volume).await;
     bench.faults.clear();
     let again = bench.mount().await;
     again.open_file(ino).unwrap();

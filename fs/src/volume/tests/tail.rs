@@ -55,7 +55,7 @@ async fn what_follows_an_entry_that_reached_one_node_does_not_hang_on_that_node(
     volume.sync().await.unwrap_err();
     let newest = *entries_on(&bench, 4).last().unwrap();
     assert!(!entries_on(&bench, 0).contains(&newest), "one node has it");
-    drop(volume);
+    crash(volume).await;
     bench.faults.clear();
     let volume = bench.mount().await;
     assert!(has(&*bench.metadata, "on its way"));
