@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::wire::{MountId, NodeId, ObjectId, VolumeId};
+use common::wire::{JOURNAL_PREFIX, MountId, NodeId, ObjectId, VolumeId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use self::chain::{Chain, Progress, Reader};
+use self::chain::{Chain, Holders, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
 use self::pin::Pin;
 use crate::blocking;
@@ -83,13 +83,13 @@ pub struct Position {
     anew: bool,
     /// Keys of entries that were there before it when the journal was read.
     before: Vec<String>,
-    /// The newest entry that each node was heard to have.
+    /// Up to where each node has, or had, every entry from the checkpoint on.
     heard: BTreeMap<NodeId, Place>,
-    /// Nodes that have less than they were heard to have: their disks are older than what they acknowledged.
-    old_disks: Vec<NodeId>,
+    /// Nodes that lack some of that: their disks are older than what they acknowledged.
+    old_disks: BTreeSet<NodeId>,
 }
 
-/// What the store remembers, as docs/metadata.md draws it: the newest entry, and what nodes were heard to have.
+/// What the store remembers, as docs/metadata.md draws it: the newest entry, and up to where nodes have every one.
 fn remembered(position: &Position) -> Vec<u8> {
     let mut head = position.sequence.to_le_bytes().to_vec();
     head.extend_from_slice(&position.epoch.to_le_bytes());
@@ -135,24 +135,26 @@ impl Position {
         position
     }
 
-    /// Compare what nodes have with what they were heard to have before.
-    fn hear(&mut self, chain: &Chain, before: &BTreeMap<NodeId, Place>) {
-        for (node, newest) in &chain.newest {
-            if newest.as_ref() < before.get(node) {
-                self.old_disks.push(*node);
-            } else if let Some(newest) = newest {
-                self.heard.insert(*node, *newest);
-            }
-        }
-        // What a node that is silent, or has an old disk, was heard to have before is not forgotten.
-        for (node, place) in before {
-            self.heard.entry(*node).or_insert(*place);
-        }
+    /// Compare what nodes have with what they once had; that is remembered until they have it again.
+    fn find_old_disks(&mut self, holders: &Holders, had: BTreeMap<NodeId, Place>) {
+        self.old_disks.extend(holders.with_old_disks(&self.places, &had));
+        self.heard = had;
     }
 
-    /// Nodes that have less of the journal than they acknowledged: whatever else they acknowledged may be gone as well.
-    pub fn old_disks(&self) -> &[NodeId] {
-        &self.old_disks
+    /// Where the newest entry stands.
+    fn head(&self) -> Option<Place> {
+        self.places.last().copied()
+    }
+
+    /// Nodes have the newest entry; one that had all before it, or needs none of those, has all.
+    fn kept_by(&mut self, nodes: &[NodeId], before: Option<Place>) {
+        let Some(head) = self.head() else { return };
+        let is_first = self.places.len() == 1;
+        for node in nodes {
+            if is_first || self.heard.get(node) == before.as_ref() {
+                self.heard.insert(*node, head);
+            }
+        }
     }
 
     fn step(&mut self, signed: &Signed) {
@@ -234,7 +236,7 @@ async fn bring_together(
     };
     let head = chain.head();
     let mut position = Position::at(&chain);
-    position.hear(&chain, &heard);
+    position.find_old_disks(&chain.holders, heard);
     let at = head.entry.place.sequence;
     let differs = |sequence: u64| {
         Err(Error::Pool(format!(
@@ -424,6 +426,8 @@ struct Shown {
     problem: Option<Error>,
     /// Whether a checkpoint is asked for.
     is_to_be_anew: bool,
+    /// Nodes found to have an old disk.
+    old_disks: BTreeSet<NodeId>,
 }
 
 impl Journal {
@@ -436,7 +440,8 @@ impl Journal {
         options: JournalOptions,
     ) -> Arc<Journal> {
         let (requests, incoming) = mpsc::unbounded_channel();
-        let shown = Arc::new(Mutex::new(Shown { upto: position.upto, ..Shown::default() }));
+        let old_disks = position.old_disks.clone();
+        let shown = Arc::new(Mutex::new(Shown { upto: position.upto, old_disks, ..Shown::default() }));
         let interval = options.interval;
         let stripe_events = stripe.node_events();
         let writer = Writer {
@@ -499,6 +504,12 @@ impl Journal {
     pub async fn checkpoint(&self) -> Result<()> {
         self.shown.lock().is_to_be_anew = true;
         self.ask(Request::Sync).await
+    }
+
+    /// Nodes that have less of the journal than they acknowledged, since this was last asked: whatever else they
+    /// acknowledged may be gone as well.
+    pub fn take_old_disks(&self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.shown.lock().old_disks)
     }
 
     /// How it is doing.
@@ -702,7 +713,13 @@ impl Writer {
     }
 
     /// Whether all nodes that are up have all entries now.
-    async fn spread_entries(&self) -> Result<bool> {
+    async fn spread_entries(&mut self) -> Result<bool> {
+        let found = self.stripe.root_keys(JOURNAL_PREFIX).await;
+        let holders = Holders::of(&found);
+        for node in holders.with_old_disks(&self.position.places, &self.position.heard) {
+            tracing::warn!(%node, "this node has an older disk than it had");
+            self.shown.lock().old_disks.insert(node);
+        }
         let pinned = self.pins.values().flat_map(|pin| &pin.places);
         let keys: BTreeSet<String> =
             self.position.places.iter().chain(pinned).map(|place| place.key()).collect();
@@ -717,9 +734,12 @@ impl Writer {
                 false => Err(Error::Store("another entry than its key says".into())),
             }
         };
-        let (copied, complete) = self.stripe.spread_roots(&Vec::from_iter(keys), check).await?;
+        let (copied, complete) = self.stripe.spread_roots(&found, &Vec::from_iter(keys), check).await?;
         if copied > 0 {
             tracing::info!(copied, "entries of the journal were copied to nodes that lacked them");
+        }
+        if let (true, Some(head)) = (complete, self.position.head()) {
+            self.position.heard.extend(found.answered.iter().map(|node| (*node, head)));
         }
         Ok(complete)
     }
@@ -848,8 +868,9 @@ impl Writer {
     async fn send_unsent(&mut self) -> Result<()> {
         let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
         let kept = self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
-        self.position.heard.extend(kept.into_iter().map(|node| (node, signed.entry.place)));
+        let before = self.position.head();
         self.position.step(signed);
+        self.position.kept_by(&kept, before);
         self.unsent = None;
         self.metadata.shipped(self.position.upto, &remembered(&self.position))
     }

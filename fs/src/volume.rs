@@ -13,6 +13,7 @@ mod data;
 mod fsck;
 mod gc;
 mod namespace;
+mod old_disks;
 mod report;
 mod snapshots;
 mod space;

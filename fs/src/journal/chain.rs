@@ -42,6 +42,36 @@ pub struct Reader {
 /// Told how many blocks of how many were read.
 pub type Progress<'p> = dyn Fn(usize, usize) + Send + Sync + 'p;
 
+/// Who has which entry of the journal.
+#[derive(Clone, Debug, Default)]
+pub struct Holders {
+    /// The entries, and the nodes that have each.
+    pub places: BTreeMap<Place, Vec<NodeId>>,
+    /// The nodes that answered.
+    pub answered: Vec<NodeId>,
+}
+
+impl Holders {
+    /// What nodes said.
+    pub fn of(found: &RootKeys) -> Holders {
+        let placed = |(key, nodes): (&String, &Vec<NodeId>)| Some((Place::of_key(key)?, nodes.clone()));
+        Holders { places: found.keys.iter().filter_map(placed).collect(), answered: found.answered.clone() }
+    }
+
+    /// The nodes that answered and lack one of `entries`, although they once had each up to what `had` says.
+    pub fn with_old_disks<'a>(
+        &'a self,
+        entries: &'a [Place],
+        had: &'a BTreeMap<NodeId, Place>,
+    ) -> impl Iterator<Item = NodeId> + 'a {
+        self.answered.iter().copied().filter(move |node| {
+            let Some(upto) = had.get(node) else { return false };
+            let lacks = |place: &Place| !self.places.get(place).is_some_and(|nodes| nodes.contains(node));
+            entries.iter().any(|place| place <= upto && lacks(place))
+        })
+    }
+}
+
 /// The journal from its last checkpoint on.
 #[derive(Debug)]
 pub struct Chain {
@@ -53,8 +83,8 @@ pub struct Chain {
     pub silent: Vec<String>,
     /// How many of the nodes that keep it answered.
     pub answered: usize,
-    /// The newest entry of each node that answered; none where it has no entry at all.
-    pub newest: BTreeMap<NodeId, Option<Place>>,
+    /// Who has which entry, of the nodes that answered.
+    pub holders: Holders,
 }
 
 impl Chain {
@@ -119,8 +149,7 @@ impl Reader {
     /// From the checkpoint that an entry names to the entry itself.
     async fn back_from(&self, stripe: &Arc<Stripe>, head: Signed, known: Known) -> Result<Chain> {
         let (answered, _) = known.roots_of(&head, self.code);
-        let newest = known.newest();
-        let Known { places, silent, .. } = known;
+        let Known { places, silent, answered: nodes } = known;
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
         let fetches: Vec<_> =
@@ -140,7 +169,7 @@ impl Reader {
         }
         entries.reverse();
         let stale = places.range(..first).map(|(place, _)| place.key()).collect();
-        Ok(Chain { entries, stale, silent, answered, newest })
+        Ok(Chain { entries, stale, silent, answered, holders: Holders { places, answered: nodes } })
     }
 
     /// The entry of the newest epoch, and there of the highest sequence, that holds. A node may name keys of which it
@@ -261,23 +290,12 @@ struct Known {
 }
 
 async fn known(stripe: &Arc<Stripe>) -> Known {
-    let RootKeys { keys, answered, silent } = stripe.root_keys(JOURNAL_PREFIX).await;
-    let placed = |(key, nodes): (String, _)| Some((Place::of_key(&key)?, nodes));
-    Known { places: keys.into_iter().filter_map(placed).collect(), answered, silent }
+    let found = stripe.root_keys(JOURNAL_PREFIX).await;
+    let Holders { places, answered } = Holders::of(&found);
+    Known { places, answered, silent: found.silent }
 }
 
 impl Known {
-    /// The newest entry of each node that answered.
-    fn newest(&self) -> BTreeMap<NodeId, Option<Place>> {
-        let mut newest: BTreeMap<NodeId, Option<Place>> =
-            self.answered.iter().map(|node| (*node, None)).collect();
-        // By place, so that the last one counts.
-        for (place, nodes) in &self.places {
-            newest.extend(nodes.iter().map(|node| (*node, Some(*place))));
-        }
-        newest
-    }
-
     /// How many of the nodes that keep an entry answered, and how many there are.
     fn roots_of(&self, signed: &Signed, code: Code) -> (usize, usize) {
         let newest = signed.entry.configurations.last();

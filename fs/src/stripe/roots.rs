@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::Fpcc;
-use common::wire::{EVERY_INDEX, FragmentName, JOURNAL_PREFIX, MAX_BATCH, NodeId, ObjectId, Operation};
+use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, Operation};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::broadcast;
@@ -170,17 +170,17 @@ impl Stripe {
     }
 
     /// Copy entries to the root nodes that are up and lack them: those that were down when an entry was put. What does
-    /// not pass `check` is not copied. Returns how many copies were made, and whether every root node that is up has
-    /// every entry now.
+    /// not pass `check` is not copied; `found` is what nodes have. Returns how many copies were made, and whether every
+    /// root node that is up has every entry now.
     ///
     /// # Errors
     /// `TooFewNodes`: fewer have an entry than it takes for it to count.
     pub async fn spread_roots(
         self: &Arc<Self>,
+        found: &RootKeys,
         keys: &[String],
         check: impl Fn(&str, &Bytes) -> Result<()>,
     ) -> Result<(usize, bool)> {
-        let found = self.root_keys(JOURNAL_PREFIX).await;
         let (nodes, quorum) = (self.root_nodes(), self.options.code.quorum());
         let (mut copied, mut complete) = (0, true);
         for key in keys {

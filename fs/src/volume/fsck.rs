@@ -433,7 +433,8 @@ impl Volume {
         self.move_home(&object).await
     }
 
-    fn note_guest(&self, object: &ObjectRecord, index: u8, guest: NodeId) -> Result<()> {
+    /// A fragment is not where it should be, but with another node.
+    pub(super) fn note_guest(&self, object: &ObjectRecord, index: u8, guest: NodeId) -> Result<()> {
         let mut exceptions = object.exceptions.clone();
         exceptions.retain(|exception| exception.index != index);
         exceptions.push(Exception { index, node: Some(guest) });

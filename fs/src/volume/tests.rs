@@ -812,5 +812,6 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
 }
 
 mod compaction;
+mod old_disks;
 mod snapshots;
 mod tail;

@@ -1,7 +1,7 @@
 //! What goes on unasked: old dirty bytes are sealed, failed seals tried again, unreferenced objects deleted, and
 //! fragments brought home.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ impl Volume {
         self.spawn_until_stop(|volume| async move { volume.delete_condemned().await });
         self.spawn_until_stop(|volume| async move { volume.bring_home().await });
         self.spawn_until_stop(|volume| async move { volume.note_placements().await });
+        self.spawn_until_stop(|volume| async move { volume.watch_disks().await });
     }
 
     fn spawn_until_stop<F: Future<Output = ()> + Send + 'static>(
@@ -116,6 +117,25 @@ impl Volume {
         let gone = self.stripe.delete(&condemned).await;
         self.metadata.forget(&gone)?;
         Ok(gone.len())
+    }
+
+    /// Make up for what nodes with an old disk do not have any more.
+    async fn watch_disks(self: &Arc<Self>) {
+        let mut old = BTreeSet::new();
+        loop {
+            tokio::time::sleep(TICK).await;
+            old.extend(self.journal.iter().flat_map(|journal| journal.take_old_disks()));
+            if old.is_empty() {
+                continue;
+            }
+            match self.make_up_for(&old).await {
+                Ok(fragments) => {
+                    tracing::warn!(nodes = old.len(), fragments, "what old disks lack is rebuilt");
+                    old.clear();
+                }
+                Err(error) => tracing::warn!(%error, "what old disks lack cannot be found yet"),
+            }
+        }
     }
 
     /// Bring fragments to their homes when nodes return.
@@ -215,7 +235,7 @@ impl Volume {
         changes.into_iter().partition(|(object, _)| pending.contains(object))
     }
 
-    fn forget_extents(&self) {
+    pub(super) fn forget_extents(&self) {
         self.open_files().iter().for_each(|file| file.state().forget_extents());
     }
 }
