@@ -219,7 +219,7 @@ fn forget_the_oldest(mount: &Mount, log: &mut Log) {
 fn what_was_acknowledged_survives_kills_at_any_moment() {
     let cluster = Cluster::start(5);
     let mount = Mount::new(&cluster, &["--cache-disk", "16MiB", "--dirty-interval", "300ms"]);
-    kill_again_and_again(&cluster, &mount, rounds(10, 200), false, || mount.mount());
+    kill_again_and_again(&cluster, &mount, rounds(10, 300), false, || mount.mount());
 }
 
 #[test]
