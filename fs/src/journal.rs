@@ -299,8 +299,8 @@ async fn bring_together(
                 folder.display()
             )));
         }
-        // Others count their changes in their own way.
-        position.upto = metadata.last_change();
+        // Others count their changes in their own way. That this mount began is still to be told.
+        position.upto = shipped_changes(&**metadata)?;
     }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
     let records = reader.records(&missed, &|_, _| ()).await?;
@@ -610,9 +610,11 @@ impl Writer {
             return;
         }
         self.show(Ok(()));
+        // At once the first time: whoever had the volume before must find that somebody else has it.
+        let mut patience = Duration::ZERO;
         loop {
             let mut waiting = Vec::new();
-            match tokio::time::timeout(interval, requests.recv()).await {
+            match tokio::time::timeout(std::mem::replace(&mut patience, interval), requests.recv()).await {
                 Ok(None) => return,
                 Ok(Some(first)) => waiting.push(first),
                 Err(_) => {}
@@ -739,7 +741,8 @@ impl Writer {
             tracing::info!(copied, "entries of the journal were copied to nodes that lacked them");
         }
         if let (true, Some(head)) = (complete, self.position.head()) {
-            self.position.heard.extend(found.answered.iter().map(|node| (*node, head)));
+            let roots = self.stripe.root_nodes().into_iter().filter(|node| found.answered.contains(node));
+            self.position.heard.extend(roots.map(|node| (node, head)));
         }
         Ok(complete)
     }

@@ -39,7 +39,7 @@ impl RootKeys {
 
 impl Stripe {
     /// The nodes that keep the journal: the first n of those over which new objects are placed.
-    fn root_nodes(&self) -> Vec<NodeId> {
+    pub fn root_nodes(&self) -> Vec<NodeId> {
         let nodes = self.nodes_of(self.current);
         nodes[..self.options.code.n().min(nodes.len())].to_vec()
     }
