@@ -334,7 +334,9 @@ impl Dispersal {
         let late = late.filter(|&at| at > Instant::now()).min();
         let end = if waiting { self.deadline } else { self.completion_end() };
         let grace = self.waits_until().filter(|_| waiting);
-        let hopeless = self.hopeless_since.map(|since| since + self.stripe.options.grace);
+        // Hope that came back, or was given up, needs no alarm: one in the past would ring without end.
+        let hopeless = self.hopeless_since.filter(|_| waiting && self.stored_since.is_none());
+        let hopeless = hopeless.map(|since| since + self.stripe.options.grace);
         [late, grace, hopeless].into_iter().flatten().fold(end, Instant::min)
     }
 
