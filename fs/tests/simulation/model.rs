@@ -29,6 +29,8 @@ pub struct Model {
     states: Vec<Tree>,
     /// The oldest that a crash may bring back.
     floor: usize,
+    /// Nodes that lost power since then.
+    power_losses: usize,
 }
 
 #[derive(Clone)]
@@ -106,6 +108,7 @@ impl Model {
 
     pub fn names_synced(&mut self) {
         self.floor = self.states.len() - 1;
+        self.power_losses = 0;
     }
 
     /// Everything is on nodes, or kept to be brought there.
@@ -115,12 +118,16 @@ impl Model {
 
     /// A node lost power: what is stored and not flushed counts no more once the daemon is gone too.
     pub fn unflushed_may_be_lost(&mut self) {
+        self.power_losses += 1;
         self.files.iter_mut().for_each(|file| file.stored = file.durable);
     }
 
     /// Whether the tree found after a crash, as inodes by path, is a state that may be there; it is the present then.
     pub fn adopt_tree(&mut self, found: &BTreeMap<String, Ino>, loss: Loss) -> Result<(), String> {
-        let oldest = if loss == Loss::Unshipped { self.floor } else { self.states.len() - 1 };
+        // Names survive the end of the daemon with one node's unflushed fragments. With more of them an object may be
+        // gone, and the changes that no fsync covered go with it.
+        let back = loss == Loss::Unshipped || self.power_losses > 1;
+        let oldest = if back { self.floor } else { self.states.len() - 1 };
         let is_found = |tree: &Tree| {
             let inos = tree.iter().map(|(path, node)| (path, self.ino_of(*node)));
             inos.eq(found.iter().map(|(path, ino)| (path, *ino)))
@@ -131,6 +138,7 @@ impl Model {
             return Err(format!("the tree is {found:?}, and none of\n{}", allowed.join("\n")));
         };
         self.states.truncate(place + 1);
+        self.power_losses = 0;
         Ok(())
     }
 
