@@ -121,7 +121,7 @@ impl Reader {
         let stripe = self.stripe(Vec::new())?;
         let known = known(&stripe).await;
         let place = pin.head().ok_or(Error::NotFound)?;
-        let nodes = known.places.get(&place).ok_or_else(|| missing(place.sequence, &known.silent))?;
+        let nodes = known.holders.places.get(&place).ok_or_else(|| missing(place.sequence, &known.silent))?;
         let head = self.fetch(&stripe, place, nodes, Some(public)).await?;
         if head.digest != pin.digest {
             let sentence =
@@ -149,7 +149,8 @@ impl Reader {
     /// From the checkpoint that an entry names to the entry itself.
     async fn back_from(&self, stripe: &Arc<Stripe>, head: Signed, known: Known) -> Result<Chain> {
         let (answered, _) = known.roots_of(&head, self.code);
-        let Known { places, silent, answered: nodes } = known;
+        let Known { holders, silent } = known;
+        let places = &holders.places;
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
         let wanted = places.range(first..head.entry.place);
         let fetches: Vec<_> =
@@ -169,7 +170,7 @@ impl Reader {
         }
         entries.reverse();
         let stale = places.range(..first).map(|(place, _)| place.key()).collect();
-        Ok(Chain { entries, stale, silent, answered, holders: Holders { places, answered: nodes } })
+        Ok(Chain { entries, stale, silent, answered, holders })
     }
 
     /// The entry of the newest epoch, and there of the highest sequence, that holds. A node may name keys of which it
@@ -181,7 +182,8 @@ impl Reader {
         public: Option<&VerifyingKey>,
     ) -> Result<Option<Signed>> {
         let given_up = |place: &Place| self.accept_loss.is_some_and(|lost| place.sequence >= lost);
-        let mut newest_first: Vec<_> = known.places.iter().filter(|(place, _)| !given_up(place)).collect();
+        let mut newest_first: Vec<_> =
+            known.holders.places.iter().filter(|(place, _)| !given_up(place)).collect();
         // Whoever got an epoch read all there was before; what an older one still brought to some nodes is not part of it.
         newest_first.sort_by_key(|(place, _)| std::cmp::Reverse((place.epoch, place.sequence)));
         for (place, nodes) in newest_first {
@@ -221,14 +223,9 @@ impl Reader {
         nodes: &[NodeId],
         public: Option<&VerifyingKey>,
     ) -> Result<Signed> {
-        let check = |bytes: &bytes::Bytes| {
-            let signed = Entry::check(bytes, self.volume, public)?;
-            match signed.entry.place == place {
-                true => Ok(signed),
-                false => Err(Error::Store("another entry than its key says".into())),
-            }
-        };
-        stripe.get_root(&place.key(), nodes, check).await
+        let key = place.key();
+        let check = |bytes: &bytes::Bytes| Entry::check_under(&key, bytes, self.volume, public);
+        stripe.get_root(&key, nodes, check).await
     }
 
     /// The records of entries, block by block, in order.
@@ -284,15 +281,13 @@ impl Block {
 
 /// Which entries nodes have, and who answers.
 struct Known {
-    places: BTreeMap<Place, Vec<NodeId>>,
-    answered: Vec<NodeId>,
+    holders: Holders,
     silent: Vec<String>,
 }
 
 async fn known(stripe: &Arc<Stripe>) -> Known {
     let found = stripe.root_keys(JOURNAL_PREFIX).await;
-    let Holders { places, answered } = Holders::of(&found);
-    Known { places, answered, silent: found.silent }
+    Known { holders: Holders::of(&found), silent: found.silent }
 }
 
 impl Known {
@@ -301,7 +296,7 @@ impl Known {
         let newest = signed.entry.configurations.last();
         let roots = newest.map_or(&[][..], |configuration| &configuration.nodes);
         let roots = &roots[..code.n().min(roots.len())];
-        (roots.iter().filter(|root| self.answered.contains(root)).count(), roots.len())
+        (roots.iter().filter(|root| self.holders.answered.contains(root)).count(), roots.len())
     }
 }
 

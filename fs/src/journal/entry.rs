@@ -134,6 +134,25 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// As `check`, and it stands where its key says.
+    ///
+    /// # Errors
+    /// As `check`; `Store` for another entry.
+    pub fn check_under(
+        key: &str,
+        bytes: &Bytes,
+        volume: VolumeId,
+        public: Option<&VerifyingKey>,
+    ) -> Result<Signed> {
+        let signed = Entry::check(bytes, volume, public)?;
+        match signed.entry.place.key() == key {
+            true => Ok(signed),
+            false => Err(Error::Store("another entry than its key says".into())),
+        }
+    }
+}
+
 /// By what an entry of these bytes is known.
 pub fn digest(bytes: &[u8]) -> Digest {
     *blake3::hash(bytes).as_bytes()
