@@ -45,6 +45,9 @@ const LARGEST_INLINE: usize = 4 << 20;
 /// Between tries to copy entries to nodes that lack them.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the deletion of blocks that nobody needs is waited for.
+const DELETE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How a journal is written.
 #[derive(Clone, Debug)]
 pub struct JournalOptions {
@@ -692,7 +695,9 @@ impl Writer {
         let places = places.iter().filter(|place| !pinned.contains(place));
         self.stripe.delete_roots(&places.map(|place| place.key()).collect::<Vec<_>>()).await;
         self.garbage.extend(parts.into_iter().filter(|part| !kept.contains(&part.id)));
-        let gone = self.stripe.delete(&self.garbage).await;
+        // A silent node must not keep those waiting who want to write the journal; garbage can be given up later.
+        let deletion = self.stripe.delete(&self.garbage);
+        let gone = tokio::time::timeout(DELETE_PATIENCE, deletion).await.unwrap_or_default();
         self.garbage.retain(|part| !gone.contains(&part.id));
     }
 
@@ -716,7 +721,8 @@ impl Writer {
 
     /// Whether all nodes that are up have all entries now.
     async fn spread_entries(&mut self) -> Result<bool> {
-        let found = self.stripe.root_keys(JOURNAL_PREFIX).await;
+        let quorum = self.stripe.options().code.quorum();
+        let found = self.stripe.root_keys_of(JOURNAL_PREFIX, quorum).await;
         let holders = Holders::of(&found);
         for node in holders.with_old_disks(&self.position.places, &self.position.heard) {
             tracing::warn!(%node, "this node has an older disk than it had");

@@ -4,6 +4,7 @@
 //! The decisions are values without network or clock ([`spread`], [`gather`], [`ledger`]); around each stands one
 //! task per object that sends and waits ([`store`], [`fetch`], [`flush`]).
 
+mod answers;
 mod census;
 mod cpu;
 mod delete;

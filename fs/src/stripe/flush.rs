@@ -60,7 +60,7 @@ impl Stripe {
             && ledger.unflushed_nodes().iter().all(|&node| self.is_down(node))
     }
 
-    fn is_down(&self, node: NodeId) -> bool {
+    pub(super) fn is_down(&self, node: NodeId) -> bool {
         matches!(self.pool.state(node), NodeState::Down { .. })
     }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use common::wire::{JOURNAL_PREFIX, MAX_PAGE, NodeId, ObjectId, ObjectStatus};
-use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Stripe;
+use super::answers::answers;
+use crate::pool::{NodeView, Outcome};
 use crate::transport::{Answer, TransportError};
 
 /// What nodes hold of one object.
@@ -19,6 +20,9 @@ pub struct Listed {
     /// Bytes in these.
     pub bytes: u64,
 }
+
+/// What one node listed.
+type Listing = Result<(NodeId, Vec<ObjectStatus>), TransportError>;
 
 impl Stripe {
     /// Every object of files that the nodes of the pool hold something of; those that cannot be asked are added to
@@ -37,26 +41,66 @@ impl Stripe {
         found
     }
 
-    /// What each node holds after a key, all asked at once; those that cannot be asked are added to `silent`.
+    /// What each node holds after a key, all asked at once; those that cannot be asked, or are down and do not answer, are
+    /// added to `silent`.
     pub(super) async fn listings(
         &self,
         after: &str,
         silent: &mut Vec<String>,
     ) -> Vec<(NodeId, Vec<ObjectStatus>)> {
+        self.listings_of_enough(after, silent, |_| false).await
+    }
+
+    /// The same; once the nodes that answered are enough, the others are not waited for much longer.
+    pub(super) async fn listings_of_enough(
+        &self,
+        after: &str,
+        silent: &mut Vec<String>,
+        are_enough: impl Fn(&[NodeId]) -> bool,
+    ) -> Vec<(NodeId, Vec<ObjectStatus>)> {
+        let deadline = Instant::now() + self.options.io_limit;
         let nodes = self.pool.nodes();
-        let asked = nodes.iter().map(|node| async move {
+        let asked = nodes.iter().enumerate().map(|(place, node)| async move {
             let never = || TransportError::Unreachable("has never answered".into());
-            let identity = node.identity.ok_or_else(never)?;
-            self.list_node(identity, after).await.map(|objects| (identity, objects))
+            let listing = match node.identity.ok_or_else(never) {
+                Ok(identity) => self.list_node(identity, after).await.map(|objects| (identity, objects)),
+                Err(error) => Err(error),
+            };
+            (place, listing)
         });
+        let is_enough = |answers: &[(usize, Listing)], waited| {
+            if waited < self.options.flush_patience {
+                return false;
+            }
+            let answered: Vec<NodeId> =
+                answers.iter().filter_map(|(_, listing)| Some(listing.as_ref().ok()?.0)).collect();
+            let is_awaited = |(place, node): (usize, &NodeView)| {
+                answers.iter().all(|(answered, _)| *answered != place)
+                    && node.identity.is_some_and(|identity| !self.is_down(identity))
+            };
+            are_enough(&answered) || !nodes.iter().enumerate().any(is_awaited)
+        };
+        let mut listings: Vec<Option<Listing>> = nodes.iter().map(|_| None).collect();
+        for (place, listing) in answers(asked, deadline, is_enough).await {
+            listings[place] = Some(listing);
+        }
         let mut listed = Vec::new();
-        for (node, answer) in nodes.iter().zip(join_all(asked).await) {
-            match answer {
-                Ok(listing) => listed.push(listing),
-                Err(error) => silent.push(format!("{} ({error})", node.address)),
+        for (node, listing) in nodes.iter().zip(listings) {
+            match listing {
+                Some(Ok(listing)) => listed.push(listing),
+                Some(Err(error)) => silent.push(format!("{} ({error})", node.address)),
+                None => silent.push(self.was_slow(node)),
             }
         }
         listed
+    }
+
+    /// What is said of a node that was not waited for.
+    fn was_slow(&self, node: &NodeView) -> String {
+        if let Some(identity) = node.identity {
+            self.pool.report(identity, Outcome::Slow);
+        }
+        format!("{} (has not answered in time)", node.address)
     }
 
     /// What one node holds of the volume after a key. Without a key the journal's entries, which come last, are left out.

@@ -3,21 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::Fpcc;
-use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, Operation};
+use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, ObjectStatus, Operation};
 use futures_util::future::join_all;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::broadcast;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use super::Stripe;
+use super::answers::answers;
 use crate::error::{Error, Result};
 use crate::pool::{NodeState, Outcome, PoolEvent};
-use crate::transport::TransportError;
+use crate::transport::{Answer, TransportError};
 
 /// What nodes hold of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,7 +32,21 @@ pub struct RootKeys {
     pub silent: Vec<String>,
 }
 
+/// How putting an entry on a node ended.
+type Put = (NodeId, std::result::Result<std::result::Result<Answer<()>, TransportError>, JoinError>);
+
 impl RootKeys {
+    fn of(listings: Vec<(NodeId, Vec<ObjectStatus>)>, silent: Vec<String>) -> RootKeys {
+        let mut found = RootKeys { silent, ..RootKeys::default() };
+        for (node, objects) in listings {
+            found.answered.push(node);
+            for object in objects {
+                found.keys.entry(object.key).or_default().push(node);
+            }
+        }
+        found
+    }
+
     /// Who has a key.
     fn holders(&self, key: &str) -> &[NodeId] {
         self.keys.get(key).map_or(&[], Vec::as_slice)
@@ -57,35 +73,34 @@ impl Stripe {
         let deadline = Instant::now() + self.options.io_limit;
         let nodes = self.root_nodes();
         let fpcc: Bytes = copies(nodes.len(), self.options.hash, entry).into();
-        let mut puts: FuturesUnordered<_> = nodes
-            .iter()
-            .enumerate()
-            .map(|(index, &node)| {
-                let name =
-                    FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
-                let (stripe, fpcc, entry) = (self.clone(), fpcc.clone(), entry.clone());
-                // On a task of its own: who is slow gets it all the same.
-                let put = tokio::spawn(async move {
-                    let limit =
-                        deadline.max(Instant::now() + stripe.options.completion_limit) - Instant::now();
-                    stripe.put_bytes(node, &name, fpcc, entry, true, limit).await
-                });
-                async move { (node, put.await) }
-            })
-            .collect();
+        let puts = nodes.iter().enumerate().map(|(index, &node)| {
+            let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
+            let (stripe, fpcc, entry) = (self.clone(), fpcc.clone(), entry.clone());
+            // On a task of its own: who is slow gets it all the same.
+            let put = tokio::spawn(async move {
+                let limit = deadline.max(Instant::now() + stripe.options.completion_limit) - Instant::now();
+                stripe.put_bytes(node, &name, fpcc, entry, true, limit).await
+            });
+            async move { (node, put.await) }
+        });
         let quorum = self.options.code.quorum();
+        let is_enough = |ended: &[Put], waited| {
+            let keeps = |(_, put): &&Put| matches!(put, Ok(Ok(_)));
+            let is_awaited =
+                |node: &&NodeId| ended.iter().all(|(ended, _)| ended != *node) && !self.is_lagging(**node);
+            ended.iter().filter(keeps).count() >= quorum
+                && (waited >= self.options.flush_patience || !nodes.iter().any(|node| is_awaited(&node)))
+        };
+        let ended = answers(puts, deadline, is_enough).await;
+        for node in nodes.iter().filter(|node| ended.iter().all(|(ended, _)| ended != *node)) {
+            self.pool.report(*node, Outcome::Slow);
+        }
         let (mut kept, mut refusals) = (Vec::new(), Vec::new());
-        let patience = Instant::now() + self.options.flush_patience;
-        loop {
-            tokio::select! {
-                biased;
-                ended = puts.next() => match ended {
-                    Some((node, Ok(Ok(_)))) => kept.push(node),
-                    Some((node, Ok(Err(error)))) => refusals.push((node, error)),
-                    Some((_, Err(error))) => return Err(Error::Host(error.to_string())),
-                    None => break,
-                },
-                () = sleep_until(if kept.len() >= quorum { patience } else { deadline }) => break,
+        for (node, put) in ended {
+            match put {
+                Ok(Ok(_)) => kept.push(node),
+                Ok(Err(error)) => refusals.push((node, error)),
+                Err(error) => return Err(Error::Host(error.to_string())),
             }
         }
         if kept.len() >= quorum {
@@ -114,16 +129,21 @@ impl Stripe {
         self.pool.events()
     }
 
-    /// Which keys after `after` every node of the pool has.
+    /// Which keys after `after` every node of the pool has; one that is down and does not answer is not waited for.
     pub async fn root_keys(&self, after: &str) -> RootKeys {
-        let mut found = RootKeys::default();
-        for (node, objects) in self.listings(after, &mut found.silent).await {
-            found.answered.push(node);
-            for object in objects {
-                found.keys.entry(object.key).or_default().push(node);
-            }
-        }
-        found
+        let mut silent = Vec::new();
+        let listings = self.listings(after, &mut silent).await;
+        RootKeys::of(listings, silent)
+    }
+
+    /// The same; once so many root nodes have answered, the others are not waited for much longer.
+    pub async fn root_keys_of(&self, after: &str, enough: usize) -> RootKeys {
+        let roots = self.root_nodes();
+        let are_enough =
+            |answered: &[NodeId]| roots.iter().filter(|root| answered.contains(root)).count() >= enough;
+        let mut silent = Vec::new();
+        let listings = self.listings_of_enough(after, &mut silent, are_enough).await;
+        RootKeys::of(listings, silent)
     }
 
     /// An entry as one of these nodes has it; what does not check, also by `check`, is taken for a lie.
@@ -137,8 +157,13 @@ impl Stripe {
         check: impl Fn(&Bytes) -> Result<T>,
     ) -> Result<T> {
         let mut reasons = Vec::new();
-        for &node in nodes {
-            match self.copy_of(key, node).await {
+        let mut nodes = nodes.to_vec();
+        nodes.sort_by_key(|&node| self.is_lagging(node));
+        for (place, &node) in nodes.iter().enumerate() {
+            // While there is another one to ask, one that is silent is not waited for long.
+            let is_last = place + 1 == nodes.len();
+            let limit = if is_last { self.options.io_limit } else { self.options.flush_patience };
+            match self.copy_of(key, node, limit).await {
                 Ok(copy) => match check(&copy) {
                     Ok(entry) => return Ok(entry),
                     Err(error) => {
@@ -154,10 +179,14 @@ impl Stripe {
     }
 
     /// The copy a node keeps, under whatever index.
-    async fn copy_of(&self, key: &str, node: NodeId) -> std::result::Result<Bytes, TransportError> {
+    async fn copy_of(
+        &self,
+        key: &str,
+        node: NodeId,
+        limit: Duration,
+    ) -> std::result::Result<Bytes, TransportError> {
         let address = self.address(node)?;
         let (transport, volume) = (self.pool.transport(), self.options.volume);
-        let limit = self.options.io_limit;
         let began = Instant::now();
         let status = transport.status(&address, volume, key, ObjectId::VERSION, limit).await;
         let status = self.pool.read_ended(node, began, status)?.value;
@@ -191,7 +220,13 @@ impl Stripe {
                 .collect();
             let refusals = match lacking.is_empty() {
                 true => Vec::new(),
-                false => self.copy_root(key, holders, &lacking, &check).await,
+                false => {
+                    // Where it counts already, one that is silent is not waited for long.
+                    let counts = having >= quorum;
+                    let options = &self.options;
+                    let limit = if counts { options.flush_patience } else { options.completion_limit };
+                    self.copy_root(key, holders, &lacking, limit, &check).await
+                }
             };
             let made = lacking.len() - refusals.len();
             (copied, complete) = (copied + made, complete && refusals.is_empty());
@@ -214,6 +249,7 @@ impl Stripe {
         key: &str,
         holders: &[NodeId],
         lacking: &[(usize, NodeId)],
+        limit: Duration,
         check: &impl Fn(&str, &Bytes) -> Result<()>,
     ) -> Vec<String> {
         let got = self.get_root(key, holders, |bytes| check(key, bytes).map(|()| bytes.clone())).await;
@@ -226,14 +262,14 @@ impl Stripe {
             let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
             let (fpcc, entry) = (fpcc.clone(), entry.clone());
             async move {
-                let put = self.put_bytes(node, &name, fpcc, entry, true, self.options.io_limit).await;
+                let put = self.put_bytes(node, &name, fpcc, entry, true, limit).await;
                 put.err().map(|error| format!("{} {error}", self.called(node)))
             }
         });
         join_all(puts).await.into_iter().flatten().collect()
     }
 
-    /// Delete entries on every node that is up; one that is down keeps its copies until they are listed again.
+    /// Delete entries on every node that is up; one that is down or slow keeps its copies until they are listed again.
     pub async fn delete_roots(&self, keys: &[String]) {
         let deadline = Instant::now() + self.options.io_limit;
         let name =
@@ -251,7 +287,9 @@ impl Stripe {
                 }
             }
         });
-        join_all(deletes).await;
+        // Whoever asks for this writes the journal, and others wait for him.
+        let has_waited = |_: &[()], waited| waited >= self.options.flush_patience;
+        answers(deletes, deadline, has_waited).await;
     }
 }
 

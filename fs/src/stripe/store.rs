@@ -84,7 +84,7 @@ impl Stripe {
         order
     }
 
-    fn is_lagging(&self, node: NodeId) -> bool {
+    pub(super) fn is_lagging(&self, node: NodeId) -> bool {
         matches!(self.pool.state(node), NodeState::Lagging | NodeState::Down { .. })
     }
 

@@ -8,7 +8,7 @@ mod random;
 mod reading;
 mod real_nodes;
 mod rehoming;
-
+mod roots;
 mod storing;
 
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! Nodes in memory that check what they are given and forget what is not flushed when they crash.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::fpcc::Fpcc;
 use common::wire::{
-    BootId, EVERY_INDEX, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, ObjectStatus, Operation,
-    OperationAnswer, RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION,
+    BootId, EVERY_INDEX, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, ObjectId, ObjectStatus,
+    Operation, OperationAnswer, RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION,
 };
 use parking_lot::Mutex;
 
@@ -170,6 +170,16 @@ impl MemoryNode {
         Ok(RawFragment { fpcc: kept.fpcc.clone(), fragment: kept.fragment.clone() })
     }
 
+    fn objects(&self) -> Vec<ObjectStatus> {
+        let mut objects: BTreeMap<&String, ObjectStatus> = BTreeMap::new();
+        for ((key, index), kept) in &self.kept {
+            let status = objects.entry(key).or_insert_with(|| kept.status(key));
+            status.indexes.push(*index);
+            status.indexes.sort_unstable();
+        }
+        objects.into_values().collect()
+    }
+
     fn flush(&mut self) -> Result<(), TransportError> {
         if !self.flushes {
             return Err(refused(RefusalCode::Io));
@@ -199,6 +209,22 @@ impl MemoryNode {
             Ok((fpcc, payload)) => answer(200, fpcc, payload),
             Err(TransportError::Refused { code, .. }) => answer(code.status(), Bytes::new(), Bytes::new()),
             Err(_) => unreachable!("memory only refuses"),
+        }
+    }
+}
+
+impl Kept {
+    /// What is said of the object it belongs to, without an index.
+    fn status(&self, key: &str) -> ObjectStatus {
+        let fpcc = Fpcc::parse(&self.fpcc).unwrap();
+        ObjectStatus {
+            key: key.to_owned(),
+            version: ObjectId::VERSION,
+            fpcc: fpcc.digest().to_string(),
+            code: fpcc.code().to_string(),
+            fragment_length: self.fragment.len() as u64,
+            object_length: fpcc.object_length(),
+            indexes: Vec::new(),
         }
     }
 }
@@ -314,23 +340,34 @@ impl FragmentTransport for MemoryNodes {
 
     fn status<'a>(
         &'a self,
-        _: &'a NodeAddress,
+        node: &'a NodeAddress,
         _: VolumeId,
-        _: &'a str,
+        key: &'a str,
         _: u64,
         _: Duration,
     ) -> Reply<'a, ObjectStatus> {
-        unimplemented!("a stripe asks with batches")
+        Box::pin(async move {
+            self.ask(node, |node| {
+                let found = node.objects().into_iter().find(|object| object.key == key);
+                found.ok_or_else(|| refused(RefusalCode::NotFound))
+            })
+        })
     }
 
     fn list<'a>(
         &'a self,
-        _: &'a NodeAddress,
+        node: &'a NodeAddress,
         _: VolumeId,
-        _: Option<&'a str>,
+        after: Option<&'a str>,
         _: usize,
         _: Duration,
     ) -> Reply<'a, Listing> {
-        unimplemented!("a stripe does not list")
+        Box::pin(async move {
+            self.ask(node, |node| {
+                let mut objects = node.objects();
+                objects.retain(|object| after.is_none_or(|after| object.key.as_str() > after));
+                Ok(Listing { objects, next: None })
+            })
+        })
     }
 }

@@ -1,0 +1,71 @@
+//! The journal's entries beside nodes that fall silent without being known to be down.
+
+use common::wire::JOURNAL_PREFIX;
+use tokio::time::Instant;
+
+use super::*;
+
+fn key(number: u64) -> String {
+    format!("{JOURNAL_PREFIX}{number}")
+}
+
+async fn put(bench: &Bench, number: u64) -> usize {
+    bench.stripe.put_root(&key(number), Bytes::from(key(number))).await.unwrap().len()
+}
+
+async fn seconds<T>(work: impl Future<Output = T>) -> (T, f64) {
+    let began = Instant::now();
+    let done = work.await;
+    (done, began.elapsed().as_secs_f64())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_waits_for_a_silent_node_once_and_then_no_more() {
+    let bench = bench("3+2").await;
+    bench.harm(4, Verb::Put, Fault::Hang);
+    let (kept, waited) = seconds(put(&bench, 1)).await;
+    assert!(kept == 4 && (1.9..2.5).contains(&waited), "{kept} nodes after {waited} s");
+    let (kept, waited) = seconds(put(&bench, 2)).await;
+    assert!(kept == 4 && waited < 0.1, "{kept} nodes after {waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_listed_beside_a_silent_node() {
+    let bench = bench("3+2").await;
+    put(&bench, 1).await;
+    bench.harm(0, Verb::List, Fault::Hang);
+    let (found, waited) = seconds(bench.stripe.root_keys_of(JOURNAL_PREFIX, 3)).await;
+    assert!((1.9..2.5).contains(&waited), "{waited} s");
+    assert_eq!((found.answered.len(), found.silent.len()), (4, 1));
+    assert_eq!(found.keys[&key(1)].len(), 4);
+    // Who needs to hear of everybody waits until it is known that one is down.
+    let (found, waited) = seconds(bench.stripe.root_keys(JOURNAL_PREFIX)).await;
+    assert!(waited > 5.0 && found.answered.len() == 4, "{waited} s");
+    bench.harm(0, Verb::Info, Fault::Hang);
+    bench.until(|| bench.stripe.is_down(id(0))).await;
+    let (found, waited) = seconds(bench.stripe.root_keys(JOURNAL_PREFIX)).await;
+    assert!(waited < 2.5 && found.answered.len() == 4, "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_read_and_copied_beside_a_silent_node() {
+    let bench = bench("3+2").await;
+    bench.kill(1);
+    put(&bench, 1).await;
+    bench.revive(1).await;
+    bench.harm(0, Verb::Status, Fault::Hang);
+    let found = bench.stripe.root_keys(JOURNAL_PREFIX).await;
+    let (spread, waited) = seconds(bench.stripe.spread_roots(&found, &[key(1)], |_, _| Ok(()))).await;
+    assert_eq!(spread.unwrap(), (1, true));
+    assert!(waited < 2.5, "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_are_deleted_beside_a_silent_node() {
+    let bench = bench("3+2").await;
+    put(&bench, 1).await;
+    bench.harm(3, Verb::Batch, Fault::Hang);
+    let ((), waited) = seconds(bench.stripe.delete_roots(&[key(1)])).await;
+    assert!(waited < 2.5, "{waited} s");
+    assert_eq!(bench.stripe.root_keys(JOURNAL_PREFIX).await.keys[&key(1)], [id(3)]);
+}
