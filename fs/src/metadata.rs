@@ -24,6 +24,9 @@ pub const MAX_XATTR_NAME: usize = 255;
 /// Longest value of an extended attribute, in bytes.
 pub const MAX_XATTR_VALUE: usize = 65_536;
 
+/// The most bytes in one intent.
+pub const MAX_INTENT: usize = 64 << 10;
+
 /// What a volume is; written once when it is formatted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VolumeSettings {
@@ -167,6 +170,38 @@ pub struct Exception {
     pub node: Option<NodeId>,
 }
 
+/// Written bytes that the metadata carries until they lie in an object, so that one entry of the journal makes them
+/// durable. They are laid over what the extents say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Intent {
+    /// Where they belong in the file.
+    pub offset: u64,
+    /// Counts how often intents of the file were noted; a commit says which ones it makes superfluous.
+    pub number: u64,
+    /// At least one byte, at most `MAX_INTENT`.
+    pub bytes: Vec<u8>,
+}
+
+impl Intent {
+    /// The range of the file.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.bytes.len() as u64
+    }
+
+    /// What lies before and after a range that it overlaps.
+    pub fn without(&self, hole: &Range<u64>) -> (Option<Intent>, Option<Intent>) {
+        let range = self.range();
+        let part = |from: u64, to: u64| {
+            (from < to).then(|| Intent {
+                offset: from,
+                number: self.number,
+                bytes: self.bytes[(from - range.start) as usize..(to - range.start) as usize].to_vec(),
+            })
+        };
+        (part(range.start, range.end.min(hole.start)), part(range.start.max(hole.end), range.end))
+    }
+}
+
 /// New bytes of a file becoming visible: objects that are *stored* and the extents that refer to them.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
@@ -187,6 +222,8 @@ pub struct FileCommit {
     pub size: u64,
     /// Last change of the content (and of the inode), if newer than what the store has.
     pub mtime: Option<Time>,
+    /// Intents up to this number are superfluous where the extents lie; 0 for none.
+    pub intents: u64,
 }
 
 /// An extent that could lie better.
@@ -367,6 +404,15 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Stamps the target's mtime and ctime and grows it to the range's end; the caller has cut the range to the
     /// source's size. `Invalid` where two ranges of one file overlap; otherwise errors as `truncate`.
     fn copy_extents(&self, from: (Ino, u64), to: (Ino, u64), length: u64, now: Time) -> Result<()>;
+
+    /// Carry bytes that were written, each piece instead of older ones where it lies. The file is then as long as they
+    /// reach at least; `mtime` as in a commit. Truncating, punching and copying over them takes them away like extents.
+    /// `Invalid` for an empty or too long one; `IsDirectory`, `TooLarge`.
+    fn put_intents(&self, ino: Ino, intents: &[Intent], mtime: Option<Time>) -> Result<()>;
+    /// What is carried of a file, by offset. They never overlap.
+    fn intents(&self, ino: Ino) -> Result<Vec<Intent>>;
+    /// Files of which something is carried.
+    fn with_intents(&self) -> Result<Vec<Ino>>;
 
     /// A stored object, condemned ones included. `NotFound`.
     fn object(&self, id: ObjectId) -> Result<ObjectRecord>;

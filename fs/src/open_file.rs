@@ -3,6 +3,7 @@
 //! sends nothing and commits nothing itself.
 
 pub mod dirty;
+pub mod fresh;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,8 +19,9 @@ use tokio::time::Instant;
 use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
-use crate::metadata::{Extent, FileCommit, MetadataStore, ObjectRecord};
+use crate::metadata::{Extent, FileCommit, Intent, MAX_INTENT, MetadataStore, ObjectRecord};
 use dirty::{DirtyRuns, PADDING};
+use fresh::Fresh;
 
 /// How many extents are remembered at once.
 const REMEMBERED: usize = 256;
@@ -42,6 +44,8 @@ impl OpenFile {
             access_noted: false,
             mtime: None,
             dirty: DirtyRuns::new(object_size as usize),
+            fresh: Fresh::default(),
+            intents: 0,
             dirty_since: None,
             seals: VecDeque::new(),
             next_sequence: 0,
@@ -93,6 +97,10 @@ pub struct State {
     pub mtime: Option<Time>,
     /// Written and not sealed.
     pub dirty: DirtyRuns,
+    /// What of that no intent carries.
+    fresh: Fresh,
+    /// How often intents were noted.
+    intents: u64,
     /// Since when something is dirty.
     pub dirty_since: Option<Instant>,
     /// Sealed and not committed, oldest first; they are committed in this order.
@@ -119,6 +127,10 @@ pub struct Seal {
     pub charged: u64,
     /// When the newest of them was written.
     pub mtime: Option<Time>,
+    /// Intents up to this number have older bytes, or the same.
+    pub intents: u64,
+    /// Whether intents carry all of it.
+    pub carried: bool,
     /// How far it is.
     pub progress: Progress,
 }
@@ -180,10 +192,47 @@ impl State {
     /// Lay written bytes over everything; returns how many more are dirty than before.
     pub fn write(&mut self, offset: u64, data: &[u8], now: Time) -> u64 {
         let taken = self.dirty.write(offset, data);
-        self.size = self.size.max(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        self.fresh.add(offset..end);
+        self.size = self.size.max(end);
         self.mtime = Some(now);
         self.dirty_since.get_or_insert_with(Instant::now);
         taken
+    }
+
+    /// Lay bytes over everything that intents of an earlier mount carry; returns how many are dirty.
+    pub fn adopt(&mut self, intents: Vec<Intent>) -> u64 {
+        for intent in intents {
+            self.dirty.write(intent.offset, &intent.bytes);
+            self.intents = self.intents.max(intent.number);
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+        self.dirty.bytes()
+    }
+
+    /// What intents must carry so that everything written is durable once they are: nothing if they do already, none if
+    /// that is more than `most` bytes, not known, or sealed.
+    pub fn to_carry(&self, most: u64) -> Option<Vec<Intent>> {
+        if self.failure().is_some() || !self.seals.iter().all(|seal| seal.carried) {
+            return None;
+        }
+        let number = self.intents + 1;
+        let pieces = self.fresh.ranges(most)?.iter().flat_map(|range| self.dirty.pieces(range.clone()));
+        let intents = pieces.flat_map(|(offset, bytes)| {
+            let parts = bytes.chunks(MAX_INTENT).enumerate();
+            parts.map(move |(at, part)| Intent {
+                offset: offset + (at * MAX_INTENT) as u64,
+                number,
+                bytes: part.to_vec(),
+            })
+        });
+        Some(intents.collect())
+    }
+
+    /// Intents carry what `to_carry` said.
+    pub fn carried(&mut self) {
+        self.intents += 1;
+        self.fresh.clear();
     }
 
     /// Cut everything beyond `size` out of what the store does not know; returns what that held of the budget.
@@ -200,6 +249,7 @@ impl State {
             seal.extents = seal.extents.iter().flat_map(|extent| without(extent, &range)).collect();
         }
         self.known = Known::default();
+        self.fresh.remove(&range);
         self.dirty.clip(range) + self.drop_unwanted()
     }
 
@@ -241,7 +291,11 @@ impl State {
         let length: usize = runs.iter().map(|(_, run)| run.len()).sum();
         let mut extents = Vec::with_capacity(runs.len());
         let mut object_offset = 0;
+        let mut carried = true;
         for (offset, run) in &runs {
+            let range = *offset..*offset + run.len() as u64;
+            carried &= !self.fresh.touches(&range);
+            self.fresh.remove(&range);
             extents.push(Extent { offset: *offset, length: run.len() as u32, object: id, object_offset });
             object_offset += run.len() as u32;
         }
@@ -255,10 +309,13 @@ impl State {
             extents,
             charged: length as u64,
             mtime: self.mtime,
+            intents: self.intents,
+            carried,
             progress: Progress::Storing,
         });
         if self.dirty.is_empty() {
             self.dirty_since = None;
+            self.fresh.clear();
         }
         sequence
     }
@@ -289,7 +346,8 @@ impl State {
             })
             .map(|(record, seal)| {
                 let size = seal.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
-                (record, FileCommit { ino, extents: seal.extents.clone(), size, mtime: seal.mtime })
+                let (extents, mtime, intents) = (seal.extents.clone(), seal.mtime, seal.intents);
+                (record, FileCommit { ino, extents, size, mtime, intents })
             })
             .unzip()
     }

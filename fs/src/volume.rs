@@ -147,6 +147,9 @@ impl Volume {
             volume.forget_half_taken()?;
             volume.store_backlog().await?;
             volume.metadata.reclaim(&volume.metadata.orphans()?)?;
+        }
+        volume.adopt_intents(&volume.metadata.with_intents()?)?;
+        if !volume.options.read_only {
             volume.start_upkeep();
         }
         Ok(volume)

@@ -11,7 +11,7 @@ use crate::metadata::{Configuration, ObjectRecord};
 const MAGIC: &[u8; 8] = b"AVIDJNL1";
 const SIGNATURE: usize = 64;
 /// A payload's block of at most so many bytes lies in the entry itself.
-pub const INLINE: usize = 8 << 10;
+pub const INLINE: usize = 64 << 10;
 
 /// The digest by which an entry is known: BLAKE3 of all its bytes.
 pub type Digest = [u8; 32];

@@ -44,6 +44,8 @@ pub enum Part {
     Xattr(Vec<u8>),
     /// The extent at an offset.
     Extent(u64),
+    /// What is carried from an offset on.
+    Intent(u64),
     /// A name in it.
     Entry(Vec<u8>),
 }
@@ -77,6 +79,7 @@ impl std::fmt::Display for Row {
             Row::Of(_, Part::Target) => write!(f, "its target"),
             Row::Of(_, Part::Xattr(name)) => write!(f, "its attribute {}", shown(name)),
             Row::Of(_, Part::Extent(offset)) => write!(f, "where its bytes from {offset} on are"),
+            Row::Of(_, Part::Intent(offset)) => write!(f, "what is carried of it from {offset} on"),
             Row::Of(_, Part::Entry(name)) => write!(f, "the name {}", shown(name)),
             Row::Object(_) => write!(f, "what it is"),
             Row::Exceptions(_) => write!(f, "where its fragments are"),
@@ -143,6 +146,8 @@ impl Rows {
             Record::NoXattr(ino, name) => self.remove(&Row::Of(ino, Part::Xattr(name))),
             Record::Extent(ino, extent) => self.put(Row::Of(ino, Part::Extent(extent.offset)), &record),
             Record::NoExtent(ino, offset) => self.remove(&Row::Of(ino, Part::Extent(offset))),
+            Record::Intent(ino, ref intent) => self.put(Row::Of(ino, Part::Intent(intent.offset)), &record),
+            Record::NoIntent(ino, offset) => self.remove(&Row::Of(ino, Part::Intent(offset))),
             Record::Object(object) => {
                 let ObjectRecord { id, exceptions, .. } = object.clone();
                 self.put(Row::Object(id), &Record::Object(ObjectRecord { exceptions: Vec::new(), ..object }));

@@ -63,6 +63,8 @@ pub enum FlawKind {
     BeyondSize,
     /// Two extents of a file overlap.
     Overlap,
+    /// Bytes are carried that belong to no file, lie beyond its end, or twice at one place.
+    Intent,
     /// An object counts other bytes in use than extents refer to.
     Live,
     /// An object's description makes no sense: its code, its digest, its nodes.

@@ -7,7 +7,7 @@ use common::code::Code;
 use common::hash::Hash;
 use common::wire::{NodeId, ObjectId, VolumeId};
 
-use super::{Configuration, Exception, Extent, ObjectRecord, Snapshot, VolumeSettings};
+use super::{Configuration, Exception, Extent, Intent, ObjectRecord, Snapshot, VolumeSettings};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
 
@@ -58,6 +58,10 @@ pub enum Record {
     Extent(Ino, Extent),
     /// The extent at an offset is gone.
     NoExtent(Ino, u64),
+    /// Bytes carried; what was carried from the same offset on is replaced.
+    Intent(Ino, Intent),
+    /// What was carried from an offset on is carried no more.
+    NoIntent(Ino, u64),
     /// An object, with its exceptions; one of this identity is replaced.
     Object(ObjectRecord),
     /// Its exceptions are others.
@@ -95,6 +99,8 @@ mod tag {
     pub const SNAPSHOT: u8 = 19;
     pub const NO_SNAPSHOT: u8 = 20;
     pub const KEPT: u8 = 21;
+    pub const INTENT: u8 = 22;
+    pub const NO_INTENT: u8 = 23;
 }
 
 impl Record {
@@ -167,6 +173,19 @@ impl Record {
             }
             Record::NoExtent(ino, offset) => {
                 bytes.put_u8(tag::NO_EXTENT);
+                bytes.put_u64_le(ino.0);
+                bytes.put_u64_le(*offset);
+            }
+            Record::Intent(ino, intent) => {
+                bytes.put_u8(tag::INTENT);
+                bytes.put_u64_le(ino.0);
+                bytes.put_u64_le(intent.offset);
+                bytes.put_u64_le(intent.number);
+                bytes.put_u32_le(intent.bytes.len() as u32);
+                bytes.put_slice(&intent.bytes);
+            }
+            Record::NoIntent(ino, offset) => {
+                bytes.put_u8(tag::NO_INTENT);
                 bytes.put_u64_le(ino.0);
                 bytes.put_u64_le(*offset);
             }
@@ -325,6 +344,13 @@ impl Fields<'_> {
                 Record::Extent(ino, Extent { offset, length, object, object_offset })
             }
             tag::NO_EXTENT => Record::NoExtent(self.ino()?, self.u64()?),
+            tag::INTENT => {
+                let (ino, offset, number) = (self.ino()?, self.u64()?, self.u64()?);
+                let length = self.u32()?;
+                let bytes = self.take(length as usize)?.to_vec();
+                Record::Intent(ino, Intent { offset, number, bytes })
+            }
+            tag::NO_INTENT => Record::NoIntent(self.ino()?, self.u64()?),
             tag::OBJECT => Record::Object(self.object()?),
             tag::EXCEPTIONS => Record::Exceptions(self.id()?, self.exceptions()?),
             tag::NO_OBJECT => Record::NoObject(self.id()?),
@@ -530,6 +556,10 @@ mod tests {
             (ino(), bytes()).prop_map(|(ino, name)| Record::NoXattr(ino, name)),
             (ino(), extent).prop_map(|(ino, extent)| Record::Extent(ino, extent)),
             (ino(), any::<u64>()).prop_map(|(ino, offset)| Record::NoExtent(ino, offset)),
+            (ino(), any::<[u64; 2]>(), bytes()).prop_map(|(ino, [offset, number], bytes)| {
+                Record::Intent(ino, Intent { offset, number, bytes })
+            }),
+            (ino(), any::<u64>()).prop_map(|(ino, offset)| Record::NoIntent(ino, offset)),
             object().prop_map(Record::Object),
             (id(), exceptions()).prop_map(|(id, exceptions)| Record::Exceptions(id, exceptions)),
             id().prop_map(Record::NoObject),

@@ -8,6 +8,7 @@ mod attributes;
 mod check;
 mod checkpoint;
 mod data;
+mod intents;
 mod mend;
 mod namespace;
 mod objects;
@@ -272,6 +273,18 @@ impl MetadataStore for SqliteStore {
 
     fn object(&self, id: ObjectId) -> Result<ObjectRecord> {
         self.read(|view| objects::object(view, id))
+    }
+
+    fn put_intents(&self, ino: Ino, intents: &[Intent], mtime: Option<Time>) -> Result<()> {
+        self.write(|change| intents::put(change, ino, intents, mtime))
+    }
+
+    fn intents(&self, ino: Ino) -> Result<Vec<Intent>> {
+        self.read(|view| intents::of_file(view, ino))
+    }
+
+    fn with_intents(&self) -> Result<Vec<Ino>> {
+        self.read(intents::files)
     }
 
     fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>> {

@@ -16,8 +16,11 @@ use crate::inode::{Ino, Time};
 use crate::metadata::{Commit, Extent, FileCommit};
 use crate::open_file::{OpenFile, Seal};
 
-const MAGIC: &[u8; 8] = b"AVIDBKL1";
-const HEAD: usize = 40;
+const MAGIC: &[u8; 8] = b"AVIDBKL2";
+/// Without intents.
+const MAGIC_1: &[u8; 8] = b"AVIDBKL1";
+const HEAD_1: usize = 40;
+const HEAD: usize = 48;
 const EXTENT: usize = 16;
 const HASH: usize = 32;
 
@@ -60,11 +63,16 @@ struct Item {
     length: u32,
     extents: Vec<Extent>,
     mtime: Option<Time>,
+    intents: u64,
 }
 
 impl Volume {
     /// Bring everything to the nodes; the rest to the backlog.
     pub(super) async fn save_everything(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
+        if self.options.read_only {
+            // What intents carry is dirty, and stays where it is.
+            return Ok(());
+        }
         // A write that was let in just before changes were refused may lay its bytes after the first round.
         while !self.unclean_files().is_empty() {
             if let Err(error) = self.store_dirty().await {
@@ -117,7 +125,8 @@ impl Volume {
             let padded = crate::stripe::pad(self.settings.code, &item.bytes);
             let record = self.stripe.store(item.id, padded, item.length, true).await?;
             let size = item.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
-            let file = FileCommit { ino: item.ino, extents: item.extents, size, mtime: item.mtime };
+            let Item { ino, extents, mtime, intents, .. } = item;
+            let file = FileCommit { ino, extents, size, mtime, intents };
             self.metadata.commit(&Commit { objects: vec![record], files: vec![file] })?;
             self.sync().await?;
             remove(&folder, &path).map_err(|error| host("remove", &path, &error))?;
@@ -142,6 +151,7 @@ fn unsaved_items(file: &OpenFile) -> Vec<Item> {
         length: seal.length,
         extents: seal.extents.clone(),
         mtime: seal.mtime,
+        intents: seal.intents,
     };
     state.seals.iter().map(item).collect()
 }
@@ -226,6 +236,7 @@ fn encode(item: &Item) -> Bytes {
     bytes.put_i64_le(mtime.seconds);
     bytes.put_u32_le(mtime.nanos);
     bytes.put_u32_le(u32::from(item.mtime.is_some()));
+    bytes.put_u64_le(item.intents);
     for extent in &item.extents {
         bytes.put_u64_le(extent.offset);
         bytes.put_u32_le(extent.length);
@@ -248,7 +259,12 @@ fn read_item(path: &Path) -> Result<Item> {
 fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
     let body = whole.len().checked_sub(HASH)?;
     let hash: [u8; HASH] = whole[body..].try_into().ok()?;
-    if body < HEAD || whole[..8] != *MAGIC || blake3::hash(&whole[..body]) != blake3::Hash::from(hash) {
+    let head = match whole.first_chunk()? {
+        MAGIC => HEAD,
+        MAGIC_1 => HEAD_1,
+        _ => return None,
+    };
+    if body < head || blake3::hash(&whole[..body]) != blake3::Hash::from(hash) {
         return None;
     }
     let mut bytes = whole.slice(8..body);
@@ -257,6 +273,7 @@ fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
     let count = bytes.get_u32_le() as usize;
     let mtime = Time { seconds: bytes.get_i64_le(), nanos: bytes.get_u32_le() };
     let mtime = (bytes.get_u32_le() != 0).then_some(mtime);
+    let intents = if head == HEAD { bytes.get_u64_le() } else { 0 };
     if bytes.len() != count.checked_mul(EXTENT)? + length as usize || length == 0 {
         return None;
     }
@@ -268,7 +285,7 @@ fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
             object_offset: bytes.get_u32_le(),
         })
         .collect();
-    Some(Item { ino, id, bytes, length, extents, mtime })
+    Some(Item { ino, id, bytes, length, extents, mtime, intents })
 }
 
 fn host(verb: &str, path: &Path, error: &std::io::Error) -> Error {
@@ -289,6 +306,7 @@ mod tests {
             length: 10,
             extents,
             mtime: Some(Time { seconds: -1, nanos: 5 }),
+            intents: 7,
         }
     }
 
@@ -301,7 +319,7 @@ mod tests {
         let back = read_item(&paths[0]).unwrap();
         let was = item();
         assert_eq!((back.ino, back.id, back.bytes, back.length), (was.ino, was.id, was.bytes, was.length));
-        assert_eq!((back.extents, back.mtime), (was.extents, was.mtime));
+        assert_eq!((back.extents, back.mtime, back.intents), (was.extents, was.mtime, was.intents));
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl Budget {
         true
     }
 
+    /// Take bytes that are there already, whatever the limit.
+    pub fn charge(&self, bytes: u64) {
+        *self.used.lock() += bytes;
+    }
+
     /// Wait for bytes; false if there are not enough within `limit`.
     pub async fn take(&self, bytes: u64, limit: Duration) -> bool {
         let wait = async {

@@ -15,6 +15,10 @@ use crate::open_file::{OpenFile, Piece, Progress, Source};
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
 
+/// Up to so many bytes of a file an fsync lets the metadata carry, whole on every node that keeps the journal; what is more
+/// is cheaper in fragments, although these take a round of their own.
+const CARRIED: u64 = 32 << 10;
+
 /// What became of a write.
 #[derive(Debug)]
 pub enum Written {
@@ -220,7 +224,9 @@ impl Volume {
     /// # Errors
     /// As `flush`.
     pub async fn fsync(self: &Arc<Self>, ino: Ino) -> Result<()> {
-        if let Some(file) = self.file(ino) {
+        if let Some(file) = self.file(ino)
+            && !self.carry(&file)?
+        {
             self.save(&file, true).await?;
         }
         self.sync().await
@@ -239,7 +245,42 @@ impl Volume {
         .await
     }
 
+    /// Let the metadata carry what a file has to make durable, if that is little: one entry of the journal then makes it
+    /// so, and the bytes lie in an object later, together with others. False if there is too much, or some of it is
+    /// sealed already.
+    fn carry(&self, file: &OpenFile) -> Result<bool> {
+        let mut state = file.state();
+        if state.is_clean() || self.options.read_only {
+            return Ok(true);
+        }
+        if self.writable().is_err() {
+            return Ok(false);
+        }
+        let Some(intents) = state.to_carry(CARRIED) else { return Ok(false) };
+        if !intents.is_empty() {
+            self.metadata.put_intents(file.ino, &intents, state.mtime)?;
+            state.carried();
+        }
+        Ok(true)
+    }
+
+    /// Lay over files what intents carry of them: a mount that ended before it had sealed it left them.
+    pub(super) fn adopt_intents(&self, inos: &[Ino]) -> Result<()> {
+        for &ino in inos {
+            let inode = self.metadata.inode(ino)?;
+            let mut files = self.files.lock();
+            let fresh = || OpenFile::new(&inode, self.settings.code, self.settings.object_size);
+            let file = files.entry(ino).or_insert_with(|| Arc::new(fresh())).clone();
+            let bytes = file.state().adopt(self.metadata.intents(ino)?);
+            self.budget.charge(bytes);
+        }
+        Ok(())
+    }
+
     pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
         let (pending, upto) = {
             let mut state = file.state();
             let mut pending = state.rearm();

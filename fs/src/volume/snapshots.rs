@@ -190,22 +190,24 @@ impl Volume {
         let view = self.view(&snapshot, &pin).await?;
         let source = found(&*view, path)?.ok_or(Error::NotFound)?;
         let (metadata, name) = (self.metadata.clone(), name.to_vec());
-        let report = blocking::run(move || {
+        let (report, carried) = blocking::run(move || {
             let mut copy = Copy {
                 view: &*view,
                 metadata: &*metadata,
                 known: HashMap::new(),
+                carried: Vec::new(),
                 report: RestoreReport::default(),
             };
             copy.tree(source, directory, name)?;
-            Ok(copy.report)
+            Ok((copy.report, copy.carried))
         })
         .await?;
+        self.adopt_intents(&carried)?;
         self.journal_of_writer()?.sync().await?;
         Ok(report)
     }
 
-    fn journal_of_writer(&self) -> Result<&Arc<Journal>> {
+    pub(super) fn journal_of_writer(&self) -> Result<&Arc<Journal>> {
         self.journal.as_ref().ok_or(Error::ReadOnly)
     }
 
@@ -292,6 +294,8 @@ struct Copy<'s> {
     metadata: &'s dyn MetadataStore,
     /// What became of inodes with more than one name.
     known: HashMap<Ino, Ino>,
+    /// New files of which intents carry something.
+    carried: Vec<Ino>,
     report: RestoreReport,
 }
 
@@ -353,7 +357,7 @@ impl Copy<'_> {
         Ok(Some(ino))
     }
 
-    fn bytes(&self, source: &Inode, ino: Ino) -> Result<()> {
+    fn bytes(&mut self, source: &Inode, ino: Ino) -> Result<()> {
         let mut from = 0;
         loop {
             let page = self.view.objects_of(source.ino, from, EXTENTS)?;
@@ -362,7 +366,14 @@ impl Copy<'_> {
             from = last.range().end;
             self.metadata.revive(ino, &extents, from)?;
         }
-        self.metadata.revive(ino, &[], source.size)
+        self.metadata.revive(ino, &[], source.size)?;
+        // An fsync between what was sealed for the snapshot and the snapshot itself.
+        let intents = self.view.intents(source.ino)?;
+        if !intents.is_empty() {
+            self.metadata.put_intents(ino, &intents, None)?;
+            self.carried.push(ino);
+        }
+        Ok(())
     }
 
     fn set_times(&self, source: &Inode, ino: Ino) -> Result<()> {

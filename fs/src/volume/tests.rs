@@ -35,6 +35,7 @@ const NODES: usize = 5;
 
 mod elsewhere;
 mod fsck;
+mod intents;
 
 /// Nodes, and a volume on them that can be mounted again and again.
 struct Bench {

@@ -135,6 +135,23 @@ fn names_of_nothing_are_removed() {
 }
 
 #[test]
+fn bytes_that_cannot_be_carried_are_given_up() {
+    let carried = |ino: i64, offset: i64, length: i64| {
+        format!("INSERT INTO intent VALUES ({ino}, {offset}, {length}, 1, zeroblob(10));")
+    };
+    is_found_and_mended(&carried(77, 0, 10), &[(Intent, "inode 77 has 10 bytes carried from 0 on")]);
+    is_found_and_mended(&carried(SUB, 0, 10), &[(Intent, "/sub has 10 bytes carried")]);
+    is_found_and_mended(&carried(FILE, 395, 10), &[(Intent, "/sub/file has 10 bytes carried from 395 on")]);
+    is_found_and_mended(&carried(FILE, 0, 11), &[(Intent, "/sub/file has 11 bytes carried")]);
+    let twice = carried(FILE, 0, 10) + &carried(FILE, 9, 10);
+    let (_folder, store) =
+        is_found_and_mended(&twice, &[(Intent, "/sub/file has 10 bytes carried from 0 on")]);
+    assert_eq!(store.intents(Ino(FILE as u64)).unwrap().len(), 1);
+    let (_folder, store) = damaged(&carried(FILE, 0, 10));
+    assert_eq!(found(&store), []);
+}
+
+#[test]
 fn an_inode_that_lost_its_name_gets_one_in_lost_and_found() {
     let (_folder, store) = is_found_and_mended(
         "DELETE FROM entry WHERE ino = 6",

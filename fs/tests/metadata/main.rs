@@ -6,6 +6,7 @@ mod attributes;
 mod check;
 mod data;
 mod data_model;
+mod intents;
 mod names;
 mod names_model;
 mod objects;

@@ -224,7 +224,7 @@ fn another_format_is_refused_in_one_sentence() {
     let (_folder, path) = folder();
     drop(SqliteStore::open(&path).unwrap());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
-    let sentence = format!("{}: metadata format 9, but this program reads 3", path.display());
+    let sentence = format!("{}: metadata format 9, but this program reads 4", path.display());
     assert_eq!(refusal(&path), sentence);
 }
 
@@ -237,7 +237,7 @@ fn a_store_from_before_snapshots_is_brought_up_to_date() {
     write(&store, ino, 0, 1, 100);
     write(&store, ino, 0, 2, 100);
     drop(store);
-    let old = "DROP TABLE snapshot; DROP INDEX condemned; DROP INDEX kept; ALTER TABLE object DROP COLUMN kept; \
+    let old = "DROP TABLE intent; DROP TABLE snapshot; DROP INDEX condemned; DROP INDEX kept; ALTER TABLE object DROP COLUMN kept; \
                CREATE INDEX condemned ON object (live) WHERE live = 0; PRAGMA user_version = 2;";
     Connection::open(&path).unwrap().execute_batch(old).unwrap();
     let store = SqliteStore::open(&path).unwrap();

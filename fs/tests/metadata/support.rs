@@ -119,7 +119,7 @@ pub fn extent(offset: u64, length: u32, counter: u64, object_offset: u32) -> Ext
 }
 
 pub fn file_commit(ino: Ino, extents: &[Extent]) -> FileCommit {
-    FileCommit { ino, extents: extents.to_vec(), size: 0, mtime: None }
+    FileCommit { ino, extents: extents.to_vec(), size: 0, mtime: None, intents: 0 }
 }
 
 /// Write a whole new object at an offset of a file.

@@ -111,6 +111,12 @@ pub(super) const BAD_EXCEPTIONS: &str = "SELECT x.object, x.idx, o.code FROM exc
 pub(super) const WRONG_EXCEPTIONS: &str = "SELECT o.id, o.exceptions, coalesce(x.count, 0) FROM object o \
      LEFT JOIN (SELECT object, count(*) AS count FROM exception GROUP BY object) x ON x.object = o.id \
      WHERE o.exceptions <> coalesce(x.count, 0)";
+/// Intents of what is no file, beyond its end, over each other, or of another length than they say.
+pub(super) const BAD_INTENTS: &str = "SELECT t.ino, t.offset, t.length FROM intent t \
+     LEFT JOIN inode i ON i.ino = t.ino AND (i.mode & 61440) = 32768 \
+     WHERE i.ino IS NULL OR t.offset < 0 OR t.offset + t.length > i.size OR t.length <> length(t.bytes) \
+     OR t.length NOT BETWEEN 1 AND 65536 OR EXISTS (SELECT 1 FROM intent n WHERE n.ino = t.ino \
+     AND n.offset > t.offset AND n.offset < t.offset + t.length)";
 /// Extended attributes of nothing.
 pub(super) const STRAY_XATTRS: &str =
     "SELECT x.ino, x.name FROM xattr x LEFT JOIN inode i ON i.ino = x.ino WHERE i.ino IS NULL";
@@ -250,6 +256,11 @@ impl Check<'_> {
             }
             before = Some(laid);
             ControlFlow::Continue(())
+        })?;
+        self.each(BAD_INTENTS, FlawKind::Intent, |row| {
+            let (from, length): (i64, i64) = (row.get(1)?, row.get(2)?);
+            let what = format!("has {length} bytes carried from {from} on that cannot be so");
+            Ok((Place::Inode(row.get(0)?), None, what))
         })
     }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use common::wire::ObjectId;
 
+use super::intents;
 use super::objects;
 use super::rows::{self, InodeKey};
 use super::snapshots;
@@ -88,6 +89,7 @@ pub(super) fn copy_extents(
         .map(|extent| Extent { offset: extent.offset - source.start + target.start, ..extent })
         .collect();
     let mut live = Live::default();
+    intents::clip(change, to.0, target.clone(), u64::MAX)?;
     lay(change, &mut inode, target.clone(), &copied, &mut live)?;
     live.settle(change)?;
     if length > 0 {
@@ -97,7 +99,7 @@ pub(super) fn copy_extents(
     change.save(&inode)
 }
 
-fn range_at(start: u64, length: u64) -> Result<Range<u64>> {
+pub(super) fn range_at(start: u64, length: u64) -> Result<Range<u64>> {
     let end = start.checked_add(length).filter(|end| *end <= MAX_SIZE).ok_or(Error::TooLarge)?;
     Ok(start..end)
 }
@@ -137,7 +139,7 @@ pub(super) fn commit(change: &mut Change, commit: &Commit) -> Result<()> {
 pub(super) fn revive(change: &mut Change, ino: Ino, extents: &[Extent], size: u64) -> Result<()> {
     let mut known = Known { lengths: HashMap::new(), kept: true };
     let mut live = Live::default();
-    let part = FileCommit { ino, extents: extents.to_vec(), size, mtime: None };
+    let part = FileCommit { ino, extents: extents.to_vec(), size, mtime: None, intents: 0 };
     commit_file(change, &part, &mut known, &mut live)?;
     live.settle(change)
 }
@@ -158,7 +160,7 @@ pub(super) fn relocate(
         }
     }
     let replaced = extents.len();
-    let file = FileCommit { ino, extents, size: 0, mtime: None };
+    let file = FileCommit { ino, extents, size: 0, mtime: None, intents: 0 };
     commit(change, &Commit { objects: vec![object.clone()], files: vec![file] })?;
     Ok(replaced)
 }
@@ -174,6 +176,9 @@ fn commit_file(change: &mut Change, part: &FileCommit, known: &mut Known, live: 
     for extent in &part.extents {
         known.check(change.view, extent)?;
         lay(change, &mut inode, extent.range(), std::slice::from_ref(extent), live)?;
+        if part.intents > 0 {
+            intents::clip(change, part.ino, extent.range(), part.intents)?;
+        }
         inode.size = inode.size.max(extent.range().end);
     }
     inode.size = inode.size.max(part.size);
@@ -185,7 +190,7 @@ fn commit_file(change: &mut Change, part: &FileCommit, known: &mut Known, live: 
 }
 
 /// A regular file. `NotFound`, `IsDirectory`, `Invalid`.
-fn file(view: View, ino: Ino) -> Result<Inode> {
+pub(super) fn file(view: View, ino: Ino) -> Result<Inode> {
     let inode = view.inode(ino)?;
     match inode.kind() {
         libc::S_IFREG => Ok(inode),
@@ -196,6 +201,7 @@ fn file(view: View, ino: Ino) -> Result<Inode> {
 
 fn erase(change: &mut Change, inode: &mut Inode, range: Range<u64>) -> Result<()> {
     let mut live = Live::default();
+    intents::clip(change, inode.ino, range.clone(), u64::MAX)?;
     lay(change, inode, range, &[], &mut live)?;
     live.settle(change)
 }

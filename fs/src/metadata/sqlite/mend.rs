@@ -26,7 +26,7 @@ const LOST_AND_FOUND: &[u8] = b"lost+found";
 pub(super) type Step = fn(&mut Change, Time) -> Result<()>;
 
 /// All steps, in order.
-pub(super) const STEPS: [Step; 9] = [
+pub(super) const STEPS: [Step; 10] = [
     indexes,
     numbers,
     remove_names,
@@ -34,6 +34,7 @@ pub(super) const STEPS: [Step; 9] = [
     find_parents,
     name_the_lost,
     cut_extents,
+    drop_intents,
     attributes,
     count,
 ];
@@ -219,6 +220,16 @@ fn add_name(change: &mut Change, parent: i64, name: &[u8], ino: i64) -> Result<(
 fn cut_extents(change: &mut Change, _: Time) -> Result<()> {
     for (ino, (old, new)) in extents_to_cut(change)? {
         data::write_difference(change, Ino(ino as u64), &old, &new)?;
+    }
+    Ok(())
+}
+
+/// What cannot be laid over a file is carried no more.
+fn drop_intents(change: &mut Change, _: Time) -> Result<()> {
+    let bad: Vec<(i64, i64)> = change.rows(check::BAD_INTENTS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for (ino, offset) in bad {
+        change.run("DELETE FROM intent WHERE ino = ? AND offset = ?", (ino, offset))?;
+        change.note(&Record::NoIntent(Ino(ino as u64), offset as u64));
     }
     Ok(())
 }

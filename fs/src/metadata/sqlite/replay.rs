@@ -2,6 +2,7 @@
 
 use rusqlite::{Row, params};
 
+use super::intents;
 use super::objects;
 use super::outbox;
 use super::rows::{self, InodeKey};
@@ -17,7 +18,7 @@ use crate::metadata::{Exception, ObjectRecord};
 const CHUNK: usize = 4 << 20;
 
 /// Everything a volume is, for `apply` to begin from nothing.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "volume",
     "configuration",
     "inode",
@@ -25,6 +26,7 @@ const TABLES: [&str; 10] = [
     "target",
     "xattr",
     "extent",
+    "intent",
     "object",
     "exception",
     "snapshot",
@@ -81,6 +83,10 @@ pub(super) fn dump(view: View, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Res
     let extents = concat!("SELECT e.ino, ", rows::extent_columns!(), " FROM extent e");
     out.rows(view, extents, |row| {
         Ok([Some(Record::Extent(rows::ino(row, 0)?, rows::extent(row, 1)?)), None])
+    })?;
+    let intents = "SELECT ino, offset, number, bytes FROM intent";
+    out.rows(view, intents, |row| {
+        Ok([Some(Record::Intent(rows::ino(row, 0)?, intents::intent(row, 1)?)), None])
     })?;
     out.flush()?;
     Ok(last)
@@ -196,6 +202,11 @@ fn apply(change: &mut Change, record: &Record) -> Result<()> {
             let sql = "DELETE FROM extent WHERE ino = ? AND offset = ?";
             change.run(sql, (ino.key(), rows::offset(*offset)))?;
         }
+        Record::Intent(ino, intent) => intents::write(change, *ino, intent)?,
+        Record::NoIntent(ino, offset) => {
+            change
+                .run("DELETE FROM intent WHERE ino = ? AND offset = ?", (ino.key(), rows::offset(*offset)))?;
+        }
         Record::Object(object) => put_object(change, object)?,
         Record::Exceptions(id, exceptions) => {
             let Some(key) = rows::pack(*id) else { return Ok(()) };
@@ -255,6 +266,7 @@ fn delete_inode(change: &mut Change, ino: Ino) -> Result<()> {
         "DELETE FROM xattr WHERE ino = ?",
         "DELETE FROM target WHERE ino = ?",
         "DELETE FROM extent WHERE ino = ?",
+        "DELETE FROM intent WHERE ino = ?",
     ] {
         change.run(sql, [ino.key()])?;
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// `avid`: what tells a metadata store from any other SQLite database.
 const APPLICATION: i64 = 0x6176_6964;
 /// The format docs/metadata.md draws.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 const PAGE_BYTES: u32 = 4096;
 /// One process has the file, and its connections share the index of the -wal file in its memory. Without locks for
 /// other processes at each transaction a lookup takes half of the time and a change two thirds. The price is that
@@ -119,7 +119,8 @@ fn bring_up(db: &Connection) -> Result<()> {
     }
     match pragma(db, "user_version")? {
         FORMAT => Ok(()),
-        2 => Ok(db.execute_batch(FROM_2)?),
+        2 => Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} {FROM_3} COMMIT;"))?),
+        3 => Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_3} COMMIT;"))?),
         other => Err(Error::Store(format!("metadata format {other}, but this program reads {FORMAT}"))),
     }
 }
@@ -138,7 +139,6 @@ fn create(db: &Connection) -> Result<()> {
 
 /// Before snapshots.
 const FROM_2: &str = "
-BEGIN IMMEDIATE;
 ALTER TABLE object ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
 DROP INDEX condemned;
 CREATE INDEX condemned ON object (id) WHERE live = 0 AND kept = 0;
@@ -151,8 +151,19 @@ CREATE TABLE snapshot (
     next INTEGER NOT NULL,
     pin BLOB NOT NULL
 ) STRICT;
-PRAGMA user_version = 3;
-COMMIT;
+";
+
+/// Before intents.
+const FROM_3: &str = "
+CREATE TABLE intent (
+    ino INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    bytes BLOB NOT NULL,
+    PRIMARY KEY (ino, offset)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 4;
 ";
 
 const TABLES: &str = "
@@ -238,6 +249,15 @@ CREATE TABLE extent (
     length INTEGER NOT NULL CHECK (length > 0),
     object INTEGER NOT NULL,
     object_offset INTEGER NOT NULL,
+    PRIMARY KEY (ino, offset)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE intent (
+    ino INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    bytes BLOB NOT NULL,
     PRIMARY KEY (ino, offset)
 ) STRICT, WITHOUT ROWID;
 

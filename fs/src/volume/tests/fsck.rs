@@ -21,6 +21,7 @@ impl Bench {
         for (name, length, seed) in [("a", 2 * OBJECT as usize, 1), ("b", 1000, 2)] {
             let ino = create(&volume, name);
             write(&volume, ino, 0, &noise(length, seed)).await;
+            volume.flush(ino).await.unwrap();
             volume.fsync(ino).await.unwrap();
         }
         volume.stripe.settle().await;
