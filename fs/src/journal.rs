@@ -471,7 +471,8 @@ impl Journal {
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; `ReadOnly` once another mount has taken the volume over. What waits stays, and
     /// is tried again.
     pub async fn sync(&self) -> Result<()> {
-        if self.shown.lock().upto >= self.metadata.last_change() {
+        let is_done = |shown: &Shown| shown.problem.is_none() && shown.upto >= self.metadata.last_change();
+        if is_done(&self.shown.lock()) {
             return Ok(());
         }
         self.ask(Request::Sync).await
@@ -607,12 +608,8 @@ impl Spread {
 
 impl Writer {
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, interval: Duration) {
-        if let Err(error) = self.read_pins() {
-            // Whatever a snapshot may need stays, and nothing is written either.
-            self.show(Err(error));
-            return;
-        }
-        self.show(Ok(()));
+        let begun = self.read_pins();
+        self.show(begun);
         // At once the first time: whoever had the volume before must find that somebody else has it.
         let mut patience = Duration::ZERO;
         loop {
@@ -781,6 +778,8 @@ impl Writer {
     /// entry holds everything: they have nothing of what was before.
     async fn ship(&mut self) -> Result<()> {
         if !self.confirmed {
+            // Whatever a snapshot may need stays: until that is known nothing is written, and nothing let go of.
+            self.read_pins()?;
             // The newest entry may have reached too few nodes before a crash; what follows hangs on it.
             self.spread.due = !self.spread_entries().await?;
             self.confirmed = true;

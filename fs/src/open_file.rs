@@ -265,6 +265,13 @@ impl State {
         released
     }
 
+    /// The store has the file in this size, and nobody knows what else: what is remembered of it counts no more.
+    pub fn learn_anew(&mut self, stored_size: u64) {
+        let sealed = self.seals.iter().flat_map(|seal| &seal.extents).map(|extent| extent.range().end);
+        self.size = stored_size.max(self.dirty.end()).max(sealed.max().unwrap_or(0));
+        self.known = Known::default();
+    }
+
     /// Times were set by hand: bytes that are still on their way bring none of their own.
     pub fn keep_mtime(&mut self) {
         self.mtime = None;

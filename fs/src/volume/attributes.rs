@@ -3,7 +3,8 @@
 use super::Volume;
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
-use crate::metadata::AttributeChange;
+use crate::metadata::{AttributeChange, MetadataStore};
+use crate::open_file::State;
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
@@ -105,13 +106,29 @@ impl Volume {
             return Ok(());
         };
         let mut state = file.state();
-        self.metadata.truncate(ino, size, caller.now)?;
+        self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now))?;
         self.budget.give(state.truncate(size));
         state.keep_mtime();
         drop(state);
         self.drop_if_unused(&file);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// Change an open file in the store. What fails may have been done all the same, if only the answer was lost: then
+    /// the store says what the file is now.
+    pub(super) fn change_stored<T>(
+        &self,
+        ino: Ino,
+        state: &mut State,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<T>,
+    ) -> Result<T> {
+        let changed = change(&*self.metadata);
+        if changed.is_err() {
+            let stored_size = self.metadata.inode(ino).map_or(state.size, |inode| inode.size);
+            state.learn_anew(stored_size);
+        }
+        changed
     }
 
     /// An extended attribute's value.

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::{AccessTimes, Volume};
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, MAX_SIZE, Time};
-use crate::metadata::Commit;
+use crate::metadata::{Commit, MetadataStore};
 use crate::open_file::{OpenFile, Piece, Progress, Source};
 
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
@@ -406,15 +406,17 @@ impl Volume {
         let mut state = file.state();
         let inside = range.start..range.end.min(state.size);
         if !inside.is_empty() {
-            let stored = self.metadata.punch(ino, inside.clone(), caller.now)?;
+            let punch = |store: &dyn MetadataStore| store.punch(ino, inside.clone(), caller.now);
+            let stored = self.change_stored(ino, &mut state, punch)?;
             if stored.size < state.size {
                 // Bytes cut away here may be the ones that made the file as long as it is.
-                self.metadata.truncate(ino, state.size, caller.now)?;
+                let size = state.size;
+                self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now))?;
             }
             self.budget.give(state.clip(inside));
         }
         if !keep_size && range.end > state.size {
-            self.metadata.truncate(ino, range.end, caller.now)?;
+            self.change_stored(ino, &mut state, |store| store.truncate(ino, range.end, caller.now))?;
             state.size = range.end;
             state.forget_extents();
         }
@@ -434,7 +436,7 @@ impl Volume {
         self.check_room_for(&file, range.clone())?;
         let mut state = file.state();
         if !keep_size && range.end > state.size {
-            self.metadata.truncate(ino, range.end, caller.now)?;
+            self.change_stored(ino, &mut state, |store| store.truncate(ino, range.end, caller.now))?;
             state.size = range.end;
             state.forget_extents();
         }
@@ -470,7 +472,8 @@ impl Volume {
         }
         let target = self.opened(to.0)?;
         let mut state = target.state();
-        self.metadata.copy_extents(from, to, length, caller.now)?;
+        let copy = |store: &dyn MetadataStore| store.copy_extents(from, to, length, caller.now);
+        self.change_stored(to.0, &mut state, copy)?;
         self.budget.give(state.clip(to.1..to.1 + length));
         state.size = state.size.max(to.1 + length);
         drop(state);

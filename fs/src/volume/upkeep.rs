@@ -198,17 +198,28 @@ impl Volume {
                 }
             }
             let (early, due) = self.sort_out(self.stripe.take_placement_changes());
-            for (object, exceptions) in due {
-                if let Err(error) = self.metadata.set_exceptions(object, &exceptions) {
-                    tracing::error!(%object, %error, "a placement could not be written down");
-                }
-            }
+            let failed = self.write_placements(due);
             self.forget_extents();
-            if !early.is_empty() {
+            // One that is not written down makes a fragment be looked for where it is not, and missed by nobody.
+            let patience = if failed.is_empty() { COMMIT_TIME } else { TICK };
+            if !early.is_empty() || !failed.is_empty() {
                 self.stripe.keep_placement_changes(early);
-                tokio::time::sleep(COMMIT_TIME).await;
+                self.stripe.keep_placement_changes(failed);
+                tokio::time::sleep(patience).await;
             }
         }
+    }
+
+    /// Returns those that could not be written down.
+    fn write_placements(&self, changes: Vec<PlacementChange>) -> Vec<PlacementChange> {
+        let write = |(object, exceptions): &PlacementChange| {
+            let written = self.metadata.set_exceptions(*object, exceptions);
+            if let Err(error) = &written {
+                tracing::error!(%object, %error, "a placement could not be written down yet");
+            }
+            written.is_ok()
+        };
+        changes.into_iter().filter(|change| !write(change)).collect()
     }
 
     /// A fragment is not where it should be: it is nowhere, until it is rebuilt at home.

@@ -9,6 +9,7 @@ use avidfs::metadata::{NewInode, RenameMode};
 use avidfs::volume::{SetAttributes, Volume};
 use bytes::Bytes;
 
+use crate::failing_store::is_by_test;
 use crate::fate::Fate;
 use crate::model::{FileId, Loss, Model, Node};
 
@@ -33,7 +34,7 @@ fn is_excused(error: &Error) -> bool {
             | Error::Unreadable { .. }
             | Error::ReadOnly
             | Error::NoSpace(_)
-    )
+    ) || is_by_test(error)
 }
 
 impl Client {
@@ -50,8 +51,8 @@ impl Client {
         match self.fate.below(100) {
             0..12 => self.create(volume),
             12..36 => self.write(volume).await,
-            36..42 => self.truncate(volume),
-            42..47 => self.punch(volume),
+            36..42 => self.truncate(volume).await,
+            42..47 => self.punch(volume).await,
             47..55 => self.rename(volume),
             55..60 => self.unlink(volume),
             60..64 => self.make_directory(volume),
@@ -113,7 +114,7 @@ impl Client {
         let new = NewInode { mode: libc::S_IFREG | 0o644, ..NewInode::default() };
         let made = volume.create(directory, name, new, 0, CALLER);
         self.note(&format!("create {path}"), &made);
-        if let Ok(inode) = made {
+        if let Ok(inode) = made.or_else(|_| volume.lookup(directory, name)) {
             let file = self.model.new_file(inode.ino);
             self.model.change(|tree| tree.insert(path.to_owned(), Node::File(file)));
         }
@@ -156,29 +157,27 @@ impl Client {
         }
     }
 
-    fn truncate(&mut self, volume: &Volume) {
+    async fn truncate(&mut self, volume: &Arc<Volume>) {
         let Some((path, _)) = self.any_file() else { return };
         let size = self.fate.below(LARGEST);
-        self.truncate_at(volume, &path, size);
+        self.truncate_at(volume, &path, size).await;
     }
 
-    pub fn truncate_at(&mut self, volume: &Volume, path: &str, size: u64) {
+    pub async fn truncate_at(&mut self, volume: &Arc<Volume>, path: &str, size: u64) {
         let file = self.file(path);
         let set = SetAttributes { size: Some(size), ..SetAttributes::default() };
-        let outcome = volume.set_attributes(self.model.ino(file), &set, CALLER);
+        let outcome = volume.set_attributes(self.model.ino(file), &set, CALLER).map(drop);
         self.note(&format!("truncate {path} to {size}"), &outcome);
-        if outcome.is_ok() {
-            self.model.write(file, |bytes| bytes.resize(size as usize, 0));
-        }
+        self.changed(volume, file, outcome, |bytes| bytes.resize(size as usize, 0)).await;
     }
 
-    fn punch(&mut self, volume: &Volume) {
+    async fn punch(&mut self, volume: &Arc<Volume>) {
         let Some((path, _)) = self.any_file() else { return };
         let (offset, length) = (self.fate.below(LARGEST), 1 + self.fate.below(6000));
-        self.punch_at(volume, &path, offset, length);
+        self.punch_at(volume, &path, offset, length).await;
     }
 
-    pub fn punch_at(&mut self, volume: &Volume, path: &str, offset: u64, length: u64) {
+    pub async fn punch_at(&mut self, volume: &Arc<Volume>, path: &str, offset: u64, length: u64) {
         let file = self.file(path);
         let ino = self.model.ino(file);
         let outcome = volume.open_file(ino).and_then(|()| {
@@ -187,11 +186,33 @@ impl Client {
             punched
         });
         self.note(&format!("punch {path} {offset}+{length}"), &outcome);
-        if outcome.is_ok() {
-            self.model.write(file, |bytes| {
-                let end = (offset + length).min(bytes.len() as u64) as usize;
-                bytes[(offset as usize).min(end)..end].fill(0);
-            });
+        let punch = |bytes: &mut Vec<u8>| {
+            let end = (offset + length).min(bytes.len() as u64) as usize;
+            bytes[(offset as usize).min(end)..end].fill(0);
+        };
+        self.changed(volume, file, outcome, punch).await;
+    }
+
+    /// A file's bytes were changed, or not: where the store failed only the volume can say.
+    async fn changed(
+        &mut self,
+        volume: &Arc<Volume>,
+        file: FileId,
+        outcome: Result<()>,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) {
+        match outcome {
+            Ok(()) => self.model.write(file, change),
+            Err(error) if is_by_test(&error) => {
+                let before = self.model.bytes(file).to_vec();
+                self.model.write(file, change);
+                let found = read(volume, self.model.ino(file), 0, 1 << 20).await.expect("it fails only once");
+                if found != self.model.bytes(file) {
+                    assert!(found == before, "half a change");
+                    self.model.undo(file);
+                }
+            }
+            Err(_) => {}
         }
     }
 
@@ -209,7 +230,8 @@ impl Client {
         }
         let outcome = volume.rename(source, target, RenameMode::Replace, CALLER);
         self.note(&format!("rename {from} to {to}"), &outcome);
-        if outcome.is_ok() {
+        let is_moved = || volume.lookup(source.0, source.1).is_err();
+        if outcome.is_ok() || is_moved() {
             self.model.change(|tree| {
                 tree.remove(from);
                 tree.insert(to.to_owned(), Node::File(moved))
@@ -236,7 +258,7 @@ impl Client {
         let Some((directory, name)) = self.place(path) else { return };
         let outcome = volume.unlink(directory, name, CALLER);
         self.note(&format!("unlink {path}"), &outcome);
-        if outcome.is_ok() {
+        if outcome.is_ok() || volume.lookup(directory, name).is_err() {
             let gone = self.model.tree().get(path).copied();
             self.model.change(|tree| tree.remove(path));
             self.forget_if_gone(volume, gone);
@@ -251,7 +273,7 @@ impl Client {
         let new = NewInode { mode: libc::S_IFDIR | 0o755, ..NewInode::default() };
         let made = volume.create(ROOT, path.as_bytes(), new, 0, CALLER);
         self.note(&format!("mkdir {path}"), &made);
-        if let Ok(inode) = made {
+        if let Ok(inode) = made.or_else(|_| volume.lookup(ROOT, path.as_bytes())) {
             self.model.change(|tree| tree.insert(path.to_owned(), Node::Directory(inode.ino)));
         }
     }
@@ -265,7 +287,7 @@ impl Client {
         }
         let outcome = volume.rmdir(ROOT, path.as_bytes(), CALLER);
         self.note(&format!("rmdir {path}"), &outcome);
-        if outcome.is_ok() {
+        if outcome.is_ok() || volume.lookup(ROOT, path.as_bytes()).is_err() {
             self.model.change(|tree| tree.remove(path));
         }
     }
@@ -279,7 +301,7 @@ impl Client {
         }
         let outcome = volume.link(self.model.ino(file), directory, name, CALLER);
         self.note(&format!("link {from} as {to}"), &outcome);
-        if outcome.is_ok() {
+        if outcome.is_ok() || volume.lookup(directory, name).is_ok() {
             self.model.change(|tree| tree.insert(to, Node::File(file)));
         }
     }

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use avidfs::transport::faulty::Fault;
+use avidfs::volume::FsckWish;
 use tokio::time::sleep;
 
 use crate::client::Client;
+use crate::failing_store::{Moment, StoreFaults};
 use crate::fate::Fate;
 use crate::model::Loss;
 use crate::repeatable;
@@ -22,6 +24,8 @@ pub enum Failing {
     Request(u64, Fault),
     /// The nth act of any node's disk.
     Disk(u64),
+    /// The nth call of the metadata store.
+    Store(u64, Moment),
 }
 
 /// Live with one failure; how many things could have failed. Panics with the trace.
@@ -44,14 +48,20 @@ struct Life {
     client: Client,
     mount: Mount,
     acts: Arc<AtomicU64>,
+    store: Arc<StoreFaults>,
     failing: Failing,
 }
 
 impl Life {
     async fn begin(fate: Fate, failing: Failing) -> Life {
         let mut world = World::new(fate.clone());
-        let mount = world.mount(0, false).await.expect("everything is well");
-        mount.volume.sync().await.expect("everything is well");
+        let store = match failing {
+            Failing::Store(nth, moment) => StoreFaults::new(fate.clone(), nth, moment),
+            _ => StoreFaults::new(fate.clone(), u64::MAX, Moment::Before),
+        };
+        world.store_faults = Some(store.clone());
+        let mount = mounted(&mut world).await;
+        assert!(mount.volume.sync().await.is_ok() || mount.volume.sync().await.is_ok());
         let acts = Arc::new(AtomicU64::new(0));
         match failing {
             Failing::Request(nth, fault) => fate.fail_request(nth, fault),
@@ -62,40 +72,50 @@ impl Life {
                     _ => Ok(()),
                 });
             }),
+            Failing::Store(..) => {}
         }
-        Life { world, client: Client::new(fate), mount, acts, failing }
+        Life { world, client: Client::new(fate), mount, acts, store, failing }
     }
 
     async fn tell(mut self) -> u64 {
         self.files().await;
         self.nodes().await;
-        let count = match self.failing {
-            Failing::Request(..) => self.client.fate.requests(),
-            Failing::Disk(_) => self.acts.load(Ordering::SeqCst),
-        };
+        let (requests, acts) = (self.client.fate.requests(), self.acts.load(Ordering::SeqCst));
         self.look().await;
-        count
+        self.check().await;
+        match self.failing {
+            Failing::Request(..) => requests,
+            Failing::Disk(_) => acts,
+            Failing::Store(..) => self.store.calls(),
+        }
     }
 
     /// Everything a client does. What fails is not acknowledged, and tried once more where it is an fsync.
     async fn files(&mut self) {
         let volume = self.mount.volume.clone();
-        let client = &mut self.client;
-        client.create_at(&volume, "a");
-        client.write_at(&volume, "a", 0, 9000).await;
-        let _retried = client.fsync_at(&volume, "a").await || client.fsync_at(&volume, "a").await;
-        client.write_at(&volume, "a", 1000, 500).await;
-        client.truncate_at(&volume, "a", 7000);
-        client.punch_at(&volume, "a", 2000, 3000);
-        client.create_at(&volume, "b");
-        client.write_at(&volume, "b", 100, 5000).await;
-        client.fsync_at(&volume, "b").await;
-        client.rename_to(&volume, "b", "a");
-        client.fsync_at(&volume, "a").await;
-        client.create_at(&volume, "c");
-        client.write_at(&volume, "c", 0, 3000).await;
-        client.fsync_at(&volume, "c").await;
-        client.unlink_at(&volume, "c");
+        self.create("a");
+        self.client.write_at(&volume, "a", 0, 9000).await;
+        let _retried = self.client.fsync_at(&volume, "a").await || self.client.fsync_at(&volume, "a").await;
+        self.client.write_at(&volume, "a", 1000, 500).await;
+        self.client.truncate_at(&volume, "a", 7000).await;
+        self.client.punch_at(&volume, "a", 2000, 3000).await;
+        self.create("b");
+        self.client.write_at(&volume, "b", 100, 5000).await;
+        self.client.fsync_at(&volume, "b").await;
+        self.client.rename_to(&volume, "b", "a");
+        self.client.fsync_at(&volume, "a").await;
+        self.client.truncate_at(&volume, "a", 4500).await;
+        self.client.punch_at(&volume, "a", 200, 3000).await;
+        self.client.fsync_at(&volume, "a").await;
+        self.create("c");
+        self.client.write_at(&volume, "c", 0, 3000).await;
+        self.client.fsync_at(&volume, "c").await;
+        self.client.unlink_at(&volume, "c");
+    }
+
+    /// Tried once more, as nothing else can be done without it.
+    fn create(&mut self, path: &str) {
+        (0..2).for_each(|_| self.client.create_at(&self.mount.volume, path));
     }
 
     /// Handoff while nodes are down, the move home, a node that forgot, compaction and garbage.
@@ -107,7 +127,7 @@ impl Life {
         self.client.fsync_at(&volume, "a").await;
         self.world.start_nodes();
         sleep(Duration::from_secs(6)).await;
-        self.client.create_at(&volume, "d");
+        self.create("d");
         self.client.write_at(&volume, "d", 0, 5000).await;
         let _flushed = volume.flush(avidfs::inode::ROOT).await;
         self.world.stop_node(1, true).await;
@@ -116,7 +136,8 @@ impl Life {
         self.client.fsync_at(&volume, "d").await;
         self.world.tend();
         let _collected = volume.collect_garbage(false).await;
-        self.client.fsync_at(&volume, "a").await;
+        let synced = self.client.fsync_at(&volume, "a").await || self.client.fsync_at(&volume, "a").await;
+        assert!(synced, "what failed once keeps failing");
     }
 
     /// After a crash and after the loss of everything that was not flushed, the state folder included.
@@ -134,11 +155,25 @@ impl Life {
     }
 
     async fn again(&mut self, loss: Loss) {
-        let mounted = match self.world.mount(0, false).await {
-            Err(_) => self.world.mount(0, false).await,
-            mounted => mounted,
-        };
-        self.mount = mounted.unwrap_or_else(|refused| panic!("{refused:?}"));
+        self.mount = mounted(&mut self.world).await;
+        self.store.pause(true);
         self.client.adopt(&self.mount.volume, loss).await;
+        self.store.pause(false);
     }
+
+    /// The metadata agrees with itself and with the journal, and everything it names is on the nodes.
+    async fn check(&mut self) {
+        self.store.pause(true);
+        let found = self.mount.volume.fsck(FsckWish::default()).await.expect("everything is well");
+        assert!(found.problems.is_empty() && found.journal.contains("the same"), "{found:#?}");
+    }
+}
+
+/// What fails once may keep it from being mounted once.
+async fn mounted(world: &mut World) -> Mount {
+    let mounted = match world.mount(0, false).await {
+        Err(_) => world.mount(0, false).await,
+        mounted => mounted,
+    };
+    mounted.unwrap_or_else(|refused| panic!("{refused:?}"))
 }

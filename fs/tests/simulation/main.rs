@@ -6,6 +6,7 @@
 
 mod client;
 mod fail_at_n;
+mod failing_store;
 mod fate;
 mod model;
 mod repeatable;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use avidfs::transport::faulty::Fault;
 use avidfs_tests::seed;
 use fail_at_n::Failing;
+use failing_store::Moment;
 
 /// Seeds of a run of scripts/test.sh, and of one round of scripts/soak.sh.
 const SEEDS: (u64, u64) = (100, 1000);
@@ -73,6 +75,28 @@ fn a_nodes_disk_that_fails_once_takes_nothing_that_was_acknowledged() {
     assert!(acts > 100, "{acts} acts");
     on_all_cores(0..acts, |act| {
         fail_at_n::live(Failing::Disk(act));
+    });
+}
+
+/// A journal that could not read what snapshots need, once, was not written any more: every fsync failed until the next
+/// mount.
+#[test]
+fn a_metadata_store_that_fails_once_takes_nothing_that_was_acknowledged() {
+    let calls = fail_at_n::live(Failing::Store(u64::MAX, Moment::Before));
+    assert!(calls > 100, "{calls} calls");
+    on_all_cores(0..calls, |call| {
+        fail_at_n::live(Failing::Store(call, Moment::Before));
+    });
+}
+
+/// A file that had been truncated, punched or moved to another object all the same went on being read by what was
+/// remembered of it: at its old size, or from objects that were deleted meanwhile.
+#[test]
+fn a_metadata_store_whose_answer_is_lost_takes_nothing_that_was_acknowledged() {
+    let calls = fail_at_n::live(Failing::Store(u64::MAX, Moment::After));
+    assert!(calls > 30, "{calls} calls that change something");
+    on_all_cores(0..calls, |call| {
+        fail_at_n::live(Failing::Store(call, Moment::After));
     });
 }
 

@@ -25,6 +25,7 @@ use ed25519_dalek::SigningKey;
 use shardd::{Limits, ModelledDisk, Store, StoreOptions};
 use tempfile::TempDir;
 
+use crate::failing_store::{FailingStore, StoreFaults};
 use crate::fate::{Fate, Line};
 
 pub const NODES: usize = 5;
@@ -41,6 +42,8 @@ pub struct World {
     nodes: Vec<Option<Arc<Store>>>,
     network: Arc<InProcessTransport>,
     pub hosts: Vec<Host>,
+    /// What befalls the stores of mounts.
+    pub store_faults: Option<Arc<StoreFaults>>,
 }
 
 /// A state folder, and what is known of its disk.
@@ -91,7 +94,8 @@ impl World {
         let network = Arc::new(InProcessTransport::new([]));
         let host = |mount| Host { mount: MountId([mount; 16]), database: None, synced: 0, copies: 0 };
         let nodes = vec![None; NODES];
-        let mut world = World { fate, folder, disks, nodes, network, hosts: vec![host(1), host(2)] };
+        let hosts = vec![host(1), host(2)];
+        let mut world = World { fate, folder, disks, nodes, network, hosts, store_faults: None };
         for node in 0..NODES {
             world.found(node);
             world.start_node(node);
@@ -255,18 +259,26 @@ impl World {
         if self.has_metadata(host) {
             self.keep_database(host);
             let path = self.hosts[host].database.clone().unwrap();
-            return Ok(Arc::new(SqliteStore::open(&path)?));
+            return self.open_database(&path);
         }
         self.fate.note(&format!("host {host} recovers"));
         let chain = reader.read(Some(&key().verifying_key())).await?;
         let chain = chain.ok_or_else(|| other("the pool holds nothing of the journal"))?;
         self.hosts[host].copies += 1;
         let path = self.folder.path().join(format!("host{host}-{}.db", self.hosts[host].copies));
-        let store: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(&path)?);
+        let store = self.open_database(&path)?;
         journal::restore(&store, reader, &chain, &|_, _| ()).await?;
         self.hosts[host].database = Some(path);
         self.mark_synced(host);
         Ok(store)
+    }
+
+    fn open_database(&self, path: &Path) -> Result<Arc<dyn MetadataStore>, Refused> {
+        let store: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(path)?);
+        Ok(match self.store_faults.clone() {
+            Some(faults) => Arc::new(FailingStore { store, faults }),
+            None => store,
+        })
     }
 
     /// Mount, as the daemon does it.
