@@ -35,10 +35,6 @@ use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay, Snapsh
 use crate::pool::PoolEvent;
 use crate::stripe::{Stripe, pad};
 
-/// A checkpoint is worth its bytes when the entries since the last one have at least so many.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
-/// And at the latest after so many entries, which are read one by one.
-const CHECKPOINT_ENTRIES: u64 = 4096;
 /// An entry that no node has room for as data may have a block of so many bytes inline.
 const LARGEST_INLINE: usize = 4 << 20;
 
@@ -61,6 +57,23 @@ pub struct JournalOptions {
     pub configuration: Configuration,
     /// How long a change may wait.
     pub interval: Duration,
+    /// When everything is written anew.
+    pub checkpoints: Checkpoints,
+}
+
+/// When a checkpoint is worth its bytes: when the entries since the last one hold more than it does, and enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoints {
+    /// They have at least so many bytes.
+    pub bytes: u64,
+    /// And at the latest after so many entries, which are read one by one.
+    pub entries: u64,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Checkpoints {
+        Checkpoints { bytes: 4 << 20, entries: 4096 }
+    }
 }
 
 /// How far the journal is.
@@ -133,7 +146,7 @@ impl Position {
     fn at(chain: &Chain) -> Position {
         let mut position = Position { before: chain.stale.clone(), ..Position::default() };
         for signed in &chain.entries {
-            position.step(signed);
+            let _before = position.step(signed);
         }
         position
     }
@@ -160,14 +173,16 @@ impl Position {
         }
     }
 
-    fn step(&mut self, signed: &Signed) {
+    /// Go on to the next entry. Returns the entries and parts that nobody needs for what is there now.
+    fn step(&mut self, signed: &Signed) -> (Vec<Place>, Vec<ObjectRecord>) {
+        let mut before = (Vec::new(), Vec::new());
         let entry = &signed.entry;
         let bytes =
             entry.parts.iter().map(|part| u64::from(part.length)).sum::<u64>() + entry.inline.len() as u64;
         if entry.is_checkpoint() {
             (self.checkpoint, self.checkpoint_bytes, self.bytes) = (entry.place.sequence, bytes, 0);
             self.anew = false;
-            (self.parts, self.places) = (Vec::new(), Vec::new());
+            before = (std::mem::take(&mut self.places), std::mem::take(&mut self.parts));
         } else {
             self.bytes += bytes;
         }
@@ -176,11 +191,11 @@ impl Position {
         (self.digest, self.upto) = (signed.digest, entry.upto);
         self.parts.extend(entry.parts.iter().cloned());
         self.places.push(entry.place);
+        before
     }
 
-    fn wants_checkpoint(&self) -> bool {
-        self.bytes > self.checkpoint_bytes.max(CHECKPOINT_BYTES)
-            || self.sequence - self.checkpoint > CHECKPOINT_ENTRIES
+    fn wants_checkpoint(&self, due: Checkpoints) -> bool {
+        self.bytes > self.checkpoint_bytes.max(due.bytes) || self.sequence - self.checkpoint > due.entries
     }
 }
 
@@ -633,7 +648,7 @@ impl Writer {
                 self.spread_when_due().await;
             }
             if outcome.is_ok()
-                && self.position.wants_checkpoint()
+                && self.position.wants_checkpoint(self.options.checkpoints)
                 && let Err(error) = self.checkpoint().await
             {
                 tracing::warn!(%error, "a checkpoint of the journal has to wait");
@@ -819,11 +834,7 @@ impl Writer {
                 return Err(error);
             }
         };
-        let entry = self.entry(upto, true, parts, inline);
-        let (parts, places) = (self.position.parts.clone(), self.position.places.clone());
-        self.put(entry).await?;
-        self.let_go(places, parts).await;
-        Ok(())
+        self.put(self.entry(upto, true, parts, inline)).await
     }
 
     /// Store all there is in blocks, and flush what it names; returns the number of the last change in it.
@@ -872,10 +883,15 @@ impl Writer {
         let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
         let kept = self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
         let before = self.position.head();
-        self.position.step(signed);
+        let (places, parts) = self.position.step(signed);
         self.position.kept_by(&kept, before);
         self.unsent = None;
-        self.metadata.shipped(self.position.upto, &remembered(&self.position))
+        let noted = self.metadata.shipped(self.position.upto, &remembered(&self.position));
+        // It counts from now on, also where the store cannot write that down.
+        if !places.is_empty() {
+            self.let_go(places, parts).await;
+        }
+        noted
     }
 
     async fn store_block(&self, block: Vec<u8>) -> Result<Stored> {

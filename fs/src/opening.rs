@@ -14,7 +14,7 @@ use crate::host;
 use crate::inode::Time;
 use crate::journal::chain::Reader;
 use crate::journal::key::VolumeKey;
-use crate::journal::{self, Journal, JournalOptions, Position};
+use crate::journal::{self, Checkpoints, Journal, JournalOptions, Position};
 use crate::lease::{Applicant, Denied, Lease};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{Configuration, MetadataStore, VolumeSettings};
@@ -420,6 +420,7 @@ fn journal(
         mount: opened.state.mount_id()?,
         configuration: opened.configuration.clone(),
         interval: config.metadata_interval,
+        checkpoints: Checkpoints::default(),
     };
     let (store, position) = (opened.store.clone(), opened.position.clone());
     Ok((!config.read_only).then(|| Journal::start(store, stripe.clone(), key.clone(), position, options)))

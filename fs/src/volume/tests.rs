@@ -20,7 +20,7 @@ use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, ROOT, Time};
 use crate::journal::chain::Reader;
-use crate::journal::{self, Journal, JournalOptions};
+use crate::journal::{self, Checkpoints, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;
 use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
 use crate::open_file::{Progress, Seal};
@@ -149,6 +149,7 @@ impl Bench {
             mount: self.mount,
             configuration,
             interval: Duration::from_millis(100),
+            checkpoints: Checkpoints::default(),
         };
         let journal = Journal::start(self.metadata.clone(), stripe.clone(), key, position, journal_options);
         Volume::open(self.metadata.clone(), stripe, pool, Some(journal), options).await

@@ -367,6 +367,26 @@ impl Client {
         }
     }
 
+    /// Read all of a file that is open; whether that went.
+    pub async fn read_at(&self, volume: &Arc<Volume>, path: &str) -> bool {
+        let file = self.file(path);
+        let read = volume.read(self.model.ino(file), 0, 1 << 20).await;
+        self.note(&format!("read {path}"), &read);
+        if let Ok(read) = read {
+            assert!(read.concat() == self.model.bytes(file), "{path} has other bytes");
+            return true;
+        }
+        false
+    }
+
+    pub fn bytes_of(&self, path: &str) -> Vec<u8> {
+        self.model.bytes(self.file(path)).to_vec()
+    }
+
+    pub fn ino_of(&self, path: &str) -> Ino {
+        self.model.ino(self.file(path))
+    }
+
     async fn read(&mut self, volume: &Arc<Volume>) {
         let Some((path, file)) = self.any_file() else { return };
         let (offset, length) = (self.fate.below(LARGEST), 1 + self.fate.below(LARGEST));

@@ -1,11 +1,14 @@
 //! One short life of a volume, over and over: in the nth run the nth thing that can fail does, once. How many there are
 //! is counted in a run in which nothing fails.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use avidfs::inode::ROOT;
+use avidfs::journal::Checkpoints;
 use avidfs::transport::faulty::Fault;
 use avidfs::volume::FsckWish;
 use tokio::time::sleep;
@@ -28,8 +31,21 @@ pub enum Failing {
     Store(u64, Moment),
 }
 
-/// Live with one failure; how many things could have failed. Panics with the trace.
-pub fn live(failing: Failing) -> u64 {
+/// What there was in a life.
+#[derive(Clone, Debug, Default)]
+pub struct Lived {
+    /// Things that could have failed.
+    pub count: u64,
+    /// Sequences of the checkpoints there were at one time or another.
+    pub checkpoints: BTreeSet<u64>,
+    /// Entries from before the last checkpoint that a snapshot kept.
+    pub pinned: usize,
+    /// Extents that compaction moved.
+    pub moved: u64,
+}
+
+/// Live with one failure. Panics with the trace.
+pub fn live(failing: Failing) -> Lived {
     let shared = Arc::new(std::sync::Mutex::new(None));
     let keep = shared.clone();
     let lived = repeatable::run(1, move || async move {
@@ -50,7 +66,16 @@ struct Life {
     acts: Arc<AtomicU64>,
     store: Arc<StoreFaults>,
     failing: Failing,
+    lived: Lived,
+    /// What a snapshot has to have of `a`.
+    kept: Option<Vec<u8>>,
 }
+
+/// So low that a few files make a new one.
+const CHECKPOINTS: Checkpoints = Checkpoints { bytes: 1500, entries: 3 };
+const KEPT: &str = "kept";
+const GIVEN_UP: &str = "given-up";
+const SNAPSHOTS: [&str; 2] = [KEPT, GIVEN_UP];
 
 impl Life {
     async fn begin(fate: Fate, failing: Failing) -> Life {
@@ -60,6 +85,7 @@ impl Life {
             _ => StoreFaults::new(fate.clone(), u64::MAX, Moment::Before),
         };
         world.store_faults = Some(store.clone());
+        world.checkpoints = CHECKPOINTS;
         let mount = mounted(&mut world).await;
         assert!(mount.volume.sync().await.is_ok() || mount.volume.sync().await.is_ok());
         let acts = Arc::new(AtomicU64::new(0));
@@ -74,20 +100,32 @@ impl Life {
             }),
             Failing::Store(..) => {}
         }
-        Life { world, client: Client::new(fate), mount, acts, store, failing }
+        Life {
+            world,
+            client: Client::new(fate),
+            mount,
+            acts,
+            store,
+            failing,
+            lived: Lived::default(),
+            kept: None,
+        }
     }
 
-    async fn tell(mut self) -> u64 {
+    async fn tell(mut self) -> Lived {
         self.files().await;
+        self.snapshots().await;
         self.nodes().await;
+        self.compaction().await;
         let (requests, acts) = (self.client.fate.requests(), self.acts.load(Ordering::SeqCst));
         self.look().await;
         self.check().await;
-        match self.failing {
+        self.lived.count = match self.failing {
             Failing::Request(..) => requests,
             Failing::Disk(_) => acts,
             Failing::Store(..) => self.store.calls(),
-        }
+        };
+        self.lived
     }
 
     /// Everything a client does. What fails is not acknowledged, and tried once more where it is an fsync.
@@ -118,7 +156,40 @@ impl Life {
         (0..2).for_each(|_| self.client.create_at(&self.mount.volume, path));
     }
 
-    /// Handoff while nodes are down, the move home, a node that forgot, compaction and garbage.
+    /// The journal is written anew again and again, while snapshots keep what was before; one of them is given up.
+    async fn snapshots(&mut self) {
+        let volume = self.mount.volume.clone();
+        for name in SNAPSHOTS {
+            let bytes = self.client.bytes_of("a");
+            let _retried =
+                volume.take_snapshot(name).await.is_ok() || volume.take_snapshot(name).await.is_ok();
+            if name == KEPT && self.snapshots_taken().iter().any(|taken| taken == name) {
+                self.kept = Some(bytes);
+            }
+            self.overwrite("a", 4).await;
+        }
+        let _retried =
+            volume.delete_snapshot(GIVEN_UP).await.is_ok() || volume.delete_snapshot(GIVEN_UP).await.is_ok();
+        self.overwrite("a", 4).await;
+    }
+
+    fn snapshots_taken(&self) -> Vec<String> {
+        let listed = || self.mount.volume.list_snapshots();
+        let listed = listed().or_else(|_| listed()).expect("it fails only once");
+        listed.into_iter().filter(|snapshot| snapshot.entry.is_some()).map(|snapshot| snapshot.name).collect()
+    }
+
+    /// So many entries of the journal at least.
+    async fn overwrite(&mut self, path: &str, times: u64) {
+        let volume = self.mount.volume.clone();
+        for time in 0..times {
+            self.client.write_at(&volume, path, 10 * time, 15).await;
+            self.client.fsync_at(&volume, path).await;
+            self.lived.checkpoints.extend(self.mount.journal.status().ok().map(|status| status.checkpoint));
+        }
+    }
+
+    /// Handoff while nodes are down, the move home, a node that forgot, and garbage.
     async fn nodes(&mut self) {
         let volume = self.mount.volume.clone();
         self.world.stop_node(4, false).await;
@@ -129,7 +200,7 @@ impl Life {
         sleep(Duration::from_secs(6)).await;
         self.create("d");
         self.client.write_at(&volume, "d", 0, 5000).await;
-        let _flushed = volume.flush(avidfs::inode::ROOT).await;
+        let _flushed = volume.flush(ROOT).await;
         self.world.stop_node(1, true).await;
         self.world.stop_node(2, true).await;
         self.world.start_nodes();
@@ -138,6 +209,27 @@ impl Life {
         let _collected = volume.collect_garbage(false).await;
         let synced = self.client.fsync_at(&volume, "a").await || self.client.fsync_at(&volume, "a").await;
         assert!(synced, "what failed once keeps failing");
+    }
+
+    /// Most of a file that is open is a hole, and the rest moves to another object.
+    async fn compaction(&mut self) {
+        let volume = self.mount.volume.clone();
+        self.create("e");
+        self.client.write_at(&volume, "e", 0, 4000).await;
+        self.client.fsync_at(&volume, "e").await;
+        self.client.punch_at(&volume, "e", 100, 3800).await;
+        let ino = self.client.ino_of("e");
+        volume.open_file(ino).or_else(|_| volume.open_file(ino)).expect("it fails only once");
+        self.client.read_at(&volume, "e").await;
+        for _ in 0..2 {
+            let collected = volume.collect_garbage(false).await;
+            self.lived.moved += collected.map_or(0, |report| report.compaction.moved);
+        }
+        // Until the old object is deleted.
+        sleep(Duration::from_secs(6)).await;
+        let read = self.client.read_at(&volume, "e").await || self.client.read_at(&volume, "e").await;
+        assert!(read, "what was moved cannot be read");
+        volume.close_file(ino);
     }
 
     /// After a crash and after the loss of everything that was not flushed, the state folder included.
@@ -161,11 +253,29 @@ impl Life {
         self.store.pause(false);
     }
 
-    /// The metadata agrees with itself and with the journal, and everything it names is on the nodes.
+    /// What a snapshot kept is there. The metadata agrees with itself and with the journal, everything it names is on
+    /// the nodes, and nothing of the journal is that nobody needs.
     async fn check(&mut self) {
         self.store.pause(true);
-        let found = self.mount.volume.fsck(FsckWish::default()).await.expect("everything is well");
+        let volume = self.mount.volume.clone();
+        // Until what a checkpoint lets go of is deleted.
+        sleep(Duration::from_secs(1)).await;
+        self.lived.pinned = self.mount.stale_entries().await.len();
+        if let Some(bytes) = self.kept.take() {
+            volume.restore(KEPT, b"a", ROOT, b"restored").await.expect("everything is well");
+            let restored = volume.lookup(ROOT, b"restored").expect("it was just made").ino;
+            volume.open_file(restored).expect("everything is well");
+            let read = volume.read(restored, 0, 1 << 20).await.expect("everything is well");
+            assert!(read.concat() == bytes, "the snapshot has other bytes");
+            volume.close_file(restored);
+        }
+        for name in self.snapshots_taken() {
+            volume.delete_snapshot(&name).await.expect("everything is well");
+        }
+        sleep(Duration::from_secs(1)).await;
+        let found = volume.fsck(FsckWish::default()).await.expect("everything is well");
         assert!(found.problems.is_empty() && found.journal.contains("the same"), "{found:#?}");
+        assert_eq!(self.mount.stale_entries().await, Vec::<String>::new());
     }
 }
 

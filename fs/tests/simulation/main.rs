@@ -59,20 +59,29 @@ fn on_all_cores(range: Range<u64>, run: impl Fn(u64) + Sync) {
     });
 }
 
+/// How many things can fail in a life in which nothing does, and that it has everything in it.
+fn count(failing: fn(u64) -> Failing) -> u64 {
+    let lived = fail_at_n::live(failing(u64::MAX));
+    assert!(lived.checkpoints.len() > 3 && lived.pinned > 0 && lived.moved > 0, "{lived:?}");
+    assert!(lived.count > 30, "{lived:?}");
+    lived.count
+}
+
 #[test]
 fn a_request_that_is_lost_or_whose_answer_is_takes_nothing_that_was_acknowledged() {
-    let requests = fail_at_n::live(Failing::Request(u64::MAX, Fault::Lose));
-    assert!(requests > 100, "{requests} requests");
-    on_all_cores(0..2 * requests, |number| {
-        let fault = if number % 2 == 0 { Fault::Lose } else { Fault::LoseAnswer };
-        fail_at_n::live(Failing::Request(number / 2, fault));
-    });
+    let requests = count(|nth| Failing::Request(nth, Fault::Lose));
+    // Each is lost, or its answer is; in the long run first the one and then the other.
+    for round in 0..seed::rounds(1, 2) {
+        on_all_cores(0..requests, |request| {
+            let fault = if (request + round) % 2 == 0 { Fault::Lose } else { Fault::LoseAnswer };
+            fail_at_n::live(Failing::Request(request, fault));
+        });
+    }
 }
 
 #[test]
 fn a_nodes_disk_that_fails_once_takes_nothing_that_was_acknowledged() {
-    let acts = fail_at_n::live(Failing::Disk(u64::MAX));
-    assert!(acts > 100, "{acts} acts");
+    let acts = count(Failing::Disk);
     on_all_cores(0..acts, |act| {
         fail_at_n::live(Failing::Disk(act));
     });
@@ -82,8 +91,7 @@ fn a_nodes_disk_that_fails_once_takes_nothing_that_was_acknowledged() {
 /// mount.
 #[test]
 fn a_metadata_store_that_fails_once_takes_nothing_that_was_acknowledged() {
-    let calls = fail_at_n::live(Failing::Store(u64::MAX, Moment::Before));
-    assert!(calls > 100, "{calls} calls");
+    let calls = count(|nth| Failing::Store(nth, Moment::Before));
     on_all_cores(0..calls, |call| {
         fail_at_n::live(Failing::Store(call, Moment::Before));
     });
@@ -93,8 +101,7 @@ fn a_metadata_store_that_fails_once_takes_nothing_that_was_acknowledged() {
 /// remembered of it: at its old size, or from objects that were deleted meanwhile.
 #[test]
 fn a_metadata_store_whose_answer_is_lost_takes_nothing_that_was_acknowledged() {
-    let calls = fail_at_n::live(Failing::Store(u64::MAX, Moment::After));
-    assert!(calls > 30, "{calls} calls that change something");
+    let calls = count(|nth| Failing::Store(nth, Moment::After));
     on_all_cores(0..calls, |call| {
         fail_at_n::live(Failing::Store(call, Moment::After));
     });

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use avidfs::error::Error;
+use avidfs::journal::Checkpoints;
 use tokio::time::sleep;
 
 use crate::client::Client;
@@ -43,6 +44,9 @@ struct Story {
 impl Story {
     async fn begin(fate: Fate) -> Story {
         let mut world = World::new(fate.clone());
+        if fate.chance(50) {
+            world.checkpoints = Checkpoints { bytes: 200 + fate.below(8000), entries: 2 + fate.below(20) };
+        }
         let mount = world.mount(0, false).await.expect("everything is well");
         mount.volume.sync().await.expect("everything is well");
         Story { client: Client::new(fate.clone()), fate, world, mount }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use avidfs::cache::{Cache, CacheOptions};
 use avidfs::inode::Time;
 use avidfs::journal::chain::Reader;
-use avidfs::journal::{self, Journal, JournalOptions};
+use avidfs::journal::{self, Checkpoints, Journal, JournalOptions};
 use avidfs::lease::{Applicant, Denied, Lease};
 use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{MetadataStore, VolumeSettings};
@@ -42,6 +42,8 @@ pub struct World {
     nodes: Vec<Option<Arc<Store>>>,
     network: Arc<InProcessTransport>,
     pub hosts: Vec<Host>,
+    /// When mounts write the journal anew.
+    pub checkpoints: Checkpoints,
     /// What befalls the stores of mounts.
     pub store_faults: Option<Arc<StoreFaults>>,
 }
@@ -62,7 +64,16 @@ pub struct Mount {
     pub line: Arc<Line>,
     pub host: usize,
     pub journal: Arc<Journal>,
+    reader: Reader,
     _lease: Lease,
+}
+
+impl Mount {
+    /// Entries of the journal from before its last checkpoint that nodes still have.
+    pub async fn stale_entries(&self) -> Vec<String> {
+        let chain = self.reader.read(Some(&key().verifying_key())).await.expect("the journal can be read");
+        chain.map(|chain| chain.stale).unwrap_or_default()
+    }
 }
 
 /// Why there is no mount.
@@ -95,7 +106,16 @@ impl World {
         let host = |mount| Host { mount: MountId([mount; 16]), database: None, synced: 0, copies: 0 };
         let nodes = vec![None; NODES];
         let hosts = vec![host(1), host(2)];
-        let mut world = World { fate, folder, disks, nodes, network, hosts, store_faults: None };
+        let mut world = World {
+            fate,
+            folder,
+            disks,
+            nodes,
+            network,
+            hosts,
+            checkpoints: Checkpoints::default(),
+            store_faults: None,
+        };
         for node in 0..NODES {
             world.found(node);
             world.start_node(node);
@@ -344,6 +364,7 @@ impl World {
             mount,
             configuration,
             interval: Duration::from_millis(100),
+            checkpoints: self.checkpoints,
         };
         let journal = Journal::start(metadata.clone(), stripe.clone(), key(), position, journal_options);
         let options = VolumeOptions {
@@ -364,7 +385,7 @@ impl World {
         };
         let opened = Volume::open(metadata.clone(), stripe, pool, Some(journal.clone()), options).await;
         self.mark_synced(host);
-        Ok(Mount { volume: opened?, line, host, journal, _lease: lease })
+        Ok(Mount { volume: opened?, line, host, journal, reader, _lease: lease })
     }
 
     async fn lease(
