@@ -11,12 +11,14 @@ pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{JOURNAL_PREFIX, MountId, NodeId, ObjectId, VolumeId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use futures_util::{Stream, TryStreamExt};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::TryRecvError;
@@ -231,7 +233,7 @@ pub async fn catch_up(
         "changes are lost: nodes lost power before anything was flushed"
     );
     let position = Position { upto: metadata.last_change(), ..position };
-    replay(metadata, true, reader.records(&chain.entries, &|_, _| ()).await?, &position).await?;
+    replay(metadata, true, reader.records(&chain.entries, &|_, _| ())?, &position).await?;
     Ok(position)
 }
 
@@ -321,8 +323,7 @@ async fn bring_together(
         position.upto = shipped_changes(&**metadata)?;
     }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
-    let records = reader.records(&missed, &|_, _| ()).await?;
-    replay(metadata, anew, records, &position).await?;
+    replay(metadata, anew, reader.records(&missed, &|_, _| ())?, &position).await?;
     Ok(position)
 }
 
@@ -347,7 +348,8 @@ fn unshipped_changes(metadata: &dyn MetadataStore) -> Result<usize> {
 /// `Unreadable`, `Store`.
 pub async fn snapshots(reader: &Reader, chain: &Chain) -> Result<Vec<Snapshot>> {
     let mut known = BTreeMap::new();
-    for records in reader.records(&chain.entries, &|_, _| ()).await? {
+    let mut blocks = pin!(reader.records(&chain.entries, &|_, _| ())?);
+    while let Some(records) = blocks.try_next().await? {
         for record in record::decode_all(&records)? {
             match record {
                 Record::Snapshot(snapshot) => {
@@ -373,23 +375,21 @@ pub async fn restore(
     chain: &Chain,
     progress: &Progress<'_>,
 ) -> Result<()> {
-    let records = reader.records(&chain.entries, progress).await?;
-    replay(metadata, true, records, &Position::at(chain)).await
+    replay(metadata, true, reader.records(&chain.entries, progress)?, &Position::at(chain)).await
 }
 
 async fn replay(
     metadata: &Arc<dyn MetadataStore>,
     anew: bool,
-    records: Vec<Vec<u8>>,
+    records: impl Stream<Item = Result<Vec<u8>>> + Send,
     position: &Position,
 ) -> Result<()> {
     let (metadata, head, upto) = (metadata.clone(), remembered(position), position.upto);
-    let work = move || {
-        let slices: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-        metadata.replay(&Replay { anew, records: &slices, upto, head: &head })?;
+    let work = move |records: &mut dyn Iterator<Item = Result<Vec<u8>>>| {
+        metadata.replay(Replay { anew, records, upto, head: &head })?;
         metadata.sync()
     };
-    blocking::run(work).await
+    blocking::run_on(records, work).await
 }
 
 /// Whether a store is of the very state that a pin names.

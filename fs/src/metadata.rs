@@ -288,12 +288,11 @@ pub struct SnapshotUsage {
 }
 
 /// A piece of the pool's journal to apply.
-#[derive(Clone, Copy, Debug)]
 pub struct Replay<'r> {
     /// Begin from nothing: the records are all that the volume is.
     pub anew: bool,
-    /// Encoded records, in order.
-    pub records: &'r [&'r [u8]],
+    /// Encoded records, in order and in pieces, each taken when the one before it is applied.
+    pub records: &'r mut dyn Iterator<Item = Result<Vec<u8>>>,
     /// Number of the last change among them, in this store's own counting; changes up to it leave the outbox.
     pub upto: u64,
     /// Where the journal is then; opaque.
@@ -471,8 +470,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn shipped(&self, upto: u64, head: &[u8]) -> Result<()>;
     /// What `shipped` or `replay` remembered last.
     fn head(&self) -> Result<Option<Vec<u8>>>;
-    /// Apply a piece of the pool's journal, all or nothing. What is left in the outbox then counts as made after it.
-    fn replay(&self, replay: &Replay<'_>) -> Result<()>;
+    /// Apply a piece of the pool's journal, all or nothing, also where its records end with an error, which is the answer
+    /// then. What is left in the outbox counts as made after it. Others may wait until the last record has come.
+    fn replay(&self, replay: Replay<'_>) -> Result<()>;
     /// Hand on everything there is as encoded records, of one state, in pieces; returns the number of its last change.
     fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64>;
 

@@ -9,7 +9,7 @@ use common::code::Code;
 use common::hash::HashId;
 use common::wire::{JOURNAL_PREFIX, NodeId, VolumeId};
 use ed25519_dalek::VerifyingKey;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 
 use super::entry::{self, Entry, Place, Signed};
 use super::pin::Pin;
@@ -19,8 +19,10 @@ use crate::metadata::{Configuration, ObjectRecord};
 use crate::pool::Pool;
 use crate::stripe::{RootKeys, Stripe, StripeOptions};
 
-/// Entries and blocks fetched at once.
+/// Entries fetched at once.
 const FETCHES: usize = 16;
+/// Blocks fetched at once; each becomes 4 MiB of records.
+const BLOCKS: usize = 2;
 
 /// Whose journal, and how to reach it.
 #[derive(Clone)]
@@ -228,11 +230,15 @@ impl Reader {
         stripe.get_root(&key, nodes, check).await
     }
 
-    /// The records of entries, block by block, in order.
+    /// The records of entries, block by block, in order; only a few blocks are in memory at a time.
     ///
     /// # Errors
-    /// `Unreadable`: fewer than m good fragments of a block can be had.
-    pub async fn records(&self, entries: &[Signed], progress: &Progress<'_>) -> Result<Vec<Vec<u8>>> {
+    /// `Pool`. Of a block `Unreadable`: fewer than m good fragments of it can be had.
+    pub fn records<'p>(
+        &self,
+        entries: &[Signed],
+        progress: &'p Progress<'p>,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>>> + Send + use<'p>> {
         let named = entries.iter().flat_map(|signed| signed.entry.configurations.iter().cloned());
         let stripe = self.stripe(named.collect())?;
         let blocks = entries.iter().flat_map(|signed| {
@@ -243,13 +249,11 @@ impl Reader {
         });
         let blocks: Vec<Block> = blocks.collect();
         let all = blocks.len();
-        let mut records = Vec::with_capacity(all);
-        let mut read = stream::iter(blocks).map(|block| block.records(&stripe)).buffered(FETCHES);
-        while let Some(block) = read.try_next().await? {
-            records.push(block);
-            progress(records.len(), all);
-        }
-        Ok(records)
+        let read = stream::iter(blocks).map(move |block| block.records(stripe.clone())).buffered(BLOCKS);
+        Ok(read.enumerate().map(move |(before, block)| {
+            progress(before + 1, all);
+            block
+        }))
     }
 
     pub(super) fn stripe(&self, mut configurations: Vec<Configuration>) -> Result<Arc<Stripe>> {
@@ -271,7 +275,7 @@ enum Block {
 }
 
 impl Block {
-    async fn records(self, stripe: &Arc<Stripe>) -> Result<Vec<u8>> {
+    async fn records(self, stripe: Arc<Stripe>) -> Result<Vec<u8>> {
         match self {
             Block::Inline(block) => entry::records(&block),
             Block::Part(part) => entry::records(&stripe.read(&part, 0..part.length).await?.concat()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
+use futures_util::TryStreamExt;
 
 use super::chain::{Chain, Reader};
 use super::rows::{Row, Rows};
@@ -84,14 +85,14 @@ pub async fn rebuild(
     position: &Position,
 ) -> Result<u64> {
     let Comparison::Differs(_, count) = compare(metadata, reader, public).await? else { return Ok(0) };
-    let Some((_, records)) = read(reader, public).await? else { return Ok(0) };
-    replay(metadata, true, records, position).await?;
+    let Some(chain) = reader.read(Some(public)).await? else { return Ok(0) };
+    replay(metadata, true, reader.records(&chain.entries, &|_, _| ())?, position).await?;
     Ok(count)
 }
 
 async fn read(reader: &Reader, public: &VerifyingKey) -> Result<Option<(Chain, Vec<Vec<u8>>)>> {
     let Some(chain) = reader.read(Some(public)).await? else { return Ok(None) };
-    let records = reader.records(&chain.entries, &|_, _| ()).await?;
+    let records = reader.records(&chain.entries, &|_, _| ())?.try_collect().await?;
     Ok(Some((chain, records)))
 }
 

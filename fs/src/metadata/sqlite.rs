@@ -371,12 +371,14 @@ impl MetadataStore for SqliteStore {
         self.read(outbox::head)
     }
 
-    fn replay(&self, replay: &Replay<'_>) -> Result<()> {
+    fn replay(&self, replay: Replay<'_>) -> Result<()> {
         self.write(|change| {
             if replay.anew {
                 replay::clear(change)?;
             }
-            replay.records.iter().try_for_each(|records| replay::apply_all(change, records))?;
+            for records in replay.records {
+                replay::apply_all(change, &records?)?;
+            }
             outbox::shipped(change, replay.upto, replay.head)?;
             replay::apply_outbox(change)?;
             replay::settle(change)

@@ -94,7 +94,8 @@ fn is_found_and_mended(sql: &str, wanted: &[(FlawKind, &str)]) -> (TempDir, Sqli
     let outbox = store.outbox(0, usize::MAX).unwrap();
     let copy = SqliteStore::open_in_memory().unwrap();
     let records: &[&[u8]] = &[&checkpoint, &outbox.records];
-    copy.replay(&Replay { anew: true, records, upto: 7, head: b"here" }).unwrap();
+    let records = &mut pieces(records);
+    copy.replay(Replay { anew: true, records, upto: 7, head: b"here" }).unwrap();
     assert_eq!(dumped(&copy), dumped(&store), "{sql}");
     assert_eq!(found(&copy), []);
     // What was handed out is not handed out again.

@@ -1,5 +1,6 @@
 //! Changes on their way to the pool, and back.
 
+use avidfs::error::Error;
 use avidfs::inode::ROOT;
 use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{AttributeChange, MetadataStore, Replay};
@@ -57,8 +58,8 @@ fn a_store_that_is_behind_catches_up_and_keeps_what_it_has_not_shipped() {
         // The pool has these; the answer was lost, and more was done meanwhile.
         let change = AttributeChange { uid: Some(77), ..AttributeChange::default() };
         store.set_attributes(file.ino, &change).unwrap();
-        let records = [&shipped.records[..]];
-        store.replay(&Replay { anew: false, records: &records, upto: shipped.last, head: b"h" }).unwrap();
+        let records = &mut pieces(&[&shipped.records]);
+        store.replay(Replay { anew: false, records, upto: shipped.last, head: b"h" }).unwrap();
         assert_eq!(store.inode(file.ino).unwrap().uid, 77, "what was done after it stays done");
         assert_eq!(store.outbox(0, usize::MAX).unwrap().last, shipped.last + 1);
     });
@@ -67,10 +68,23 @@ fn a_store_that_is_behind_catches_up_and_keeps_what_it_has_not_shipped() {
 #[test]
 fn damaged_records_change_nothing() {
     on_every_store(|store| {
-        let records = [&b"\xffgarbage"[..]];
-        let replay = Replay { anew: true, records: &records, upto: 99, head: b"h" };
-        store.replay(&replay).unwrap_err();
+        let records = &mut pieces(&[b"\xffgarbage"]);
+        store.replay(Replay { anew: true, records, upto: 99, head: b"h" }).unwrap_err();
         assert_eq!(store.settings().unwrap(), Some(settings()));
+        assert_eq!(store.head().unwrap(), None);
+    });
+}
+
+#[test]
+fn records_of_which_the_rest_never_comes_change_nothing() {
+    on_every_store(|store| {
+        let before = dumped(store);
+        let everything = encoded(&before);
+        let rest = std::iter::once(Err(Error::Host("nobody sends the rest".into())));
+        let records = &mut pieces(&[&everything]).chain(rest);
+        let refused = store.replay(Replay { anew: true, records, upto: 99, head: b"h" }).unwrap_err();
+        assert!(refused.to_string().contains("the rest"), "{refused}");
+        assert_eq!(dumped(store), before);
         assert_eq!(store.head().unwrap(), None);
     });
 }

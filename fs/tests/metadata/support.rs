@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use avidfs::error::Result;
 use avidfs::inode::{Ino, Inode, ROOT, Time};
 use avidfs::metadata::record::{self, Record};
 use avidfs::metadata::sqlite::SqliteStore;
@@ -182,6 +183,11 @@ pub fn audit(store: &dyn MetadataStore) {
     audit_data(store, &inodes);
 }
 
+/// Records as `Replay` takes them.
+pub fn pieces(records: &[&[u8]]) -> std::vec::IntoIter<Result<Vec<u8>>> {
+    records.iter().map(|records| Ok(records.to_vec())).collect::<Vec<_>>().into_iter()
+}
+
 /// What the outbox holds must make the same volume elsewhere, also when it comes twice, and so must a dump.
 fn audit_journal(store: &dyn MetadataStore) {
     let outbox = store.outbox(0, usize::MAX).unwrap();
@@ -191,7 +197,8 @@ fn audit_journal(store: &dyn MetadataStore) {
     let records = [&outbox.records[..], &outbox.records[..]];
     for records in [&records[..1], &records[..], &[&encoded(&everything)]] {
         let copy = SqliteStore::open_in_memory().unwrap();
-        copy.replay(&Replay { anew: true, records, upto: 7, head: b"here" }).unwrap();
+        let records = &mut pieces(records);
+        copy.replay(Replay { anew: true, records, upto: 7, head: b"here" }).unwrap();
         assert_eq!(copy.head().unwrap().unwrap(), b"here");
         assert_eq!(copy.last_change(), 7);
         assert_eq!(dumped(&copy), everything);
@@ -213,7 +220,8 @@ pub fn dumped(store: &dyn MetadataStore) -> Vec<Record> {
     records
 }
 
-fn encoded(records: &[Record]) -> Vec<u8> {
+/// Records as the journal has them.
+pub fn encoded(records: &[Record]) -> Vec<u8> {
     let mut bytes = Vec::new();
     // These are said of an inode or an object that is there.
     let (parents, rest): (Vec<_>, Vec<_>) = records

@@ -155,7 +155,7 @@ impl MetadataStore for FailingStore {
         reads outbox_bytes() -> u64;
         changes shipped(upto: u64, head: &[u8]) -> ();
         reads head() -> Option<Vec<u8>>;
-        changes replay(replay: &Replay<'_>) -> ();
+        changes replay(replay: Replay<'_>) -> ();
         reads dump(sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> u64;
         reads check() -> Flaws;
         changes mend(now: Time) -> ();

@@ -58,7 +58,8 @@ impl Bench {
         let mut bytes = Vec::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
         let (head, upto) = (self.metadata.head().unwrap().unwrap(), 0);
-        self.metadata.replay(&Replay { anew: false, records: &[&bytes], upto, head: &head }).unwrap();
+        let records = &mut std::iter::once(Ok(bytes));
+        self.metadata.replay(Replay { anew: false, records, upto, head: &head }).unwrap();
     }
 }
 
