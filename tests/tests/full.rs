@@ -5,11 +5,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
-use avidfs_tests::files::errno;
+use avidfs_tests::files::{errno, set_xattr, xattr};
 use avidfs_tests::mount::{Mount, said};
 use avidfs_tests::process;
 use avidfs_tests::seed::{Dice, rounds, seed};
@@ -257,5 +259,126 @@ fn a_snapshot_on_a_full_host_is_taken_or_refused_and_the_next_one_is_whole() {
     data::check(&mount.path("restored"), 3, Kept::length(3));
     kept.check(&mount);
     check_recovered(&mount, &kept);
+    drop(disk);
+}
+
+/// Extended attributes, 5 MB of metadata that does not compress: more than an entry of the journal holds.
+struct Attributes {
+    generation: u64,
+}
+
+impl Attributes {
+    const COUNT: u64 = 80;
+
+    fn each(&self, mount: &Mount, kept: &Kept, act: impl Fn(&Path, &str, Vec<u8>)) {
+        for number in 0..Attributes::COUNT {
+            let file = kept.0[number as usize % kept.0.len()];
+            let value = data::bytes(self.generation * Attributes::COUNT + number, 0, 60_000);
+            act(&mount.path(Kept::name(file)), &format!("user.{number}"), value);
+        }
+    }
+
+    fn set_anew(&mut self, mount: &Mount, kept: &Kept) {
+        self.generation += 1;
+        self.each(mount, kept, |path, name, value| set_xattr(path, name, &value, 0).unwrap());
+    }
+
+    fn check(&self, mount: &Mount, kept: &Kept) {
+        self.each(mount, kept, |path, name, value| assert!(xattr(path, name).unwrap() == value, "{name}"));
+    }
+}
+
+/// Files that are kept, and attributes of theirs.
+fn with_attributes(mount: &Mount) -> (Kept, Attributes) {
+    let mut kept = Kept(Vec::new());
+    for number in 0..8 {
+        data::keep(&mount.path(Kept::name(number)), number, Kept::length(number)).unwrap();
+        kept.0.push(number);
+    }
+    let mut attributes = Attributes { generation: 0 };
+    attributes.set_anew(mount, &kept);
+    (kept, attributes)
+}
+
+/// What `avidfs status` says of the journal: its last checkpoint, and why its last entry was not written.
+fn journal(mount: &Mount) -> (u64, Option<String>) {
+    let journal = &mount.status()["journal"];
+    (journal["checkpoint"].as_u64().unwrap(), journal["problem"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_checkpoint_that_comes_while_the_host_is_full_is_written_or_waits_and_nothing_is_lost() {
+    let mut dice = Dice::new(seed());
+    let cluster = Cluster::start(5);
+    let (mount, disk) = on_small_disk(&cluster, 96 * MIB);
+    let (kept, mut attributes) = with_attributes(&mount);
+    for _ in 0..rounds(2, 40) {
+        let (before, _) = journal(&mount);
+        // What waits for three nodes makes a checkpoint due when they are back: twice what there is.
+        (0..3).for_each(|node| cluster.kill(node));
+        (0..2).for_each(|_| attributes.set_anew(&mount, &kept));
+        disk.fill_but(4096 * dice.below(40));
+        (0..3).for_each(|node| cluster.restart(node));
+        eventually(HOMECOMING, "the journal goes on, or says why not", || {
+            let (checkpoint, problem) = journal(&mount);
+            checkpoint > before || problem.is_some_and(|problem| problem.contains("full"))
+        });
+        if dice.chance(50) {
+            mount.kill();
+            let (mounted, time) = timed(|| mount.try_mount());
+            assert!(time < HASTE, "a mount on a full disk took {time:?}");
+            disk.empty();
+            if let Err(refused) = mounted {
+                assert!(refused.sentence.contains("avidfs: "), "{}", refused.sentence);
+                mount.mount();
+            }
+        }
+        disk.empty();
+        eventually(HOMECOMING, "a checkpoint is written", || journal(&mount).0 > before);
+        kept.check(&mount);
+        attributes.check(&mount, &kept);
+    }
+    let key = mount.key();
+    mount.unmount();
+    drop(disk);
+    mount.recover(&key);
+    mount.mount();
+    kept.check(&mount);
+    attributes.check(&mount, &kept);
+    mount.unmount();
+}
+
+#[test]
+fn a_recovery_onto_a_full_disk_is_refused_in_a_sentence_and_can_be_run_again() {
+    let mut dice = Dice::new(seed());
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, HASTY);
+    let (kept, attributes) = with_attributes(&mount);
+    let key = mount.key();
+    mount.unmount();
+    fs::remove_dir_all(mount.state()).unwrap();
+    // The log of the database takes 5 MB, and the database as much. What fills the disk lies beside its folder.
+    let place = mount.state().with_extension("disk");
+    let disk = SmallDisk::mount(&place, 32 * MIB);
+    symlink(place.join("state"), mount.state()).unwrap();
+    for round in 0..rounds(6, 60) {
+        // What an earlier try left is room that it could use; the last one's is there when it succeeds.
+        let _none = fs::remove_dir_all(place.join("state"));
+        fs::create_dir(place.join("state")).unwrap();
+        // At once, in the middle of the records, and somewhere.
+        disk.fill_but([0, 3 * MIB, 4096 * dice.below(1000)][round as usize % 3]);
+        let (refused, time) = timed(|| mount.try_recover(&key));
+        let sentence = said(&refused);
+        assert!(!refused.status.success() && time < HASTE, "{time:?}: {sentence}");
+        assert!(sentence.contains("avidfs: ") && sentence.trim().lines().count() == 1, "{sentence}");
+        assert!(sentence.contains("full") || sentence.contains("No space"), "{sentence}");
+    }
+    disk.empty();
+    mount.recover(&key);
+    mount.mount();
+    kept.check(&mount);
+    attributes.check(&mount, &kept);
+    fs::write(mount.path("again"), "x").unwrap();
+    mount.unmount();
     drop(disk);
 }

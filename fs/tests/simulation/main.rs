@@ -97,8 +97,7 @@ fn a_metadata_store_that_fails_once_takes_nothing_that_was_acknowledged() {
     });
 }
 
-/// A file that had been truncated, punched or moved to another object all the same went on being read by what was
-/// remembered of it: at its old size, or from objects that were deleted meanwhile.
+/// A file that had been truncated or punched all the same went on being read by what was remembered of it.
 #[test]
 fn a_metadata_store_whose_answer_is_lost_takes_nothing_that_was_acknowledged() {
     let calls = count(|nth| Failing::Store(nth, Moment::After));
