@@ -78,6 +78,8 @@ pub enum Request {
     },
     /// Check everything, and repair it if told to: a `FsckReport`.
     Fsck(FsckWish),
+    /// How far the check is that was begun last: a `FsckProgress`.
+    FsckProgress,
     /// Store everything, unmount, end. Answered when all but the end is done: an `Ending`.
     Umount,
 }

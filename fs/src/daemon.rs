@@ -215,6 +215,7 @@ impl Running {
                         }))
                     }
                     Request::Fsck(wish) => Answer::from(volume.fsck(wish).await),
+                    Request::FsckProgress => Answer::from::<_, Refusal>(Ok(volume.fsck_progress())),
                     Request::Umount => Answer::from(ask(&askers).await),
                 }
             })

@@ -48,7 +48,7 @@ pub use attributes::{SetAttributes, SetTime};
 pub use backlog::{Unsaved, backlog_is_empty};
 pub use compaction::CompactionReport;
 pub use data::Written;
-pub use fsck::{FsckReport, FsckWish, Problem};
+pub use fsck::{FsckProgress, FsckReport, FsckWish, Problem};
 pub use gc::GarbageReport;
 pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
 pub use snapshots::{
@@ -102,6 +102,8 @@ pub struct Volume {
     reads: upkeep::ReadGate,
     /// Told when there is something to delete or to move.
     work: Notify,
+    /// How far a check is.
+    checking: Mutex<FsckProgress>,
     /// Held while the metadata of snapshots is looked at.
     viewing: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
@@ -139,6 +141,7 @@ impl Volume {
             seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
             work: Notify::new(),
+            checking: Mutex::default(),
             viewing: tokio::sync::Mutex::default(),
             stop: watch::Sender::new(false),
             shut: AtomicBool::new(false),

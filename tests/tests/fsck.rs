@@ -82,6 +82,29 @@ fn after_an_everyday_workload_a_volume_is_clean_mounted_and_not() {
 }
 
 #[test]
+fn a_deep_check_shows_on_a_terminal_how_far_it_is_and_nowhere_else() {
+    process::need_program("script");
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, NO_DISK_CACHE);
+    everyday(&mount);
+    let check = |words: &str| {
+        let line = format!("{} fsck {words}", process::program("avidfs").display());
+        process::run(std::process::Command::new("script").args(["-qec", &line, "/dev/null"]))
+    };
+    let root = mount.root().display().to_string();
+    let objects = fsck_mount(&mount.root(), &["--deep"]).number("objects");
+    let shown = format!("\rverifying fragments: {objects} of {objects} objects\r\n");
+    let on_terminal = check(&format!("{root} --deep"));
+    assert!(on_terminal.contains(&shown), "{on_terminal:?}");
+    assert!(!check(&root).contains("verifying"), "only a deep check takes long");
+    let elsewhere = said(&run(&[&root, "--deep"]));
+    assert!(!elsewhere.contains("verifying"), "{elsewhere}");
+    mount.unmount();
+    let on_terminal = check(&format!("--state {} --deep", mount.state().display()));
+    assert!(on_terminal.contains(&shown), "{on_terminal:?}");
+}
+
+#[test]
 fn nodes_inside_the_daemon_are_checked_too() {
     let mount = Mount::embedded(&["--code", "2+1"]);
     everyday(&mount);

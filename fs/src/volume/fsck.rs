@@ -82,6 +82,15 @@ pub struct FsckReport {
     pub remount: bool,
 }
 
+/// How far a check is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FsckProgress {
+    /// Objects whose fragments were looked at.
+    pub done: u64,
+    /// Objects there are; 0 before it comes to them.
+    pub all: u64,
+}
+
 /// One thing that is wrong.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Problem {
@@ -117,6 +126,11 @@ impl Volume {
         let unmended = self.mend(&first).await;
         let second = self.look(wish.deep).await?;
         Ok(FsckReport { remount: first.flawed, ..first.report.after(second.report, &unmended) })
+    }
+
+    /// How far the check is that was begun last; of one that has ended, how far that came.
+    pub fn fsck_progress(&self) -> FsckProgress {
+        *self.checking.lock()
     }
 
     async fn look(self: &Arc<Self>, deep: bool) -> Result<Look> {
@@ -196,12 +210,14 @@ impl Volume {
         let mut census = self.stripe.census().await;
         look.report.silent = std::mem::take(&mut census.silent);
         let (mut after, mut suspects) = (None, Vec::new());
+        *self.checking.lock() = FsckProgress { done: 0, all: self.metadata.usage()?.objects };
         loop {
             let page = self.metadata.objects(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(last.id);
             for (object, needed) in &page {
                 let held = census.held.remove(&object.id).unwrap_or_default();
+                self.checking.lock().done += 1;
                 if !needed || !self.stripe.has_homes(object) {
                     continue;
                 }
