@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+use credentials::pki::USUAL_DAYS;
 
 /// A file system whose files live as erasure-coded fragments on several nodes.
 #[derive(Parser, Debug)]
@@ -39,6 +40,9 @@ pub enum Command {
     /// The volume's key, with which alone it can be written
     #[command(subcommand)]
     Key(KeyCommand),
+    /// A small CA, and certificates by which nodes and clients know each other
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Say where a file's fragments are, and how many more losses it survives
     Info(InfoArgs),
 }
@@ -258,6 +262,46 @@ pub enum KeyCommand {
         /// The volume's state folder
         #[arg(long, value_name = "DIR")]
         state: PathBuf,
+    },
+}
+
+/// `avidfs pki`.
+#[derive(Subcommand, Debug)]
+pub enum PkiCommand {
+    /// Make a CA in a folder, with certificates for nodes and for one client
+    Init {
+        /// The folder, which nobody else may enter
+        folder: PathBuf,
+        /// Names or addresses by which one node is reached; once for each node [default: localhost,127.0.0.1,::1]
+        #[arg(long = "host", value_name = "NAME,NAME,..")]
+        hosts: Vec<String>,
+        /// How long everything is valid
+        #[arg(long, default_value_t = USUAL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
+    /// Make a certificate for one more node
+    Node {
+        /// The folder of the CA
+        folder: PathBuf,
+        /// Names or addresses by which it is reached; the files are called after the first
+        #[arg(value_name = "NAME,NAME,..")]
+        names: String,
+        /// The node's identity, as its log and `avidfs status` show it: the certificate stands for no other one
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+        /// How long it is valid
+        #[arg(long, default_value_t = USUAL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
+    /// Make a certificate for one more client
+    Client {
+        /// The folder of the CA
+        folder: PathBuf,
+        /// What people call it
+        name: String,
+        /// How long it is valid
+        #[arg(long, default_value_t = USUAL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
 pub mod fsck;
+mod pki;
 mod snapshots;
 
 use std::io::IsTerminal;
@@ -29,6 +30,7 @@ use avidfs::volume::{FileReport, GarbageReport, VolumeStatus};
 
 use crate::{Failure, host_refusal, runtime, surroundings};
 
+pub use pki::pki;
 pub use snapshots::{snapshot, versions};
 
 /// Until a running daemon has answered a question.

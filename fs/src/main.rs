@@ -58,6 +58,7 @@ fn obey() -> ExitCode {
         Command::Fsck(args) => return commands::fsck::fsck(args),
         Command::Recover(args) => commands::recover(args),
         Command::Key(KeyCommand::Export { state }) => commands::export_key(state),
+        Command::Pki(command) => commands::pki(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
