@@ -5,7 +5,8 @@ mod tls;
 
 use std::path::Path;
 
-pub use tls::{TlsFiles, explain};
+pub use rustls::{ClientConfig, ServerConfig};
+pub use tls::{TlsFiles, explain, node_in};
 
 /// Why credentials cannot be used, in one sentence that names the file.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -58,6 +58,20 @@ environment (AVIDFS_ and the name in capitals, such as AVIDFS_CACHE_DISK), or in
 What is typed wins over the environment, which wins over the file.
 Sizes are written 64KiB, 128MiB, 1GiB; times 500ms, 30s, 2m.";
 
+/// By what nodes know us, and we know them.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccessArgs {
+    /// The certificate to show to nodes, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The key of the certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// The certificate of the CA that nodes' certificates must be signed by, PEM; then only TLS is spoken
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<String>,
+}
+
 /// `avidfs mount`.
 #[derive(Args, Debug, Default)]
 pub struct MountArgs {
@@ -111,6 +125,9 @@ pub struct MountArgs {
     /// The most bytes of files, as a quota of the whole volume [default: what the pool has room for]
     #[arg(long, value_name = "SIZE")]
     pub capacity: Option<String>,
+    /// By what nodes know us.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Let other users use the mount [default for root]
     #[arg(long, overrides_with = "no_allow_other")]
     pub allow_other: bool,
@@ -171,6 +188,9 @@ pub struct FsckArgs {
     /// The nodes of a volume that is not mounted [default: those of the last mount]
     #[arg(long, value_name = "URL,URL,..", conflicts_with = "mountpoint")]
     pub peers: Option<String>,
+    /// By what nodes know us.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Repair what can be repaired
     #[arg(long)]
     pub repair: bool,
@@ -237,6 +257,9 @@ pub struct RecoverArgs {
     /// The nodes, separated by commas
     #[arg(long, value_name = "URL,URL,..")]
     pub peers: String,
+    /// By what nodes know us.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// A new or empty folder to make the state in
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
@@ -321,6 +344,9 @@ pub struct StatusArgs {
     /// Ask these nodes instead of a mount
     #[arg(long, value_name = "URL,URL,..")]
     pub peers: Option<String>,
+    /// By what nodes know us.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

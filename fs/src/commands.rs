@@ -6,10 +6,10 @@ mod snapshots;
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use avidfs::cli::{GcArgs, InfoArgs, RecoverArgs, StatusArgs, UmountArgs};
+use avidfs::access::Access;
+use avidfs::cli::{AccessArgs, GcArgs, InfoArgs, RecoverArgs, StatusArgs, UmountArgs};
 use avidfs::config;
 use avidfs::control::{Daemon, Request};
 use avidfs::daemon;
@@ -23,8 +23,7 @@ use avidfs::pool::{Pool, PoolOptions};
 use avidfs::recover::{self, Trust};
 use avidfs::report;
 use avidfs::state::{self, Refusal, Remembered, StateFolder};
-use avidfs::transport::http::{HttpOptions, HttpTransport};
-use avidfs::transport::{FragmentTransport, NodeAddress};
+use avidfs::transport::NodeAddress;
 use avidfs::umount::{self, Unmounted};
 use avidfs::volume::{FileReport, GarbageReport, VolumeStatus};
 
@@ -46,7 +45,7 @@ pub fn umount(args: &UmountArgs) -> Result<(), Failure> {
 
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     match (&args.peers, &args.mountpoint) {
-        (Some(peers), _) => status_of_pool(peers, args.json),
+        (Some(peers), _) => status_of_pool(peers, args),
         (None, Some(mountpoint)) => {
             let mountpoint = surroundings()?.current_dir.join(mountpoint);
             status_of_mounts(&[umount::find(&mountpoint)?], args.json)
@@ -62,18 +61,25 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     }
 }
 
-fn status_of_pool(peers: &str, json: bool) -> Result<(), Failure> {
-    let addresses =
-        config::peers(peers).map_err(|reason| Failure::Usage(format!("--peers {peers}: {reason}")))?;
+fn status_of_pool(peers: &str, args: &StatusArgs) -> Result<(), Failure> {
+    let (addresses, access) = reach(peers, &args.access)?;
     let survey = runtime()?.block_on(async {
-        let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+        let transport = access.transport()?;
         mount::survey(&transport, &addresses, HELLO_LIMIT).await
     })?;
-    print(&if json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
+    print(&if args.json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
     match survey.silent.len() {
         0 => Ok(()),
         silent => Err(Failure::Refused(format!("{silent} of {} nodes do not answer", addresses.len()))),
     }
+}
+
+/// Nodes that were named, and how they know us.
+fn reach(peers: &str, args: &AccessArgs) -> Result<(Vec<NodeAddress>, Access), Failure> {
+    let access = config::access(args, &surroundings()?)?;
+    let addresses = config::peers(peers, &access);
+    let wrong = |reason| Failure::Usage(format!("--peers {peers}: {reason}"));
+    Ok((addresses.map_err(wrong)?, access))
 }
 
 fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
@@ -140,8 +146,7 @@ pub fn export_key(state: &Path) -> Result<(), Failure> {
 }
 
 pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
-    let addresses = config::peers(&args.peers)
-        .map_err(|reason| Failure::Usage(format!("--peers {}: {reason}", args.peers)))?;
+    let (addresses, access) = reach(&args.peers, &args.access)?;
     let trust = match (&args.key, &args.fingerprint) {
         (Some(path), _) => {
             let shown = path.display().to_string();
@@ -153,12 +158,13 @@ pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
         (None, None) => Trust::Nodes,
     };
     let state = surroundings()?.current_dir.join(&args.state);
-    Ok(runtime()?.block_on(recover_from(addresses, &state, args, trust))?)
+    Ok(runtime()?.block_on(recover_from(addresses, &access, &state, args, trust))?)
 }
 
 /// Everything is read and checked before the folder is touched, and written in one transaction.
 async fn recover_from(
     addresses: Vec<NodeAddress>,
+    access: &Access,
     path: &Path,
     args: &RecoverArgs,
     trust: Trust,
@@ -167,7 +173,7 @@ async fn recover_from(
     if (state::look(path)?.is_some() || state::has_metadata(path)) && state::has_key(path) {
         return Err(Refusal(format!("the state folder {} has a volume already", path.display())));
     }
-    let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+    let transport = access.transport()?;
     let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
     let descriptor = recover::volume_of(&survey, args.volume.as_deref())?;
     let (code, hash) = recover::shape(&descriptor)?;

@@ -11,8 +11,10 @@ use common::code::Code;
 use common::hash::HashId;
 use common::nearest::nearest;
 use common::size::ByteSize;
+use credentials::TlsFiles;
 
-use crate::cli::MountArgs;
+use crate::access::Access;
+use crate::cli::{AccessArgs, MountArgs};
 use crate::host::reason;
 use crate::state;
 use crate::transport::NodeAddress;
@@ -34,6 +36,8 @@ pub struct MountConfig {
     pub fsname: Option<String>,
     /// The nodes, if they were named; otherwise those of the last mount, or at first nodes inside the daemon.
     pub peers: Option<Vec<NodeAddress>>,
+    /// By what the nodes know us, and we know them.
+    pub access: Access,
     /// What the volume is to be, or is expected to be.
     pub shape: Shape,
     /// Verified objects kept in memory, in bytes.
@@ -126,15 +130,21 @@ pub struct Surroundings<'a> {
 /// Work out what was meant.
 pub fn mount_config(args: &MountArgs, surroundings: &Surroundings<'_>) -> Result<MountConfig, ConfigError> {
     let options = OptionList::parse(&args.options, args.sloppy)?;
-    let environment = from_environment(surroundings.env);
-    let typed = from_arguments(args);
-    let file = args.config.clone().or_else(|| (surroundings.env)("AVIDFS_CONFIG").map(PathBuf::from));
-    let file = match file {
-        Some(path) => from_file(&surroundings.current_dir.join(path))?,
-        None => Values::new(),
-    };
-    let values = Layers(vec![typed, options.values, environment, file]);
+    let typed = vec![from_arguments(args), options.values];
+    let values = Layers::below(typed, args.config.clone(), surroundings)?;
     assemble(args, &values, options.kernel, surroundings)
+}
+
+/// The same for a command that asks nodes and mounts nothing.
+pub fn access(args: &AccessArgs, surroundings: &Surroundings<'_>) -> Result<Access, ConfigError> {
+    let values = Layers::below(vec![typed(access_arguments(args))], None, surroundings)?;
+    assemble_access(&values, surroundings)
+}
+
+fn assemble_access(values: &Layers, surroundings: &Surroundings<'_>) -> Result<Access, ConfigError> {
+    let file = |name: &str| values.text(name).map(|path| surroundings.current_dir.join(path));
+    let tls = TlsFiles::of(file("tls-cert"), file("tls-key"), file("tls-ca"));
+    Ok(Access { tls: tls.map_err(|error| ConfigError(error.to_string()))? })
 }
 
 fn assemble(
@@ -162,10 +172,12 @@ fn assemble(
     };
     let backlog_dir =
         values.text("backlog-dir").map_or_else(|| state.join("backlog"), |path| absolute(&path));
+    let access = assemble_access(values, surroundings)?;
     Ok(MountConfig {
         mountpoint: surroundings.current_dir.join(&args.mountpoint),
         fsname: values.parse("fsname", fsname)?,
-        peers: values.parse("peers", peers)?,
+        peers: values.parse("peers", |text| peers(text, &access))?,
+        access,
         shape,
         cache_memory_bytes: values.or("cache-memory", size, 128 << 20)?,
         cache_disk_bytes: values.or("cache-disk", size, 1 << 30)?,
@@ -188,8 +200,11 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 24] = [
     "peers",
+    "tls-cert",
+    "tls-key",
+    "tls-ca",
     "code",
     "volume",
     "fsname",
@@ -234,6 +249,20 @@ type Values = BTreeMap<&'static str, Value>;
 struct Layers(Vec<Values>);
 
 impl Layers {
+    /// Environment and file below what was typed.
+    fn below(
+        mut layers: Vec<Values>,
+        file: Option<PathBuf>,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Layers, ConfigError> {
+        layers.push(from_environment(surroundings.env));
+        let file = file.or_else(|| (surroundings.env)("AVIDFS_CONFIG").map(PathBuf::from));
+        if let Some(path) = file {
+            layers.push(from_file(&surroundings.current_dir.join(path))?);
+        }
+        Ok(Layers(layers))
+    }
+
     fn find(&self, name: &str) -> Option<&Value> {
         self.0.iter().find_map(|values| values.get(name))
     }
@@ -312,6 +341,14 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("snapshot", args.snapshot.clone()),
         ("foreground", flag(args.foreground, "yes")),
     ];
+    typed(given.into_iter().chain(access_arguments(&args.access)))
+}
+
+fn access_arguments(args: &AccessArgs) -> [(&'static str, Option<String>); 3] {
+    [("tls-cert", args.tls_cert.clone()), ("tls-key", args.tls_key.clone()), ("tls-ca", args.tls_ca.clone())]
+}
+
+fn typed(given: impl IntoIterator<Item = (&'static str, Option<String>)>) -> Values {
     let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
     given.map(|(name, text)| (name, Value { text, origin: Origin::Argument })).collect()
 }
@@ -508,29 +545,29 @@ where
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// A list of nodes: `http://HOST:PORT`, or `HOST:PORT` for short.
-pub fn peers(text: &str) -> Result<Vec<NodeAddress>, String> {
+/// A list of nodes: `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT` for whichever of them is spoken.
+pub fn peers(text: &str, access: &Access) -> Result<Vec<NodeAddress>, String> {
+    let usual = if access.tls.is_some() { "https" } else { "http" };
     let mut addresses = Vec::new();
     for piece in text.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
-        let address = peer(piece)?;
+        let address = peer(piece, usual)?;
         if addresses.contains(&address) {
             return Err(format!("{address} is named twice"));
         }
         addresses.push(address);
     }
     if addresses.is_empty() {
-        return Err("expected http://HOST:PORT,http://HOST:PORT,..".to_owned());
+        return Err(format!("expected {usual}://HOST:PORT,{usual}://HOST:PORT,.."));
     }
     Ok(addresses)
 }
 
-fn peer(text: &str) -> Result<NodeAddress, String> {
-    let expected = || format!("{text:?} is not a node: expected http://HOST:PORT");
-    let authority = match text.split_once("://") {
-        Some(("http", authority)) => authority,
-        Some(_) => return Err(expected()),
-        None => text,
-    };
+fn peer(text: &str, usual: &str) -> Result<NodeAddress, String> {
+    let expected = || format!("{text:?} is not a node: expected {usual}://HOST:PORT");
+    let (scheme, authority) = text.split_once("://").unwrap_or((usual, text));
+    if !["http", "https"].contains(&scheme) {
+        return Err(expected());
+    }
     let authority = authority.trim_end_matches('/');
     let (host, port) = authority.rsplit_once(':').ok_or_else(expected)?;
     let port: u16 = port.parse().map_err(|_| expected())?;
@@ -539,7 +576,7 @@ fn peer(text: &str) -> Result<NodeAddress, String> {
     if port == 0 || host.is_empty() || !(bracketed || host.chars().all(plain)) {
         return Err(expected());
     }
-    Ok(NodeAddress(format!("http://{}:{port}", host.to_ascii_lowercase())))
+    Ok(NodeAddress(format!("{scheme}://{}:{port}", host.to_ascii_lowercase())))
 }
 
 /// A name that is safe as part of a path and of a line: 1 to 64 letters, digits, `.`, `_` and `-`, no dot in front.
@@ -741,22 +778,28 @@ mod tests {
 
     #[test]
     fn peers_are_urls_named_once() {
+        let plain = Access::default();
+        let file = || Some("file".into());
+        let secured = Access { tls: TlsFiles::of(file(), file(), file()).unwrap() };
+        let peers = |text: &str| peers(text, &plain);
         assert_eq!(peers("A.example:80/").unwrap(), peers("http://a.example:80").unwrap());
         assert_eq!(peers("http://[::1]:7001").unwrap()[0].0, "http://[::1]:7001");
-        for wrong in [
-            "",
-            ",",
-            "a",
-            "http://a",
-            "https://a:1",
-            "a:0",
-            "a:65536",
-            "http://a:1/x",
-            "a:1,http://A:1",
-            ":1",
-        ] {
+        assert_eq!(peers("https://a:1").unwrap()[0].0, "https://a:1");
+        assert_eq!(super::peers("a:1", &secured).unwrap()[0].0, "https://a:1");
+        for wrong in
+            ["", ",", "a", "http://a", "ftp://a:1", "a:0", "a:65536", "http://a:1/x", "a:1,http://A:1", ":1"]
+        {
             assert!(peers(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn certificate_key_and_ca_are_given_together_from_wherever() {
+        let env = [("AVIDFS_TLS_KEY", "key.pem"), ("AVIDFS_TLS_CA", "/etc/ca.pem")];
+        let tls = meant("--tls-cert cert.pem", &env).unwrap().access.tls.unwrap();
+        assert_eq!((tls.cert, tls.key), ("/here/cert.pem".into(), "/here/key.pem".into()));
+        assert_eq!(tls.ca, Path::new("/etc/ca.pem"));
+        assert!(refused("", &env).ends_with("--tls-cert is missing"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The direction of knowledge is `main -> {opening, cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
+pub mod access;
 pub mod acl;
 pub mod blocking;
 pub mod buffers;

@@ -22,7 +22,6 @@ use crate::mount::{self, Nodes, Survey};
 use crate::pool::{Pool, PoolOptions};
 use crate::state::{self, Refusal, Remembered, StateFolder};
 use crate::stripe::{Stripe, StripeOptions};
-use crate::transport::http::{HttpOptions, HttpTransport};
 use crate::transport::{FragmentTransport, NodeAddress};
 use crate::volume::{Views, Volume, VolumeOptions, backlog_is_empty};
 use common::wire::{MountId, NodeId};
@@ -247,7 +246,7 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
     }
     match &config.peers {
         Some(peers) => {
-            let transport: Arc<dyn FragmentTransport> = Arc::new(HttpTransport::new(HttpOptions::default()));
+            let transport = config.access.transport()?;
             let (settings, survey) = plan(config, &transport, peers).await?;
             let state = StateFolder::take(&config.state)?;
             format(config, state, transport, None, settings, survey).await
@@ -354,7 +353,7 @@ fn reach(
         }
         None => remembered,
     };
-    let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
+    let transport = config.access.transport()?;
     Ok(Reach { transport, addresses, embedded: None })
 }
 

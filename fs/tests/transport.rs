@@ -13,10 +13,11 @@ use common::fpcc::Fpcc;
 use common::hash::HashId;
 use common::slice::verify_slice;
 use common::wire::{
-    EVERY_INDEX, FragmentName, ObjectId, Operation, RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId,
-    WIRE_VERSION,
+    EVERY_INDEX, FragmentName, NodeId, ObjectId, Operation, RefusalCode, VolumeDescriptor, VolumeEntry,
+    VolumeId, WIRE_VERSION,
 };
-use shardd::{Limits, Store, StoreOptions, app, serve};
+use credentials::pki::{Pki, USUAL_DAYS};
+use shardd::{Limits, Store, StoreOptions, app, serve, serve_tls};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -32,8 +33,12 @@ struct Bench {
 }
 
 impl Bench {
-    async fn both() -> [Bench; 2] {
-        [Bench::in_process().registered().await, Bench::http().await.registered().await]
+    async fn each() -> [Bench; 3] {
+        [
+            Bench::in_process().registered().await,
+            Bench::http().await.registered().await,
+            Bench::https(None).await.registered().await,
+        ]
     }
 
     fn node() -> (tempfile::TempDir, axum::Router) {
@@ -59,6 +64,20 @@ impl Bench {
         let mut server = JoinSet::new();
         server.spawn(serve(listener, router, Limits::default(), std::future::pending()));
         let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
+        Bench { transport, node, _server: server, _folder: folder }
+    }
+
+    /// The node's certificate may be bound to a node.
+    async fn https(bound: Option<NodeId>) -> Bench {
+        let (folder, router) = Bench::node();
+        let pki = Pki::init(&folder.path().join("pki"), USUAL_DAYS).unwrap();
+        let tls = pki.node(&["127.0.0.1"], bound).unwrap().server().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let node = NodeAddress(format!("https://{}", listener.local_addr().unwrap()));
+        let mut server = JoinSet::new();
+        server.spawn(serve_tls(listener, router, Limits::default(), tls, std::future::pending()));
+        let tls = Some(pki.client("client").unwrap().client().unwrap());
+        let transport = Arc::new(HttpTransport::new(HttpOptions { tls, ..HttpOptions::default() }));
         Bench { transport, node, _server: server, _folder: folder }
     }
 
@@ -119,7 +138,7 @@ fn code_of<T: std::fmt::Debug>(answer: Result<T, TransportError>) -> RefusalCode
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fragment_comes_back_as_it_was_put_whole_and_in_part() {
-    for bench in Bench::both().await {
+    for bench in Bench::each().await {
         for (counter, length) in [(1, 1), (2, 5_000), (3, 2_800_000)] {
             let share = share(counter, length);
             bench.put(WRITER, &share).await.unwrap();
@@ -141,7 +160,7 @@ async fn a_fragment_comes_back_as_it_was_put_whole_and_in_part() {
 
 #[tokio::test]
 async fn a_node_says_who_it_is_and_what_it_holds() {
-    for bench in Bench::both().await {
+    for bench in Bench::each().await {
         let info = bench.transport.info(&bench.node, LIMIT).await.unwrap();
         assert_eq!((info.value.wire, info.value.node, info.value.boot), (WIRE_VERSION, info.node, info.boot));
         assert!(info.value.available_bytes > 0 && info.value.capacity_bytes == 256 << 20);
@@ -161,7 +180,7 @@ async fn a_node_says_who_it_is_and_what_it_holds() {
 
 #[tokio::test]
 async fn a_listing_goes_on_where_its_last_page_ended() {
-    for bench in Bench::both().await {
+    for bench in Bench::each().await {
         let puts: Vec<Operation> = (1..=5).map(|counter| put(share(counter, 100))).collect();
         bench.transport.batch(&bench.node, WRITER, &puts, false, LIMIT).await.unwrap();
         let (mut after, mut keys, mut pages) = (None, Vec::new(), 0);
@@ -179,7 +198,7 @@ async fn a_listing_goes_on_where_its_last_page_ended() {
 
 #[tokio::test]
 async fn a_batch_is_answered_operation_by_operation() {
-    for bench in Bench::both().await {
+    for bench in Bench::each().await {
         let operations = [
             put(share(1, 100)),
             put(share(2, 100_000)),
@@ -199,7 +218,7 @@ async fn a_batch_is_answered_operation_by_operation() {
 
 #[tokio::test]
 async fn refusals_come_through_with_their_codes() {
-    for bench in Bench::both().await {
+    for bench in Bench::each().await {
         bench.put(WRITER, &share(1, 4000)).await.unwrap();
         let other_bytes = Share { name: name(1), ..share(2, 4000) };
         assert_eq!(code_of(bench.put(WRITER, &other_bytes).await), RefusalCode::Conflict);
@@ -213,4 +232,12 @@ async fn refusals_come_through_with_their_codes() {
         let renamed = bench.transport.register(&bench.node, &renamed, LIMIT).await;
         assert_eq!(code_of(renamed), RefusalCode::Conflict);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_bound_to_one_node_stands_for_no_other() {
+    let bench = Bench::https(Some(NodeId([7; 16]))).await;
+    let error = bench.transport.info(&bench.node, LIMIT).await.unwrap_err();
+    assert!(matches!(error, TransportError::Unreachable(_)));
+    assert_eq!(error.to_string(), format!("its certificate is for node {} alone", "07".repeat(16)));
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use common::nearest::nearest;
 use common::size::ByteSize;
+use credentials::TlsFiles;
 use serde::Deserialize;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7001";
@@ -28,6 +29,15 @@ pub struct Flags {
     /// What may fail together with this node: a host, a rack, a room
     #[arg(long, env = "SHARDD_ZONE", value_name = "NAME")]
     pub zone: Option<String>,
+    /// Its certificate, PEM: it then speaks TLS alone, and to clients with a certificate of the CA alone
+    #[arg(long, env = "SHARDD_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of its certificate, PEM
+    #[arg(long, env = "SHARDD_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The certificate of the CA, PEM
+    #[arg(long, env = "SHARDD_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// Listen on an address that others can reach, without anything that keeps strangers out
     #[arg(long, env = "SHARDD_INSECURE")]
     pub insecure: bool,
@@ -46,11 +56,18 @@ struct FileConfig {
     data: Option<PathBuf>,
     capacity: Option<ByteSize>,
     zone: Option<String>,
+    #[serde(rename = "tls-cert")]
+    tls_cert: Option<PathBuf>,
+    #[serde(rename = "tls-key")]
+    tls_key: Option<PathBuf>,
+    #[serde(rename = "tls-ca")]
+    tls_ca: Option<PathBuf>,
     insecure: Option<bool>,
     log: Option<String>,
 }
 
-const KEYS: [&str; 6] = ["listen", "data", "capacity", "zone", "insecure", "log"];
+const KEYS: [&str; 9] =
+    ["listen", "data", "capacity", "zone", "tls-cert", "tls-key", "tls-ca", "insecure", "log"];
 
 /// What a node is to do, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,6 +80,8 @@ pub struct Config {
     pub capacity: Option<u64>,
     /// What may fail together with it.
     pub zone: Option<String>,
+    /// What it shows to clients and knows them by; without it, it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// What to log.
     pub log: String,
 }
@@ -81,11 +100,18 @@ impl Config {
         let data = flags.data.or(file.data);
         let data =
             data.ok_or_else(|| ConfigError("--data DIR is missing: where to keep fragments".into()))?;
+        let tls = TlsFiles::of(
+            flags.tls_cert.or(file.tls_cert),
+            flags.tls_key.or(file.tls_key),
+            flags.tls_ca.or(file.tls_ca),
+        )
+        .map_err(|error| ConfigError(error.to_string()))?;
         Ok(Config {
             listen: address(&listen, insecure)?,
             data,
             capacity: flags.capacity.or(file.capacity).map(capacity).transpose()?,
             zone: flags.zone.or(file.zone),
+            tls,
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
         })
     }

@@ -26,6 +26,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
+    /// How long the handshake of TLS may take.
+    pub handshake: Duration,
     /// How long a connection may be idle, or take for the head of a request.
     pub idle: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for Limits {
             busy_wait: Duration::from_secs(5),
             stall: Duration::from_secs(30),
             connections: 1024,
+            handshake: Duration::from_secs(10),
             idle: Duration::from_secs(75),
         }
     }

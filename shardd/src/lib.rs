@@ -16,7 +16,7 @@ mod store;
 pub use api::app;
 pub use error::StoreError;
 pub use intake::Limits;
-pub use server::serve;
+pub use server::{serve, serve_tls};
 pub use store::{
     Act, Author, Disk, DiskFile, LocalDisk, ModelledDisk, Space, Store, StoreOptions, StoredFragment, Usage,
     raise_file_limit, settle_allocator,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use credentials::TlsFiles;
 use shardd::config::{Config, Flags};
 use shardd::{Limits, Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -43,25 +44,45 @@ fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
 async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.map_err(|error| format!("listen on {}: {error}", config.listen))?;
     let store = open(config).await?;
+    check_identity(config, &store)?;
     let address = listener.local_addr()?;
-    println!("listening on http://{address}");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{address}");
     let usage = store.usage();
     tracing::info!(%address, node = %store.node(), fragments = usage.fragments, used = usage.used_bytes, "started");
     let limits = Limits::default();
     let app = shardd::app(store.clone(), limits.clone());
-    shardd::serve(listener, app, limits, async {
+    let stop = async {
         tokio::select! {
             _ = terminate.recv() => (),
             _ = interrupt.recv() => (),
         }
-    })
-    .await;
+    };
+    match tls {
+        Some(tls) => shardd::serve_tls(listener, app, limits, tls, stop).await,
+        None => shardd::serve(listener, app, limits, stop).await,
+    }
     tracing::info!("stopping");
     tokio::task::spawn_blocking(move || store.close()).await??;
     Ok(())
+}
+
+/// A certificate that is bound to another node would be refused by every client; better it is said here.
+fn check_identity(config: &Config, store: &Store) -> Result<(), String> {
+    let Some(tls) = &config.tls else { return Ok(()) };
+    match tls.node().map_err(|error| error.to_string())? {
+        Some(bound) if bound != store.node() => Err(format!(
+            "{} is bound to node {bound}, and {} is the folder of node {}",
+            tls.cert.display(),
+            config.data.display(),
+            store.node()
+        )),
+        _ => Ok(()),
+    }
 }
 
 async fn open(config: &Config) -> Result<Arc<Store>, Box<dyn std::error::Error>> {

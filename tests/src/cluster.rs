@@ -1,7 +1,7 @@
 //! Real nodes: shardd processes on loopback with data below a temporary folder.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -66,8 +66,13 @@ impl Cluster {
 
     /// What `--peers` takes.
     pub fn peers(&self) -> String {
+        self.peers_by("http")
+    }
+
+    /// The same with another scheme.
+    pub fn peers_by(&self, scheme: &str) -> String {
         let urls: Vec<String> =
-            (0..self.len()).map(|node| format!("http://{}", self.address(node))).collect();
+            (0..self.len()).map(|node| format!("{scheme}://{}", self.address(node))).collect();
         urls.join(",")
     }
 
@@ -169,17 +174,22 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// `... http://127.0.0.1:7001 ...` in a finished line.
+/// `... http://127.0.0.1:7001 ...` in a finished line, or `https://`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("http://")?;
+    let (_, rest) = line.split_once("://")?;
     rest.split(|c: char| c.is_whitespace() || c == '/' || c == ',' || c == '"').next()?.parse().ok()
 }
 
 /// A loopback address that only this process uses: a node finds its port free when it comes back, because nobody
 /// else's connection can have taken it meanwhile.
 fn own_address() -> SocketAddr {
+    SocketAddr::from((own_ip(), 0))
+}
+
+/// Where all nodes of this process listen.
+pub fn own_ip() -> IpAddr {
     let [_, a, b, c] = std::process::id().to_be_bytes();
-    SocketAddr::from(([127, 64 + a % 64, b, c], 0))
+    IpAddr::from([127, 64 + a % 64, b, c])
 }
 
 #[cfg(test)]
@@ -192,6 +202,7 @@ mod tests {
         for line in [
             "shardd listens on http://127.0.0.1:7001",
             "http://127.0.0.1:7001/ ready",
+            "listening on https://127.0.0.1:7001",
             "{\"url\":\"http://127.0.0.1:7001\"}",
         ] {
             assert_eq!(address_in(line), Some(wanted), "{line}");

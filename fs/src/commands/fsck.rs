@@ -38,7 +38,7 @@ pub fn fsck(args: &FsckArgs) -> ExitCode {
     let wish = FsckWish { repair: args.repair, deep: args.deep };
     let report = match (&args.mountpoint, &args.state) {
         (Some(mountpoint), _) => of_mount(mountpoint, wish),
-        (None, Some(state)) => of_folder(state, args.peers.as_deref(), wish),
+        (None, Some(state)) => of_folder(state, args, wish),
         (None, None) => Err(Failure::Usage("a mount point or --state is missing".to_owned())),
     };
     match report {
@@ -74,12 +74,13 @@ fn of_mount(mountpoint: &Path, wish: FsckWish) -> Result<FsckReport, Failure> {
 }
 
 /// By the same road as a mount, without the mount: read-only where nothing is to be repaired.
-fn of_folder(state: &Path, peers: Option<&str>, wish: FsckWish) -> Result<FsckReport, Failure> {
+fn of_folder(state: &Path, args: &FsckArgs, wish: FsckWish) -> Result<FsckReport, Failure> {
     let surroundings = surroundings()?;
     let path = surroundings.current_dir.join(state);
     let args = MountArgs {
         state: Some(path.to_string_lossy().into_owned()),
-        peers: peers.map(str::to_owned),
+        peers: args.peers.clone(),
+        access: args.access.clone(),
         read_only: !wish.repair,
         // What is read is to come from the nodes.
         cache_disk: Some("0".to_owned()),

@@ -1,4 +1,6 @@
-//! Nodes at `http://host:port`. The only file that knows the HTTP client.
+//! Nodes at `http://host:port` and `https://host:port`. The only file that knows the HTTP client.
+
+mod secured;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -7,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::wire::MAX_BODY;
+use common::wire::{MAX_BODY, NODE_HEADER};
+use credentials::ClientConfig;
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
@@ -20,6 +23,7 @@ use tokio::sync::Semaphore;
 use super::verbs::{Carrier, Parts, Wire};
 use super::{NodeAddress, TransportError};
 use crate::buffers::Buffers;
+use secured::{BoundTo, Securing};
 
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
@@ -36,15 +40,17 @@ pub struct HttpOptions {
     /// Most requests at once per node, each on its connection, and most connections that wait for the next one.
     /// Requests beyond wait for their turn, within their own limit.
     pub connections_per_node: usize,
+    /// With it nodes are spoken to over TLS alone, and without it in plain alone.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        HttpOptions { connect_limit: Duration::from_secs(1), connections_per_node: 32 }
+        HttpOptions { connect_limit: Duration::from_secs(1), connections_per_node: 32, tls: None }
     }
 }
 
-/// Speaks HTTP/1.1 with keep-alive to nodes at `http://host:port`.
+/// Speaks HTTP/1.1 with keep-alive to nodes at `http://host:port`, or at `https://host:port` where it has a certificate.
 pub type HttpTransport = Wire<Http>;
 
 impl HttpTransport {
@@ -56,13 +62,20 @@ impl HttpTransport {
 
 /// See `HttpTransport`.
 pub struct Http {
-    client: Client<HttpConnector, Parts>,
+    client: Speaker,
     options: HttpOptions,
     peers: RwLock<HashMap<NodeAddress, Arc<Peer>>>,
 }
 
+/// One of the two, so that nothing that was to be secret is ever sent in plain.
+enum Speaker {
+    Plain(Client<HttpConnector, Parts>),
+    Secured(Client<Securing, Parts>),
+}
+
 /// An address taken apart, and who may speak to it now.
 struct Peer {
+    scheme: Scheme,
     authority: Authority,
     slots: Semaphore,
 }
@@ -72,13 +85,17 @@ impl Http {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(options.connect_limit));
-        let client = Client::builder(TokioExecutor::new())
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
             .pool_max_idle_per_host(options.connections_per_node)
-            .http1_max_buf_size(READ_BUFFER)
-            .build(connector);
+            .http1_max_buf_size(READ_BUFFER);
+        let client = match options.tls.clone() {
+            Some(tls) => Speaker::Secured(builder.build(Securing::new(connector, tls))),
+            None => Speaker::Plain(builder.build(connector)),
+        };
         Http { client, options, peers: RwLock::new(HashMap::new()) }
     }
 
@@ -86,10 +103,20 @@ impl Http {
         if let Some(peer) = self.peers.read().get(node) {
             return Ok(peer.clone());
         }
-        let authority = authority(node)?;
+        let (scheme, authority) = taken_apart(node)?;
+        self.check_scheme(&scheme)?;
         let slots = Semaphore::new(self.options.connections_per_node);
-        let peer = Arc::new(Peer { authority, slots });
+        let peer = Arc::new(Peer { scheme, authority, slots });
         Ok(self.peers.write().entry(node.clone()).or_insert(peer).clone())
+    }
+
+    fn check_scheme(&self, scheme: &Scheme) -> Result<(), TransportError> {
+        let why = match (&self.client, *scheme == Scheme::HTTPS) {
+            (Speaker::Plain(_), false) | (Speaker::Secured(_), true) => return Ok(()),
+            (Speaker::Plain(_), true) => "give --tls-cert, --tls-key and --tls-ca to speak https",
+            (Speaker::Secured(_), false) => "with --tls-ca only https is spoken: name it by https://",
+        };
+        Err(TransportError::Unreachable(why.into()))
     }
 
     async fn exchange(
@@ -99,10 +126,15 @@ impl Http {
     ) -> Result<Response<Bytes>, TransportError> {
         let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(peer.scheme.clone());
         uri.authority = Some(peer.authority.clone());
         *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
-        let answer = self.client.request(request).await.map_err(|error| self.explain_client(&error))?;
+        let answer = match &self.client {
+            Speaker::Plain(client) => client.request(request).await,
+            Speaker::Secured(client) => client.request(request).await,
+        };
+        let answer = answer.map_err(|error| self.explain_client(&error))?;
+        check_speaker(&answer)?;
         let (head, body) = answer.into_parts();
         Ok(Response::from_parts(head, read_whole(body).await?))
     }
@@ -129,12 +161,27 @@ impl Carrier for Http {
     }
 }
 
-fn authority(node: &NodeAddress) -> Result<Authority, TransportError> {
+fn taken_apart(node: &NodeAddress) -> Result<(Scheme, Authority), TransportError> {
     let wrong = || TransportError::Garbage("its address is not of the form http://host:port".into());
     let uri: Uri = node.0.parse().map_err(|_| wrong())?;
-    match (uri.scheme_str(), uri.authority(), uri.path()) {
-        (Some("http"), Some(authority), "" | "/") => Ok(authority.clone()),
+    let is_root = ["", "/"].contains(&uri.path());
+    match (uri.scheme(), uri.authority()) {
+        (Some(scheme), Some(authority)) if is_root => Ok((scheme.clone(), authority.clone())),
         _ => Err(wrong()),
+    }
+}
+
+/// Whether it is somebody who would speak to us at all, and no other node than its certificate is for.
+fn check_speaker(answer: &Response<Incoming>) -> Result<(), TransportError> {
+    if answer.status() == StatusCode::UPGRADE_REQUIRED {
+        let why = "it speaks TLS alone: name it by https://, and give --tls-cert, --tls-key and --tls-ca";
+        return Err(TransportError::Unreachable(why.into()));
+    }
+    let Some(BoundTo(node)) = answer.extensions().get() else { return Ok(()) };
+    let stated = answer.headers().get(NODE_HEADER).map(|stated| stated.as_bytes());
+    match stated == Some(node.to_string().as_bytes()) {
+        true => Ok(()),
+        false => Err(TransportError::Unreachable(format!("its certificate is for node {node} alone"))),
     }
 }
 
@@ -160,6 +207,9 @@ async fn read_whole(mut body: Incoming) -> Result<Bytes, TransportError> {
 
 /// What is wrong with the peer is garbage, what is wrong with the way there is unreachable.
 fn explain(error: &(dyn Error + 'static)) -> TransportError {
+    if let Some(sentence) = credentials::explain(error) {
+        return TransportError::Unreachable(sentence);
+    }
     let spoken = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
     match (spoken, io_kind(error)) {
         (Some(spoken), _) if spoken.is_parse() => {
@@ -362,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_must_be_http_host_and_port() {
         for address in
-            ["127.0.0.1:7001", "https://127.0.0.1:7001", "http://127.0.0.1:7001/path", "", "embedded:0"]
+            ["127.0.0.1:7001", "https://127.0.0.1:7001/path", "http://127.0.0.1:7001/path", "", "embedded:0"]
         {
             let answer = transport().info(&NodeAddress(address.into()), LIMIT).await;
             assert!(matches!(answer, Err(TransportError::Garbage(_))), "{address}: {answer:?}");

@@ -1,0 +1,126 @@
+//! Connections over TLS, and what the certificate at their other end says about the node there.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::wire::NodeId;
+use credentials::ClientConfig;
+use futures_util::future::BoxFuture;
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tower::Service;
+
+/// A handshake costs both sides about a millisecond; a node that has not made it by now is busy or dead. Requests that
+/// wait for it have limits of their own.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes connections to nodes that have a certificate of the CA for the host they are reached at.
+#[derive(Clone)]
+pub struct Securing {
+    tcp: HttpConnector,
+    tls: TlsConnector,
+}
+
+impl Securing {
+    /// Over connections of `tcp`.
+    pub fn new(mut tcp: HttpConnector, tls: Arc<ClientConfig>) -> Securing {
+        tcp.enforce_http(false);
+        Securing { tcp, tls: tls.into() }
+    }
+}
+
+impl Service<Uri> for Securing {
+    type Response = Secured;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Secured, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let name = ServerName::try_from(host.to_owned());
+        let (tls, connecting) = (self.tls.clone(), self.tcp.call(uri));
+        Box::pin(async move {
+            let (name, stream) = (name?, connecting.await?.into_inner());
+            let shaken = tokio::time::timeout(HANDSHAKE_LIMIT, tls.connect(name, stream)).await;
+            let slow = || io::Error::new(io::ErrorKind::Interrupted, "it ends no handshake of TLS");
+            Ok(Secured::new(shaken.map_err(|_| slow())??))
+        })
+    }
+}
+
+/// The node that a connection's certificate is bound to. Goes with every answer that comes over it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BoundTo(pub NodeId);
+
+/// A connection to a node whose certificate was checked.
+pub struct Secured {
+    stream: TokioIo<TlsStream<TcpStream>>,
+    bound: Option<BoundTo>,
+}
+
+impl Secured {
+    fn new(stream: TlsStream<TcpStream>) -> Secured {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let bound = certificate.and_then(credentials::node_in).map(BoundTo);
+        Secured { stream: TokioIo::new(stream), bound }
+    }
+}
+
+impl Connection for Secured {
+    fn connected(&self) -> Connected {
+        match self.bound {
+            Some(bound) => Connected::new().extra(bound),
+            None => Connected::new(),
+        }
+    }
+}
+
+impl Read for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
