@@ -263,6 +263,8 @@ pub struct Refusal {
 pub enum RefusalCode {
     /// The request makes no sense; 400.
     BadRequest,
+    /// The request does not carry the pool's token; 401.
+    Unauthorized,
     /// Nothing there; 404.
     NotFound,
     /// The client was too slow; 408.
@@ -290,6 +292,7 @@ impl RefusalCode {
     pub fn status(self) -> u16 {
         match self {
             RefusalCode::BadRequest => 400,
+            RefusalCode::Unauthorized => 401,
             RefusalCode::NotFound => 404,
             RefusalCode::TooSlow => 408,
             RefusalCode::Conflict | RefusalCode::StaleEpoch | RefusalCode::Leased => 409,

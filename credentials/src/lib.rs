@@ -1,12 +1,14 @@
-//! Who one is, and whom one believes: certificates and keys, read from files or made. No sockets.
+//! Who one is, and whom one believes: certificates, keys and the pool's token, read from files or made. No sockets.
 
 pub mod pki;
 mod tls;
+mod token;
 
 use std::path::Path;
 
 pub use rustls::{ClientConfig, ServerConfig};
 pub use tls::{TlsFiles, explain, node_in};
+pub use token::Token;
 
 /// Why credentials cannot be used, in one sentence that names the file.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,8 +1,9 @@
 //! By what nodes know this program, and by what it knows them. Nodes inside it need neither.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use credentials::TlsFiles;
+use credentials::{TlsFiles, Token};
 
 use crate::state::Refusal;
 use crate::transport::FragmentTransport;
@@ -13,6 +14,8 @@ use crate::transport::http::{HttpOptions, HttpTransport};
 pub struct Access {
     /// With it only `https://` is spoken.
     pub tls: Option<TlsFiles>,
+    /// The file with the pool's token.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Access {
@@ -23,6 +26,8 @@ impl Access {
     pub fn transport(&self) -> Result<Arc<dyn FragmentTransport>, Refusal> {
         let tls = self.tls.as_ref().map(TlsFiles::client).transpose();
         let tls = tls.map_err(|error| Refusal(error.to_string()))?;
-        Ok(Arc::new(HttpTransport::new(HttpOptions { tls, ..HttpOptions::default() })))
+        let token = self.token_file.as_deref().map(Token::read).transpose();
+        let token = token.map_err(|error| Refusal(error.to_string()))?;
+        Ok(Arc::new(HttpTransport::new(HttpOptions { tls, token, ..HttpOptions::default() })))
     }
 }

@@ -70,6 +70,9 @@ pub struct AccessArgs {
     /// The certificate of the CA that nodes' certificates must be signed by, PEM; then only TLS is spoken
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<String>,
+    /// The file with the pool's token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
 }
 
 /// `avidfs mount`.

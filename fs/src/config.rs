@@ -144,7 +144,8 @@ pub fn access(args: &AccessArgs, surroundings: &Surroundings<'_>) -> Result<Acce
 fn assemble_access(values: &Layers, surroundings: &Surroundings<'_>) -> Result<Access, ConfigError> {
     let file = |name: &str| values.text(name).map(|path| surroundings.current_dir.join(path));
     let tls = TlsFiles::of(file("tls-cert"), file("tls-key"), file("tls-ca"));
-    Ok(Access { tls: tls.map_err(|error| ConfigError(error.to_string()))? })
+    let tls = tls.map_err(|error| ConfigError(error.to_string()))?;
+    Ok(Access { tls, token_file: file("token-file") })
 }
 
 fn assemble(
@@ -200,11 +201,12 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "peers",
     "tls-cert",
     "tls-key",
     "tls-ca",
+    "token-file",
     "code",
     "volume",
     "fsname",
@@ -344,8 +346,13 @@ fn from_arguments(args: &MountArgs) -> Values {
     typed(given.into_iter().chain(access_arguments(&args.access)))
 }
 
-fn access_arguments(args: &AccessArgs) -> [(&'static str, Option<String>); 3] {
-    [("tls-cert", args.tls_cert.clone()), ("tls-key", args.tls_key.clone()), ("tls-ca", args.tls_ca.clone())]
+fn access_arguments(args: &AccessArgs) -> [(&'static str, Option<String>); 4] {
+    [
+        ("tls-cert", args.tls_cert.clone()),
+        ("tls-key", args.tls_key.clone()),
+        ("tls-ca", args.tls_ca.clone()),
+        ("token-file", args.token_file.clone()),
+    ]
 }
 
 fn typed(given: impl IntoIterator<Item = (&'static str, Option<String>)>) -> Values {
@@ -780,7 +787,7 @@ mod tests {
     fn peers_are_urls_named_once() {
         let plain = Access::default();
         let file = || Some("file".into());
-        let secured = Access { tls: TlsFiles::of(file(), file(), file()).unwrap() };
+        let secured = Access { tls: TlsFiles::of(file(), file(), file()).unwrap(), ..Access::default() };
         let peers = |text: &str| peers(text, &plain);
         assert_eq!(peers("A.example:80/").unwrap(), peers("http://a.example:80").unwrap());
         assert_eq!(peers("http://[::1]:7001").unwrap()[0].0, "http://[::1]:7001");
@@ -800,6 +807,8 @@ mod tests {
         assert_eq!((tls.cert, tls.key), ("/here/cert.pem".into(), "/here/key.pem".into()));
         assert_eq!(tls.ca, Path::new("/etc/ca.pem"));
         assert!(refused("", &env).ends_with("--tls-cert is missing"));
+        let token = meant("-o token-file=/etc/token", &[]).unwrap().access.token_file;
+        assert_eq!(token, Some("/etc/token".into()));
     }
 
     #[test]

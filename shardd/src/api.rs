@@ -14,7 +14,8 @@ use common::wire::{
     BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, Refusal,
     RefusalCode, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
 };
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use credentials::Token;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -29,11 +30,18 @@ use crate::store::{Author, Space, Store};
 
 /// Work on fewer bytes than this is done where the request is served: it takes less time than handing it over.
 const INLINE_BYTES: usize = 64 << 10;
+/// Says that the node runs, and nothing else.
+const HEALTH: &str = "/healthz";
 
-/// A node as a value.
+/// A node as a value, for everyone who can reach it.
 pub fn app(store: Arc<Store>, limits: Limits) -> Router {
+    app_for(store, limits, None)
+}
+
+/// The same for those alone who have the pool's token, if there is one. Whether it is well everyone may ask.
+pub fn app_for(store: Arc<Store>, limits: Limits, token: Option<Token>) -> Router {
     let intake = Intake::new(limits, store.buffers().clone());
-    let node = Arc::new(Node { store, intake, metrics: Metrics::default() });
+    let node = Arc::new(Node { store, intake, metrics: Metrics::default(), token });
     Router::new()
         .merge(objects())
         .nest("/volumes/{volume}", objects())
@@ -41,7 +49,7 @@ pub fn app(store: Arc<Store>, limits: Limits) -> Router {
         .route("/volumes/{volume}", put(register))
         .route("/volumes/{volume}/lease", post(lease))
         .route("/info", get(info))
-        .route("/healthz", get(async || "ok\n"))
+        .route(HEALTH, get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .fallback(async || Refused::new(RefusalCode::NotFound, "there is nothing of that name"))
         .method_not_allowed_fallback(async || {
@@ -67,6 +75,7 @@ struct Node {
     store: Arc<Store>,
     intake: Intake,
     metrics: Metrics,
+    token: Option<Token>,
 }
 
 /// A request that is answered with a refusal.
@@ -339,7 +348,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))], text).into_response()
 }
 
-/// What happens to every request: it is counted, and its answer says who answers.
+/// What happens to every request: it is let in or not, counted, and its answer says who answers.
 async fn around(
     State(node): State<Arc<Node>>,
     path: Option<MatchedPath>,
@@ -348,12 +357,30 @@ async fn around(
 ) -> Response {
     let operation = operation(request.method(), path.as_ref().map(MatchedPath::as_str));
     let timed = node.metrics.begin(operation, body_bytes(request.body()));
-    let mut response = next.run(request).await;
+    let mut response = match node.lets_in(&request) {
+        true => next.run(request).await,
+        false => stranger(),
+    };
     let refused = response.extensions_mut().remove::<RefusalCode>();
     node.metrics.end(timed, body_bytes(response.body()), refused);
     let headers = response.headers_mut();
     headers.insert(NODE_HEADER, id_header(&node.store.node()));
     headers.insert(BOOT_HEADER, id_header(&node.store.boot()));
+    response
+}
+
+impl Node {
+    fn lets_in(&self, request: &Request) -> bool {
+        let Some(token) = &self.token else { return true };
+        let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        request.uri().path() == HEALTH || shown.is_some_and(|shown| token.admits(shown))
+    }
+}
+
+fn stranger() -> Response {
+    let why = "the request does not carry the pool's token: give --token-file with the file this node has";
+    let mut response = Refused::new(RefusalCode::Unauthorized, why).into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }
 

@@ -38,6 +38,9 @@ pub struct Flags {
     /// The certificate of the CA, PEM
     #[arg(long, env = "SHARDD_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+    /// File with the pool's token: it then answers those alone who have it
+    #[arg(long, env = "SHARDD_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Listen on an address that others can reach, without anything that keeps strangers out
     #[arg(long, env = "SHARDD_INSECURE")]
     pub insecure: bool,
@@ -62,12 +65,14 @@ struct FileConfig {
     tls_key: Option<PathBuf>,
     #[serde(rename = "tls-ca")]
     tls_ca: Option<PathBuf>,
+    #[serde(rename = "token-file")]
+    token_file: Option<PathBuf>,
     insecure: Option<bool>,
     log: Option<String>,
 }
 
-const KEYS: [&str; 9] =
-    ["listen", "data", "capacity", "zone", "tls-cert", "tls-key", "tls-ca", "insecure", "log"];
+const KEYS: [&str; 10] =
+    ["listen", "data", "capacity", "zone", "tls-cert", "tls-key", "tls-ca", "token-file", "insecure", "log"];
 
 /// What a node is to do, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub struct Config {
     pub zone: Option<String>,
     /// What it shows to clients and knows them by; without it, it speaks plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// The file with the pool's token; without it everyone is answered.
+    pub token_file: Option<PathBuf>,
     /// What to log.
     pub log: String,
 }
@@ -106,24 +113,28 @@ impl Config {
             flags.tls_ca.or(file.tls_ca),
         )
         .map_err(|error| ConfigError(error.to_string()))?;
+        let token_file = flags.token_file.or(file.token_file);
+        let is_guarded = tls.is_some() || token_file.is_some();
         Ok(Config {
-            listen: address(&listen, insecure)?,
+            listen: address(&listen, is_guarded || insecure)?,
             data,
             capacity: flags.capacity.or(file.capacity).map(capacity).transpose()?,
             zone: flags.zone.or(file.zone),
             tls,
+            token_file,
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
         })
     }
 }
 
-fn address(listen: &str, insecure: bool) -> Result<SocketAddr, ConfigError> {
+fn address(listen: &str, for_others: bool) -> Result<SocketAddr, ConfigError> {
     let resolved = listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
     let address = resolved.ok_or_else(|| {
         ConfigError(format!("--listen {listen:?} is not an address such as {DEFAULT_LISTEN}"))
     })?;
-    if !address.ip().is_loopback() && !insecure {
-        let why = "others can reach it and nothing would keep strangers out; --insecure does it all the same";
+    if !address.ip().is_loopback() && !for_others {
+        let why = "others can reach it and nothing would keep strangers out: give --tls-cert, --tls-key and \
+                   --tls-ca, or --token-file, or say --insecure";
         return Err(ConfigError(format!("not listening on {address}: {why}")));
     }
     Ok(address)
@@ -192,6 +203,13 @@ mod tests {
         let with_listen = |listen: &str| Flags { listen: Some(listen.into()), ..flags("/d") };
         assert!(sentence(with_listen("nowhere")).contains("not an address"));
         assert!(sentence(with_listen("0.0.0.0:7001")).contains("--insecure"));
+        let choices = "--tls-cert, --tls-key and --tls-ca, or --token-file, or say --insecure";
+        assert!(sentence(with_listen("[::]:7001")).ends_with(choices));
+        let file = || Some("file".into());
+        let with_tls =
+            Flags { tls_cert: file(), tls_key: file(), tls_ca: file(), ..with_listen("0.0.0.0:1") };
+        assert!(Config::of(with_tls).is_ok());
+        assert!(Config::of(Flags { token_file: file(), ..with_listen("0.0.0.0:1") }).is_ok());
         assert!(Config::of(Flags { insecure: true, ..with_listen("0.0.0.0:7001") }).is_ok());
         assert!(sentence(Flags { capacity: Some(ByteSize(5)), ..flags("/d") }).contains("below 1MiB"));
     }

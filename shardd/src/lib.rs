@@ -13,7 +13,7 @@ mod metrics;
 mod server;
 mod store;
 
-pub use api::app;
+pub use api::{app, app_for};
 pub use error::StoreError;
 pub use intake::Limits;
 pub use server::{serve, serve_tls};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use credentials::TlsFiles;
+use credentials::{TlsFiles, Token};
 use shardd::config::{Config, Flags};
 use shardd::{Limits, Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -45,6 +45,7 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
+    let token = config.token_file.as_deref().map(Token::read).transpose()?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.map_err(|error| format!("listen on {}: {error}", config.listen))?;
     let store = open(config).await?;
@@ -55,7 +56,7 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let usage = store.usage();
     tracing::info!(%address, node = %store.node(), fragments = usage.fragments, used = usage.used_bytes, "started");
     let limits = Limits::default();
-    let app = shardd::app(store.clone(), limits.clone());
+    let app = shardd::app_for(store.clone(), limits.clone(), token);
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => (),

@@ -203,6 +203,7 @@ fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Displ
 fn refusal_name(code: RefusalCode) -> &'static str {
     match code {
         RefusalCode::BadRequest => "bad_request",
+        RefusalCode::Unauthorized => "unauthorized",
         RefusalCode::NotFound => "not_found",
         RefusalCode::TooSlow => "too_slow",
         RefusalCode::Conflict => "conflict",

@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use avidfs_tests::cluster::{Cluster, own_ip};
 use avidfs_tests::mount::Mount;
-use avidfs_tests::process::{command, output, run};
+use avidfs_tests::process::{command, output, run, shell};
 use avidfs_tests::scratch::scratch;
 use avidfs_tests::{data, eventually, timed};
 use common::wire::NodeId;
@@ -176,4 +177,105 @@ fn one_command_makes_a_ca_and_overwrites_nothing() {
     assert!(
         said(&avidfs(&["pki", "client", "/nonexistent", "bob"])).starts_with("avidfs: /nonexistent/ca.key: ")
     );
+}
+
+/// A file with a token, for its owner alone.
+fn token_file(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn files_are_written_and_read_with_the_pools_token_which_no_log_shows() {
+    let folder = scratch();
+    let secret = "correct-horse-battery-staple";
+    let token = token_file(folder.path(), "token", secret);
+    let cluster = Cluster::with(5, &["--token-file", &token, "--log", "trace"]);
+    let mount = Mount::new(&cluster, &["--token-file", &token]);
+    data::put(&mount.path("file"), 1, 5 << 20);
+    mount.unmount();
+    mount.mount();
+    data::compare(&mount.path("file"), 1, 5 << 20).unwrap();
+    mount.unmount();
+    let logs = (0..5).map(|node| cluster.log(node)).chain([mount.log()]);
+    logs.for_each(|log| assert!(!log.contains(secret)));
+}
+
+#[test]
+fn who_does_not_have_the_token_is_told_so_by_the_node() {
+    let folder = scratch();
+    let token = token_file(folder.path(), "token", "correct-horse-battery-staple");
+    let other = token_file(folder.path(), "other", "wrong-horse-battery-staple");
+    let cluster = Cluster::with(1, &["--token-file", &token]);
+    let sentence =
+        "the request does not carry the pool's token: give --token-file with the file this node has";
+    for options in [vec![], vec!["--token-file".to_owned(), other]] {
+        let told = refusal_by(&cluster.peers(), &options);
+        assert!(told.contains(sentence), "{told}");
+    }
+    run(command("avidfs").args(["status", "--peers", &cluster.peers(), "--token-file", &token]));
+    let status_of = |path: &str, header: &str| {
+        let url = format!("{}{path}", cluster.peers());
+        shell(&format!("curl -s -o /dev/null -w '%{{http_code}}' -H '{header}' {url}"))
+    };
+    assert_eq!(status_of("/healthz", "x: y"), "200");
+    for path in ["/info", "/metrics", "/volumes", "/objects", "/nonsense", "/healthz/x"] {
+        assert_eq!(status_of(path, "x: y"), "401", "{path}");
+    }
+    assert_eq!(status_of("/metrics", "authorization: Bearer correct-horse-battery-staple"), "200");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = avidfs(&["status", "--peers", &cluster.peers(), "--token-file", &token]);
+    assert!(
+        said(&refused).contains("every user of this machine may read or change it"),
+        "{}",
+        said(&refused)
+    );
+}
+
+/// A node that was given another token meanwhile is one that is down, and not one that spoils every write.
+#[test]
+fn a_mount_goes_on_without_a_node_that_lets_it_in_no_more() {
+    let folder = scratch();
+    let token = token_file(folder.path(), "token", "correct-horse-battery-staple");
+    let theirs = token_file(folder.path(), "theirs", "correct-horse-battery-staple");
+    let file_of = |node: usize| if node == 2 { theirs.as_str() } else { token.as_str() };
+    let cluster = Cluster::with_each(5, |node| vec!["--token-file", file_of(node)]);
+    let mount = Mount::new(&cluster, &["--token-file", &token]);
+    data::put(&mount.path("before"), 1, 5 << 20);
+    token_file(folder.path(), "theirs", "another-horse-battery-staple");
+    cluster.restart(2);
+    data::put(&mount.path("after"), 2, 5 << 20);
+    data::compare(&mount.path("before"), 1, 5 << 20).unwrap();
+    eventually(Duration::from_secs(20), "the log names the node", || {
+        let log = mount.log();
+        log.contains("node is down") && log.contains("pool's token")
+    });
+    token_file(folder.path(), "theirs", "correct-horse-battery-staple");
+    cluster.restart(2);
+    mount.unmount();
+}
+
+#[test]
+fn a_node_that_nothing_guards_listens_on_loopback_alone() {
+    let folder = scratch();
+    let data = folder.path().join("data");
+    let refused = output(command("shardd").args(["--listen", "0.0.0.0:0", "--data"]).arg(&data));
+    let choices = "give --tls-cert, --tls-key and --tls-ca, or --token-file, or say --insecure";
+    assert!(said(&refused).ends_with(choices), "{}", said(&refused));
+    assert!(!data.exists());
+    let token = token_file(folder.path(), "token", "correct-horse-battery-staple");
+    let pki = Pki::init(folder.path(), USUAL_DAYS).unwrap();
+    let guards = [words(&for_own_address(&pki)), vec!["--token-file".to_owned(), token]];
+    for guard in guards.iter().chain([&vec!["--insecure".to_owned()]]) {
+        let mut node = command("shardd");
+        node.args(["--listen", "0.0.0.0:0", "--data"]).arg(&data).args(guard).stdout(Stdio::piped());
+        let mut node = node.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(node.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        node.kill().unwrap();
+        node.wait().unwrap();
+        assert!(line.starts_with("listening on "), "{guard:?}: {line:?}");
+    }
 }

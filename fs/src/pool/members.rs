@@ -140,7 +140,11 @@ impl Members {
 
     pub(super) fn failed(&mut self, place: usize, error: &TransportError) {
         match error {
-            TransportError::Unreachable(_) => self.went_down(place, &error.to_string()),
+            // Who does not let us in is as good as gone, until somebody gives us the token it wants.
+            TransportError::Unreachable(_)
+            | TransportError::Refused { code: RefusalCode::Unauthorized, .. } => {
+                self.went_down(place, &error.to_string());
+            }
             TransportError::TimedOut(limit) => {
                 self.went_down(place, &error.to_string());
                 // It may answer probes all the same; then it is asked last for as long as it kept someone waiting.

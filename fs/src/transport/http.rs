@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{MAX_BODY, NODE_HEADER};
-use credentials::ClientConfig;
+use credentials::{ClientConfig, Token};
+use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -42,11 +43,18 @@ pub struct HttpOptions {
     pub connections_per_node: usize,
     /// With it nodes are spoken to over TLS alone, and without it in plain alone.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Shown to every node.
+    pub token: Option<Token>,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        HttpOptions { connect_limit: Duration::from_secs(1), connections_per_node: 32, tls: None }
+        HttpOptions {
+            connect_limit: Duration::from_secs(1),
+            connections_per_node: 32,
+            tls: None,
+            token: None,
+        }
     }
 }
 
@@ -63,6 +71,8 @@ impl HttpTransport {
 /// See `HttpTransport`.
 pub struct Http {
     client: Speaker,
+    /// What every request shows; never logged.
+    authorization: Option<HeaderValue>,
     options: HttpOptions,
     peers: RwLock<HashMap<NodeAddress, Arc<Peer>>>,
 }
@@ -96,7 +106,8 @@ impl Http {
             Some(tls) => Speaker::Secured(builder.build(Securing::new(connector, tls))),
             None => Speaker::Plain(builder.build(connector)),
         };
-        Http { client, options, peers: RwLock::new(HashMap::new()) }
+        let authorization = options.token.as_ref().map(authorization);
+        Http { client, authorization, options, peers: RwLock::new(HashMap::new()) }
     }
 
     fn peer(&self, node: &NodeAddress) -> Result<Arc<Peer>, TransportError> {
@@ -129,6 +140,9 @@ impl Http {
         uri.scheme = Some(peer.scheme.clone());
         uri.authority = Some(peer.authority.clone());
         *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         let answer = match &self.client {
             Speaker::Plain(client) => client.request(request).await,
             Speaker::Secured(client) => client.request(request).await,
@@ -159,6 +173,13 @@ impl Carrier for Http {
         let peer = self.peer(node)?;
         self.exchange(&peer, request).await
     }
+}
+
+fn authorization(token: &Token) -> HeaderValue {
+    let mut header =
+        HeaderValue::from_str(&token.header()).expect("a token has signs that a header may have");
+    header.set_sensitive(true);
+    header
 }
 
 fn taken_apart(node: &NodeAddress) -> Result<(Scheme, Authority), TransportError> {
