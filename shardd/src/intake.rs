@@ -22,10 +22,12 @@ pub struct Limits {
     pub inflight_bytes: usize,
     /// How long a request waits for its share of these before it is told to come later.
     pub busy_wait: Duration,
-    /// How long a body may make no progress, either way.
+    /// How long a body may make no progress, either way; beside it, it moves at 256 KiB a second at least.
     pub stall: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
+    /// Connections of one peer at once; more are closed.
+    pub connections_per_peer: usize,
     /// How long the handshake of TLS may take.
     pub handshake: Duration,
     /// How long a connection may be idle, or take for the head of a request.
@@ -40,14 +42,15 @@ impl Default for Limits {
             busy_wait: Duration::from_secs(5),
             stall: Duration::from_secs(30),
             connections: 1024,
+            connections_per_peer: 256,
             handshake: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
+            idle: Duration::from_secs(30),
         }
     }
 }
 
-/// A body must come at least this fast, beside one `stall`.
-const SLOWEST_BYTES_PER_SECOND: usize = 256 << 10;
+/// A body must come and be taken at least this fast, beside one `stall`: it holds memory that others wait for.
+pub const SLOWEST_BYTES_PER_SECOND: usize = 256 << 10;
 
 /// Lets bodies in.
 pub struct Intake {

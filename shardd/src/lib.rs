@@ -10,6 +10,7 @@ pub mod config;
 mod error;
 mod intake;
 mod metrics;
+mod peers;
 mod server;
 mod store;
 

@@ -25,7 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::Service;
 
-use crate::intake::Limits;
+use crate::intake::{Limits, SLOWEST_BYTES_PER_SECOND};
+use crate::peers::{Guest, Peers};
 
 /// How long requests may still run once the node stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
@@ -56,31 +57,53 @@ pub async fn serve_tls(
 }
 
 async fn accept_until(listener: TcpListener, served: Served, stop: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(served.limits.connections));
+    let door = Door::new(&listener, &served.limits);
     let (stopping, stopped) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
-        let next = accept(&listener, &slots);
-        let (stream, slot) = tokio::select! {
-            next = next => next,
+        let (stream, place) = tokio::select! {
+            next = door.accept() => next,
             () = &mut stop => break,
         };
-        tokio::spawn(served.clone().serve_connection(stream, slot, stopped.clone()));
+        tokio::spawn(served.clone().serve_connection(stream, place, stopped.clone()));
     }
     drop((listener, stopped));
     let _ = stopping.send(());
     let _ = timeout(LAST_REQUESTS, stopping.closed()).await;
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
-            // Out of descriptors, or the other side was gone already; neither is better for trying at once.
-            Err(error) => {
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+/// Lets connections in while there are places, and of each peer a share of them.
+struct Door<'a> {
+    listener: &'a TcpListener,
+    slots: Arc<Semaphore>,
+    peers: Arc<Peers>,
+}
+
+/// A connection's place, until it is dropped.
+struct Place {
+    _slot: OwnedSemaphorePermit,
+    _guest: Guest,
+}
+
+impl<'a> Door<'a> {
+    fn new(listener: &'a TcpListener, limits: &Limits) -> Door<'a> {
+        let slots = Arc::new(Semaphore::new(limits.connections));
+        Door { listener, slots, peers: Peers::new(limits.connections_per_peer) }
+    }
+
+    async fn accept(&self) -> (TcpStream, Place) {
+        let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => match self.peers.enter(peer.ip()) {
+                    Some(guest) => return (stream, Place { _slot: slot, _guest: guest }),
+                    None => tracing::debug!(%peer, "closed: it has as many connections as one may have"),
+                },
+                // Out of descriptors, or the other side was gone already; neither is better for trying at once.
+                Err(error) => {
+                    tracing::warn!(%error, "accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }
@@ -95,12 +118,7 @@ struct Served {
 }
 
 impl Served {
-    async fn serve_connection(
-        self,
-        stream: TcpStream,
-        _slot: OwnedSemaphorePermit,
-        mut stopped: watch::Receiver<()>,
-    ) {
+    async fn serve_connection(self, stream: TcpStream, _place: Place, mut stopped: watch::Receiver<()>) {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return self.speak(self.moving(stream), stopped).await };
         let begun = tokio::select! {
@@ -173,7 +191,7 @@ impl Served {
     }
 
     fn moving(&self, stream: TcpStream) -> Moving {
-        Moving { stream, stall: self.limits.stall, writing: None }
+        Moving::new(stream, self.limits.stall)
     }
 }
 
@@ -191,27 +209,45 @@ async fn take_leave(mut stream: Moving) -> io::Result<()> {
     tokio::io::copy(&mut stream.take(LAST_WORDS_BYTES), &mut tokio::io::sink()).await.map(drop)
 }
 
-/// A stream that fails when the other side takes no byte of an answer for a while.
-struct Moving {
-    stream: TcpStream,
+/// A stream that fails when the other side takes an answer too slowly. There is patience for one `stall`; waiting uses it
+/// up, and bytes that were taken give it back. So one byte now and then keeps nothing open.
+struct Moving<S = TcpStream> {
+    stream: S,
     stall: Duration,
-    writing: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+    wait: Option<Wait>,
 }
 
-impl Moving {
-    fn moved<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.writing = None;
-            return written;
-        }
-        let deadline = Instant::now() + self.stall;
-        let stalled = self.writing.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+struct Wait {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+impl<S> Moving<S> {
+    fn new(stream: S, stall: Duration) -> Moving<S> {
+        Moving { stream, stall, patience: stall, wait: None }
+    }
+
+    fn moved(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let patience = self.patience;
+        let Poll::Ready(written) = written else {
+            let begin = || Wait { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) };
+            ready!(self.wait.get_or_insert_with(begin).end.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        };
+        let waited = self.wait.take().map_or(Duration::ZERO, |wait| wait.since.elapsed());
+        let taken = written.as_ref().map_or(Duration::ZERO, |&bytes| most_time(bytes));
+        self.patience = self.stall.min(patience.saturating_sub(waited) + taken);
+        Poll::Ready(written)
     }
 }
 
-impl AsyncRead for Moving {
+/// How long so many bytes may take at most.
+fn most_time(bytes: usize) -> Duration {
+    Duration::from_nanos(bytes as u64 * 1_000_000_000 / SLOWEST_BYTES_PER_SECOND as u64)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Moving<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -221,7 +257,7 @@ impl AsyncRead for Moving {
     }
 }
 
-impl AsyncWrite for Moving {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.moved(cx, written)
@@ -246,5 +282,36 @@ impl AsyncWrite for Moving {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(30);
+
+    /// Whether one MiB reaches a reader that takes a piece every `pause`.
+    async fn taken_by_pieces(piece: usize, pause: Duration) -> io::Result<()> {
+        let (mut reader, writer) = tokio::io::duplex(4096);
+        let reading = tokio::spawn(async move {
+            let mut bytes = vec![0; piece];
+            while reader.read(&mut bytes).await.is_ok_and(|length| length > 0) {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        let written = Moving::new(writer, STALL).write_all(&vec![0; 1 << 20]).await;
+        reading.await.expect("reading does not panic");
+        written
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_given_up_when_it_is_taken_too_slowly_over_all() {
+        assert!(taken_by_pieces(4096, Duration::from_millis(14)).await.is_ok(), "280 KiB a second");
+        assert!(taken_by_pieces(4096, Duration::from_millis(100)).await.is_ok(), "slow, and soon over");
+        let error = taken_by_pieces(1024, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let error = taken_by_pieces(4096, STALL * 2).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

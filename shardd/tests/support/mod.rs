@@ -192,7 +192,10 @@ pub struct Client(SendRequest<Full<Bytes>>);
 
 impl Client {
     pub async fn connect(address: &str) -> Client {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Client::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    pub async fn over(stream: TcpStream) -> Client {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Client(sender)
