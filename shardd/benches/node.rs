@@ -15,6 +15,7 @@ use common::codec::{Codec, split};
 use common::fpcc::Fpcc;
 use common::hash::HashId;
 use common::wire::{FragmentName, Operation, encode_batch, fragment_prefix};
+use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -22,6 +23,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 const GIB: f64 = (1u64 << 30) as f64;
+/// Nodes on one disk, all of which an fsync of a mount waits for.
+const POOL: usize = 5;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
@@ -31,12 +34,14 @@ fn main() {
     for hash in [HashId::Blake3, HashId::Sha256] {
         println!("{hash}, data in {folder}");
         let temp = tempfile::tempdir_in(&folder).unwrap();
-        let node = Node::start(temp.path(), label.clone());
+        let node = Nodes::start(temp.path(), 1, label.clone());
         runtime.block_on(measure(&node, hash));
+        let pool = Nodes::start(temp.path(), POOL, label.clone());
+        runtime.block_on(measure_pool(&pool, hash));
     }
 }
 
-async fn measure(node: &Node, hash: HashId) {
+async fn measure(node: &Nodes, hash: HashId) {
     let large = Encoded::of(4 << 20, hash);
     let small = Encoded::of(4200, hash);
     for connections in [1, 8, 32] {
@@ -61,7 +66,25 @@ async fn measure(node: &Node, hash: HashId) {
     let label = format!("put 1.4 KiB, {per_batch} per batch");
     node.run(&label, 20, small.body.len() * per_batch, 1, |i| small.batch(i, per_batch)).await;
     node.run("flush", 2000, 0, 1, |_| post("/flush", Bytes::new())).await;
+    measure_flushed_puts(node, hash).await;
     println!("  peak memory of the node: {:.0} MiB", node.peak_memory_mib());
+}
+
+/// What a small fsync asks of every node.
+async fn measure_pool(pool: &Nodes, hash: HashId) {
+    measure_flushed_puts(pool, hash).await;
+    let large = Encoded::of(4 << 20, hash);
+    let label = format!("put 1.33 MiB to each of {POOL} nodes");
+    pool.run(&label, 256, large.body.len(), 2, |i| large.put(&format!("p{i}"))).await;
+}
+
+async fn measure_flushed_puts(nodes: &Nodes, hash: HashId) {
+    let small = Encoded::of(14 << 10, hash);
+    for connections in [1, 4] {
+        let label = format!("put 5 KB, flush, {} nodes, {connections} connections", nodes.0.len());
+        let request = |i| small.put_flushed(&format!("f{connections}-{i}"));
+        nodes.run(&label, 4000, small.body.len(), connections, request).await;
+    }
 }
 
 struct Encoded {
@@ -88,6 +111,10 @@ impl Encoded {
         post(&format!("/objects/{key}/1/fragment/0"), self.body.clone())
     }
 
+    fn put_flushed(&self, key: &str) -> Request<Full<Bytes>> {
+        post(&format!("/objects/{key}/1/fragment/0?flush=1"), self.body.clone())
+    }
+
     fn batch(&self, batch: usize, count: usize) -> Request<Full<Bytes>> {
         let put = |i| Operation::Put {
             name: FragmentName { key: format!("b{batch}-{i}"), version: 1, index: 0 },
@@ -108,24 +135,13 @@ fn get(key: &str) -> Request<Full<Bytes>> {
     Request::get(path).header("host", "node").body(Full::default()).unwrap()
 }
 
-struct Node {
-    process: Child,
-    address: String,
-    wanted: String,
-}
+/// Nodes that all get the same requests, and the label of what is to be run on them.
+struct Nodes(Vec<Node>, String);
 
-impl Node {
-    fn start(data: &std::path::Path, wanted: String) -> Node {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_shardd"))
-            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
-            .arg(data.join("node"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
-        Node { process, address, wanted }
+impl Nodes {
+    fn start(data: &std::path::Path, count: usize, wanted: String) -> Nodes {
+        let nodes = (0..count).map(|i| Node::start(&data.join(format!("{count}-{i}"))));
+        Nodes(nodes.collect(), wanted)
     }
 
     async fn run(
@@ -136,33 +152,66 @@ impl Node {
         connections: usize,
         request: impl Fn(usize) -> Request<Full<Bytes>>,
     ) {
-        if !label.contains(&self.wanted) {
+        if !label.contains(&self.1) {
             return;
         }
         let (began, cpu) = (Instant::now(), self.cpu_seconds());
         let next = std::cell::Cell::new(0);
         let worker = async || {
-            let mut sender = self.connect().await;
+            let mut senders = join_all(self.0.iter().map(Node::connect)).await;
             while next.get() < count {
                 let i = next.replace(next.get() + 1);
-                let response = sender.send_request(request(i)).await.unwrap();
-                assert_eq!(response.status(), 200);
-                let mut body = response.into_body();
-                while let Some(frame) = body.frame().await {
-                    frame.unwrap();
-                }
+                join_all(senders.iter_mut().map(|sender| ask(sender, request(i)))).await;
             }
         };
-        futures_util::future::join_all((0..connections).map(|_| worker())).await;
+        join_all((0..connections).map(|_| worker())).await;
         let (seconds, cpu) = (began.elapsed().as_secs_f64(), self.cpu_seconds() - cpu);
-        let gib = (count * bytes) as f64 / GIB;
+        let asked = count * self.0.len();
+        let gib = (asked * bytes) as f64 / GIB;
         println!(
-            "  {label:<34} {:>8.0}/s {:>7.0} MB/s  node CPU: {:>6.2} s/GiB, {:>6.0} us each",
+            "  {label:<42} {:>8.0}/s {:>7.0} MB/s  node CPU: {:>6.2} s/GiB, {:>6.0} us each",
             count as f64 / seconds,
-            (count * bytes) as f64 / seconds / 1e6,
+            (asked * bytes) as f64 / seconds / 1e6,
             if gib > 0.0 { cpu / gib } else { 0.0 },
-            cpu / count as f64 * 1e6,
+            cpu / asked as f64 * 1e6,
         );
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        self.0.iter().map(Node::cpu_seconds).sum()
+    }
+
+    fn peak_memory_mib(&self) -> f64 {
+        self.0.iter().map(Node::peak_memory_mib).sum()
+    }
+}
+
+async fn ask(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) {
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+    }
+}
+
+struct Node {
+    process: Child,
+    address: String,
+}
+
+impl Node {
+    fn start(data: &std::path::Path) -> Node {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_shardd"))
+            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+        Node { process, address }
     }
 
     async fn connect(&self) -> SendRequest<Full<Bytes>> {
