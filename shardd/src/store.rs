@@ -2,6 +2,7 @@
 //!
 //! Synchronous and independent of HTTP; docs/node-store.md draws the disk and states the rules.
 
+mod ahead;
 mod compaction;
 mod disk;
 mod flush;

@@ -106,6 +106,18 @@ impl Bench {
         self.fragments.insert(key, after);
     }
 
+    /// What journal entries are to a node: one after the other, small, and each flushed.
+    fn put_flushed(&mut self, count: u64) {
+        for _ in 0..count {
+            self.next += 1;
+            while self.object(self.next).fragments[0].len() > 5000 {
+                self.next += 1;
+            }
+            self.put(self.next);
+            self.flush();
+        }
+    }
+
     fn delete(&mut self, key: u64) {
         let deleted = self.node().delete(&self.author(), &key.to_string(), 1, None);
         self.fragments.insert(key, if deleted.is_ok() { State::Deleting } else { State::Unknown });
@@ -138,7 +150,7 @@ impl Bench {
     }
 
     fn step(&mut self, dice: &mut Dice) {
-        match dice.below(40) {
+        match dice.below(42) {
             0..22 => {
                 self.next += 1;
                 self.put(self.next);
@@ -147,6 +159,7 @@ impl Bench {
             33..36 => self.flush(),
             36..38 => self.node().tend(),
             38 => self.grant(),
+            39..41 => self.put_flushed(dice.below(12)),
             _ => self.restart(),
         }
     }
@@ -243,6 +256,8 @@ fn life_with_one_failure(failing: u64) -> u64 {
     bench.flush();
     bench.put(202);
     bench.restart();
+    bench.next = 300;
+    bench.put_flushed(12);
     bench.lose_power(&mut dice);
     acts.load(Ordering::SeqCst)
 }

@@ -39,6 +39,8 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Give the blocks of a range back to the file system; it then reads as zeros. The length stays.
     fn punch(&self, from: u64, to: u64) -> io::Result<()>;
+    /// End the file at `length`, before which it did not end.
+    fn cut(&self, length: u64) -> io::Result<()>;
     /// The first byte at or after `from` that is not in a hole; `None` when only a hole follows.
     fn next_data(&self, from: u64) -> io::Result<Option<u64>>;
     /// The first byte at or after `from` that is in a hole; the end of the file counts as one.
@@ -101,6 +103,10 @@ impl DiskFile for File {
         // SAFETY: a plain system call on a descriptor that `self` keeps open.
         let done = unsafe { libc::fallocate(self.as_raw_fd(), mode, from as i64, (to - from) as i64) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {

@@ -50,6 +50,7 @@ impl Store {
         let covers = self.flushing.asked.load(Ordering::SeqCst);
         self.counts.flushes.add(1);
         let evacuated = self.evacuate()?;
+        self.log.write_ahead(|| self.usage().available_bytes);
         self.sync_segments()?;
         self.flushing.done.store(covers, Ordering::SeqCst);
         for segment in evacuated {
@@ -83,6 +84,9 @@ impl Store {
                 self.log.remove(&segment).map_err(StoreError::io("remove a segment"))?;
                 continue;
             }
+            if finished && !segment.is_sealed() {
+                trim(&segment);
+            }
             if segment.dirty.swap(false, Ordering::SeqCst)
                 && let Err(error) = segment.sync()
             {
@@ -109,6 +113,13 @@ impl Store {
 
     fn draw_boot(&self) {
         *self.boot.lock() = BootId(disk::random_bytes());
+    }
+}
+
+fn trim(segment: &Segment) {
+    // It keeps some zeros then, which the next start finds.
+    if let Err(error) = segment.trim() {
+        tracing::debug!(segment = segment.number, %error, "trim");
     }
 }
 

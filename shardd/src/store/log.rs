@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::ahead::Ahead;
 use super::disk::Disk;
 use super::record::{Head, Position, Seal};
 use super::segment::Segment;
@@ -33,6 +34,7 @@ struct End {
     tail: u64,
     next_number: u32,
     next_sequence: u64,
+    ahead: Ahead,
 }
 
 /// Room for one record, reserved. While it lives its segment is not sealed.
@@ -69,7 +71,13 @@ impl Log {
             seal,
             segment_bytes,
             upkeep,
-            end: Mutex::new(End { active: None, tail: 0, next_number, next_sequence }),
+            end: Mutex::new(End {
+                active: None,
+                tail: 0,
+                next_number,
+                next_sequence,
+                ahead: Ahead::default(),
+            }),
             segments: RwLock::new(segments.into_iter().map(|s| (s.number, s)).collect()),
             unnamed: Mutex::default(),
             removed: AtomicBool::new(false),
@@ -128,6 +136,27 @@ impl Log {
         }
     }
 
+    /// To be called before each flush: write zeros behind the end of the log if that makes the flushes to come cheaper, and
+    /// `room` is there for them.
+    ///
+    /// Best effort: a disk that takes none takes records all the same.
+    pub fn write_ahead(&self, room: impl FnOnce() -> u64) {
+        // Held while writing, or a record would come to stand where the zeros then go.
+        let mut end = self.end.lock();
+        let End { active: Some(active), tail, ahead, .. } = &mut *end else { return };
+        let Some(zeros) = ahead.before_flush(*tail, self.segment_bytes) else { return };
+        if room() < zeros.end - zeros.start {
+            return;
+        }
+        match active.write_zeros(zeros.clone()) {
+            Ok(()) => ahead.wrote(zeros.end),
+            Err(error) => {
+                tracing::debug!(segment = active.number, %error, "write ahead");
+                ahead.give_up();
+            }
+        }
+    }
+
     /// Append nothing more to `segment`, or to whichever is active.
     pub fn leave(&self, segment: Option<&Segment>) {
         let mut end = self.end.lock();
@@ -173,6 +202,7 @@ impl Log {
         let segment = Arc::new(Segment::create(&self.disk, &self.folder, end.next_number)?);
         end.next_number += 1;
         end.tail = 0;
+        end.ahead.begin_segment();
         end.active = Some(segment.clone());
         self.segments.write().insert(segment.number, segment.clone());
         self.unnamed.lock().push(segment.clone());

@@ -30,6 +30,8 @@ pub enum Act {
     Create,
     /// Bytes of a file.
     Write,
+    /// An end of a file before the one it had.
+    Cut,
     /// A flush of a file.
     Sync,
     /// Another name for a file.
@@ -267,6 +269,10 @@ impl DiskFile for ModelledFile {
         self.with(None, |content| content.punch(from..to))
     }
 
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.with(Some(Act::Cut), |content| content.cut(length))
+    }
+
     fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
         self.with(None, |content| {
             let data = content.pages.range(from / PAGE..).next().map(|(page, _)| (page * PAGE).max(from));
@@ -355,6 +361,12 @@ impl Content {
         }
     }
 
+    /// The length is known to the disk at the next flush or before it, and pages may go sooner or later than that.
+    fn cut(&mut self, length: u64) {
+        self.punch(length..self.length.next_multiple_of(PAGE));
+        self.length = length;
+    }
+
     fn set(&mut self, page: u64, bytes: Option<Page>) {
         match &bytes {
             Some(bytes) => self.pages.insert(page, bytes.clone()),
@@ -404,12 +416,12 @@ impl Content {
             1 => self.length,
             _ => end,
         };
-        self.cut();
+        self.forget_behind_end();
         (self.pages, self.length) = (self.durable.clone(), self.durable_length);
     }
 
     /// Behind its end a file has nothing.
-    fn cut(&mut self) {
+    fn forget_behind_end(&mut self) {
         let end = self.durable_length;
         self.durable.retain(|page, _| page * PAGE < end);
         if let Some((page, bytes)) = self.durable.last_key_value().map(|(page, bytes)| (*page, **bytes))
@@ -512,5 +524,36 @@ mod tests {
         file.punch(3 * PAGE, 4 * PAGE).unwrap();
         assert_eq!(file.next_data(0).unwrap(), Some(4 * PAGE));
         assert_eq!((file.allocated().unwrap(), file.next_data(5 * PAGE).unwrap()), (PAGE, None));
+    }
+
+    #[test]
+    fn a_file_that_was_cut_has_zeros_where_it_grows_again() {
+        let disk = ModelledDisk::default();
+        let file = disk.plugged().create(Path::new("/a")).unwrap();
+        file.write(0, &[7; 3 * PAGE as usize]).unwrap();
+        file.cut(PAGE + 10).unwrap();
+        assert_eq!((file.length().unwrap(), file.allocated().unwrap()), (PAGE + 10, 2 * PAGE));
+        assert!(file.read(PAGE + 10, &mut [0]).is_err());
+        file.write(2 * PAGE, &[7]).unwrap();
+        let mut bytes = [7; 20];
+        file.read(PAGE, &mut bytes).unwrap();
+        assert_eq!(bytes, [[7; 10], [0; 10]].concat()[..]);
+    }
+
+    #[test]
+    fn a_cut_that_was_not_flushed_is_there_or_not() {
+        let lengths = (0..40).map(|seed| {
+            let cut = |disk: &dyn Disk, file: &dyn DiskFile| {
+                file.write(0, &[7; 9000]).unwrap();
+                file.sync().unwrap();
+                disk.sync_folder(Path::new("/folder")).unwrap();
+                file.cut(3000).unwrap();
+            };
+            let kept = kept_after(cut, seed).expect("its name was flushed");
+            assert!(kept.iter().take(3000).all(|byte| *byte == 7));
+            kept.len()
+        });
+        let lengths: std::collections::BTreeSet<_> = lengths.collect();
+        assert_eq!(lengths, [3000, 9000].into());
     }
 }

@@ -1,6 +1,7 @@
 //! One file of the log: written once, marked dead in place, given back in holes.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,6 +16,8 @@ use super::record::DEATH;
 const BLOCK: u64 = 4096;
 /// Fragments up to this are copied behind what stands before them, to be written in one call.
 const ONE_WRITE: usize = 64 << 10;
+/// Written again and again where zeros go.
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// One file of the log.
 pub struct Segment {
@@ -124,6 +127,48 @@ impl Segment {
         self.file.write(content, fragment)?;
         self.file.write(content + fragment.len() as u64, tree)?;
         self.file.write(offset, head)
+    }
+
+    /// Fill a range behind its last record with zeros, for records to come.
+    pub fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
+        self.dirty.store(true, Ordering::SeqCst);
+        range.clone().step_by(ZEROS.len()).try_for_each(|start| {
+            let size = (range.end - start).min(ZEROS.len() as u64);
+            self.file.write(start, &ZEROS[..size as usize])
+        })
+    }
+
+    /// Give back what was written ahead of its last record; nothing is appended any more.
+    pub fn trim(&self) -> io::Result<()> {
+        let filled = self.filled.load(Ordering::SeqCst);
+        if self.length()? > filled {
+            self.file.cut(filled)?;
+            self.dirty.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Give back what follows `end`, where its last record ends, if that is zeros alone: room for records that never came.
+    pub fn trim_zeros(&self, end: u64) -> io::Result<()> {
+        if end < self.length()? && self.has_only_zeros(end)? {
+            self.filled.store(end, Ordering::SeqCst);
+            self.trim()?;
+        }
+        Ok(())
+    }
+
+    fn has_only_zeros(&self, from: u64) -> io::Result<bool> {
+        let (mut at, length) = (from, self.length()?);
+        let mut bytes = vec![0; ZEROS.len().min((length - from) as usize)];
+        while let Some(data) = self.file.next_data(at)? {
+            let piece = &mut bytes[..ZEROS.len().min((length - data) as usize)];
+            self.read(data, piece)?;
+            if piece != &ZEROS[..piece.len()] {
+                return Ok(false);
+            }
+            at = data + piece.len() as u64;
+        }
+        Ok(true)
     }
 
     /// Undo a write that failed, as far as the disk lets us: its head, written last, is not there or is dead.

@@ -141,7 +141,7 @@ impl Scan {
                 segment.bury(record.start, record.end - record.start)?;
             }
         }
-        Ok(())
+        segment.trim_zeros(end)
     }
 
     /// Take a record into the index, or bury it or what it supersedes.

@@ -254,6 +254,120 @@ fn ten_thousand_small_fragments_make_few_files_and_one_flush() {
     assert_eq!(store.list(S, "", 1000).unwrap().objects.len(), 1000);
 }
 
+/// Bytes of the only segment's file behind its last record.
+fn ahead(store: &Store) -> u64 {
+    let [segment] = &store.log.segments()[..] else { panic!("one segment") };
+    let end = segment.filled.load(Ordering::SeqCst).max(segment.length().unwrap());
+    end - segment.filled.load(Ordering::SeqCst)
+}
+
+/// Put `count` small fragments and flush after each.
+fn put_flushed(store: &Store, count: usize) {
+    let small = object(1, 5000);
+    for _ in 0..count {
+        let key = format!("journal-{}", store.usage().fragments);
+        store.keep_object(&key, 0, &small).unwrap();
+        store.flush_blocking().unwrap();
+    }
+}
+
+#[test]
+fn small_flushed_puts_find_their_blocks_written_and_leave_none_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    put_flushed(&store, 3);
+    assert_eq!(ahead(&store), 0, "nothing is known yet of what is to come");
+    put_flushed(&store, 1);
+    let (room, length) = (ahead(&store), on_disk(folder.path()));
+    assert!(room > 100_000, "{room}");
+    put_flushed(&store, 20);
+    assert_eq!(on_disk(folder.path()), length, "the file did not grow");
+    store.close().unwrap();
+    assert_eq!((ahead(&store), store.verified()), (0, 24));
+    assert!(on_disk(folder.path()) < store.usage().used_bytes + 8192);
+    assert!(segments(folder.path())[0].to_string_lossy().ends_with(".seg"));
+}
+
+#[test]
+fn a_crash_leaves_no_room_that_was_written_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    put_flushed(&store, 10);
+    assert!(ahead(&store) > 0);
+    let used = store.usage().used_bytes;
+    store.crash();
+    let store = open(folder.path());
+    assert_eq!((ahead(&store), store.verified(), store.usage().used_bytes), (0, 10, used));
+    assert!(on_disk(folder.path()) < used + 8192);
+}
+
+/// A power loss may undo the cut of a segment that was sealed after it.
+#[test]
+fn zeros_behind_a_sealed_segment_go_at_the_next_start_and_anything_else_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    put_flushed(&store, 2);
+    store.close().unwrap();
+    store.crash();
+    let path = &segments(folder.path())[0];
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&vec![0; 600_000], length).unwrap();
+    file.set_len(2 << 20).unwrap();
+    open(folder.path()).crash();
+    assert!(file.metadata().unwrap().len().abs_diff(length) < 64);
+    file.write_all_at(&[1], length + 300_000).unwrap();
+    let store = open(folder.path());
+    assert_eq!((file.metadata().unwrap().len(), store.verified()), (length + 300_001, 2));
+}
+
+#[test]
+fn large_fragments_are_not_written_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let large = object(1, 200_000);
+    for i in 0..10 {
+        store.keep_object(&format!("k{i}"), 0, &large).unwrap();
+        store.flush_blocking().unwrap();
+    }
+    assert_eq!(ahead(&store), 0);
+}
+
+#[test]
+fn no_room_is_written_ahead_on_a_node_that_has_none_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let left = store.usage().available_bytes;
+    store.used.fetch_add(left - 100_000, Ordering::SeqCst);
+    put_flushed(&store, 10);
+    assert_eq!(ahead(&store), 0);
+    store.used.fetch_sub(left - 100_000, Ordering::SeqCst);
+    put_flushed(&store, 1);
+    assert!(ahead(&store) > 0);
+}
+
+#[test]
+fn a_disk_that_takes_no_zeros_flushes_all_the_same() {
+    let (folder, disk) = (quick_folder(), ModelledDisk::default());
+    let options = StoreOptions {
+        capacity: Some(64 << 20),
+        disk: disk.plugged(),
+        has_upkeep: false,
+        ..StoreOptions::new(folder.path())
+    };
+    let store = Store::open(options).unwrap();
+    put_flushed(&store, 3);
+    store.keep_object("last", 0, &object(1, 5000)).unwrap();
+    disk.watch(|act| match act {
+        Act::Write => Err(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+        _ => Ok(()),
+    });
+    store.flush_blocking().unwrap();
+    disk.watch(|_| Ok(()));
+    put_flushed(&store, 3);
+    assert_eq!((ahead(&store), store.verified()), (0, 7));
+}
+
 /// A crash may cut the last record anywhere.
 #[test]
 fn a_torn_tail_costs_only_what_was_torn() {
