@@ -43,7 +43,7 @@ use folder::Folder;
 use index::{Index, Shape};
 use log::{Log, Reserved};
 use record::{Head, Lengths, Position};
-use segment::Segment;
+use segment::{BLOCK, Segment};
 use upkeep::Upkeep;
 use volumes::Volumes;
 
@@ -447,6 +447,7 @@ impl Store {
         if segment.is_spent() && !segment.moving.load(Ordering::SeqCst) {
             return self.log.remove(segment).map_err(StoreError::io("remove a segment"));
         }
+        self.log.note_changed(BLOCK);
         let buried = segment.bury(offset, length);
         self.upkeep.after_burial(segment);
         buried.map_err(StoreError::io("mark a record dead"))

@@ -1,8 +1,10 @@
 //! Making durable what was acknowledged: one round of fdatasync for all who wait, and what follows when one fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::disk;
@@ -11,12 +13,19 @@ use super::{BootId, Store};
 use crate::blocking;
 use crate::error::StoreError;
 
+/// What a flush that is carried out in place covers at most.
+const SMALL_BYTES: u64 = 64 << 10;
+/// How long the one before it took at most: so long a thread of the event loop may be held up.
+pub(super) const SHORT: Duration = Duration::from_millis(2);
+
 /// Rounds asked for and done.
 #[derive(Default)]
 pub struct Flushing {
     pub(super) turn: Arc<Mutex<()>>,
     pub(super) asked: AtomicU64,
     done: AtomicU64,
+    /// The last round was done, and done soon.
+    pub(super) was_short: AtomicBool,
 }
 
 impl Store {
@@ -29,6 +38,11 @@ impl Store {
         let turn = self.flushing.turn.clone().lock_owned().await;
         if self.flushing.done.load(Ordering::SeqCst) >= ticket {
             return Ok(());
+        }
+        if self.is_quick()
+            && let Some(_place) = Place::take()
+        {
+            return self.flush_round(turn);
         }
         let store = self.clone();
         // The round keeps its turn even if the one who asked goes away: the next must not overtake it.
@@ -46,9 +60,17 @@ impl Store {
         self.flush_round(turn)
     }
 
+    /// Whether the round to come is expected to be short: then handing it to another thread, and hearing of it, costs more.
+    fn is_quick(&self) -> bool {
+        self.flushing.was_short.load(Ordering::SeqCst) && self.log.unflushed() <= SMALL_BYTES
+    }
+
     fn flush_round(&self, _turn: OwnedMutexGuard<()>) -> Result<(), StoreError> {
+        let began = Instant::now();
+        self.flushing.was_short.store(false, Ordering::SeqCst);
         let covers = self.flushing.asked.load(Ordering::SeqCst);
         self.counts.flushes.add(1);
+        self.log.begin_flush();
         let evacuated = self.evacuate()?;
         self.log.write_ahead(|| self.usage().available_bytes);
         self.sync_segments()?;
@@ -56,6 +78,7 @@ impl Store {
         for segment in evacuated {
             self.end_move(&segment)?;
         }
+        self.flushing.was_short.store(began.elapsed() <= SHORT, Ordering::SeqCst);
         Ok(())
     }
 
@@ -113,6 +136,25 @@ impl Store {
 
     fn draw_boot(&self) {
         *self.boot.lock() = BootId(disk::random_bytes());
+    }
+}
+
+/// The one thread of this process's event loop that may wait for a disk; the others go on meanwhile.
+pub(super) struct Place;
+
+static PLACE_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Place {
+    /// `None` while another has it, and where there are no other threads.
+    pub(super) fn take() -> Option<Place> {
+        let has_others = Handle::current().metrics().num_workers() > 1;
+        (has_others && !PLACE_TAKEN.swap(true, Ordering::SeqCst)).then_some(Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PLACE_TAKEN.store(false, Ordering::SeqCst);
     }
 }
 

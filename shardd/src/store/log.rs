@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -27,6 +27,8 @@ pub struct Log {
     unnamed: Mutex<Vec<Arc<Segment>>>,
     /// A segment was removed since the last fsync of the folder: until then a power loss brings it back.
     removed: AtomicBool,
+    /// Bytes changed since the last flush began, about.
+    unflushed: AtomicU64,
 }
 
 struct End {
@@ -81,12 +83,28 @@ impl Log {
             segments: RwLock::new(segments.into_iter().map(|s| (s.number, s)).collect()),
             unnamed: Mutex::default(),
             removed: AtomicBool::new(false),
+            unflushed: AtomicU64::new(0),
         }
     }
 
     /// What keys its records' checks.
     pub fn seal(&self) -> &Seal {
         &self.seal
+    }
+
+    /// About how many bytes a flush would have to write.
+    pub fn unflushed(&self) -> u64 {
+        self.unflushed.load(Ordering::SeqCst)
+    }
+
+    /// Note that about so many bytes were changed.
+    pub fn note_changed(&self, bytes: u64) {
+        self.unflushed.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// What is noted from now on is for the next flush.
+    pub fn begin_flush(&self) {
+        self.unflushed.store(0, Ordering::SeqCst);
     }
 
     /// Make durable that segments were created and removed; with the error those are given whose names may not be.
@@ -123,6 +141,7 @@ impl Log {
     ) -> io::Result<Reserved> {
         let length = head.lengths().record();
         let reserved = self.reserve(length)?;
+        self.note_changed(length);
         let sequence = if copied { head.sequence } else { reserved.sequence };
         let bytes = Head { sequence, ..*head }.encode(&self.seal, reserved.position);
         let written = reserved.segment.write(reserved.position.offset, &bytes, fragment, tree);

@@ -13,7 +13,7 @@ use super::ranges::{Ranges, blocks_freed};
 use super::record::DEATH;
 
 /// Holes are made of whole blocks of this size; where a file system's are larger, punching zeroes the rest, which is dead.
-const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = 4096;
 /// Fragments up to this are copied behind what stands before them, to be written in one call.
 const ONE_WRITE: usize = 64 << 10;
 /// Written again and again where zeros go.

@@ -710,6 +710,66 @@ async fn flushes_that_wait_share_one_round() {
     assert_eq!(store.counts.flushes.get() - before, 1);
 }
 
+/// Put a fragment, and say whether its flush is carried out by the thread that asks for it.
+async fn is_in_place(store: &Arc<Store>, segments: &Path, object: &Object) -> bool {
+    store.keep_object(&format!("k{}", store.usage().fragments), 0, object).unwrap();
+    let synced_by = Arc::new(Mutex::new(None));
+    let (store, seen) = (store.clone(), synced_by.clone());
+    let fault: Fault = Arc::new(move || {
+        *seen.lock() = Some(std::thread::current().id());
+        Ok(())
+    });
+    faults::set(segments, Faults { sync: Some(fault), ..Faults::default() });
+    let flushing = tokio::spawn(async move {
+        let asking = std::thread::current().id();
+        store.flush().await.unwrap();
+        *synced_by.lock() == Some(asking)
+    });
+    flushing.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_that_will_be_short_is_not_handed_over_and_any_other_is() {
+    let folder = quick_folder();
+    let (store, segments) = (open(folder.path()), folder.path().join("segments"));
+    store.upkeep.stop();
+    let (small, large) = (object(1, 5000), object(1, 200_000));
+    let was_short = |short| store.flushing.was_short.store(short, Ordering::SeqCst);
+    was_short(true);
+    assert!(is_in_place(&store, &segments, &small).await);
+    was_short(false);
+    assert!(!is_in_place(&store, &segments, &small).await, "the last one took long");
+    was_short(true);
+    assert!(!is_in_place(&store, &segments, &large).await, "there is much to write");
+    was_short(true);
+    let place = flush::Place::take();
+    assert!(place.is_some());
+    assert!(!is_in_place(&store, &segments, &small).await, "another thread waits for a disk already");
+    drop(place);
+    was_short(true);
+    assert!(is_in_place(&store, &segments, &small).await);
+}
+
+#[test]
+fn a_disk_that_takes_its_time_and_one_that_fails_are_waited_for_elsewhere() {
+    let folder = quick_folder();
+    let (store, segments) = (open(folder.path()), folder.path().join("segments"));
+    let slow: Fault = Arc::new(|| {
+        std::thread::sleep(2 * flush::SHORT);
+        Ok(())
+    });
+    for fault in [slow, error(libc::EIO)] {
+        store.flushing.was_short.store(true, Ordering::SeqCst);
+        store.keep_object(&format!("k{}", store.usage().fragments), 0, &object(1, 5000)).unwrap();
+        faults::set(&segments, Faults { sync: Some(fault), ..Faults::default() });
+        let _either = store.flush_blocking();
+        assert!(!store.flushing.was_short.load(Ordering::SeqCst));
+    }
+    faults::set(&segments, Faults::default());
+    let is_short = || store.flush_blocking().is_ok() && store.flushing.was_short.load(Ordering::SeqCst);
+    assert!((0..1000).any(|_| is_short()), "on a disk in memory one of a thousand is");
+}
+
 /// Writers with names of their own put, delete, read and flush while segments roll, are compacted and removed.
 #[test]
 fn what_each_writer_did_last_is_what_is_kept() {
