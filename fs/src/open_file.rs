@@ -229,10 +229,13 @@ impl State {
         Some(intents.collect())
     }
 
-    /// Intents carry what `to_carry` said.
-    pub fn carried(&mut self) {
+    /// What `to_carry` said was given to the store: with success intents carry it now. Without they may all the same, and
+    /// what is sealed from now on makes them superfluous.
+    pub fn carried(&mut self, with_success: bool) {
         self.intents += 1;
-        self.fresh.clear();
+        if with_success {
+            self.fresh.clear();
+        }
     }
 
     /// Cut everything beyond `size` out of what the store does not know; returns what that held of the budget.
@@ -269,6 +272,9 @@ impl State {
     pub fn learn_anew(&mut self, stored_size: u64) {
         let sealed = self.seals.iter().flat_map(|seal| &seal.extents).map(|extent| extent.range().end);
         self.size = stored_size.max(self.dirty.end()).max(sealed.max().unwrap_or(0));
+        // Intents may have been taken away, too.
+        self.fresh.lose_track();
+        self.seals.iter_mut().for_each(|seal| seal.carried = false);
         self.known = Known::default();
     }
 

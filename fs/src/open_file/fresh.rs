@@ -24,7 +24,7 @@ impl Fresh {
             .fold(range, |whole, known| whole.start.min(known.start)..whole.end.max(known.end));
         self.ranges.splice(first..end, [whole]);
         if self.ranges.len() > MOST {
-            (self.anything, self.ranges) = (true, Vec::new());
+            self.lose_track();
         }
     }
 
@@ -36,6 +36,11 @@ impl Fresh {
             [before, after].into_iter().filter(|part| part.start < part.end)
         };
         self.ranges = self.ranges.iter().flat_map(parts).collect();
+    }
+
+    /// It is not known any more what is durable.
+    pub fn lose_track(&mut self) {
+        (self.anything, self.ranges) = (true, Vec::new());
     }
 
     /// Everything is durable.

@@ -258,8 +258,9 @@ impl Volume {
         }
         let Some(intents) = state.to_carry(CARRIED) else { return Ok(false) };
         if !intents.is_empty() {
-            self.metadata.put_intents(file.ino, &intents, state.mtime)?;
-            state.carried();
+            let put = self.metadata.put_intents(file.ino, &intents, state.mtime);
+            state.carried(put.is_ok());
+            put?;
         }
         Ok(true)
     }
