@@ -72,7 +72,7 @@ impl Store {
         self.counts.flushes.add(1);
         self.log.begin_flush();
         let evacuated = self.evacuate()?;
-        self.log.write_ahead(|| self.usage().available_bytes);
+        self.log.write_ahead(|| self.available(self.used.load(Ordering::SeqCst)));
         self.sync_segments()?;
         self.flushing.done.store(covers, Ordering::SeqCst);
         for segment in evacuated {
@@ -84,8 +84,7 @@ impl Store {
 
     /// Copy away what broken segments hold: asking a disk again that lost pages would only be told that all is well.
     fn evacuate(&self) -> Result<Vec<Arc<Segment>>, StoreError> {
-        let broken = |segment: &Arc<Segment>| segment.broken.load(Ordering::SeqCst);
-        let segments: Vec<_> = self.log.segments().into_iter().filter(broken).collect();
+        let segments = self.log.segments_where(|segment| segment.broken.load(Ordering::SeqCst));
         for segment in &segments {
             let dropped = self.move_out(segment).map_err(|error| StoreError::Flush(error.to_string()))?;
             if dropped > 0 {
@@ -97,7 +96,7 @@ impl Store {
 
     fn sync_segments(&self) -> Result<(), StoreError> {
         let mut failed = None;
-        for segment in self.log.segments() {
+        for segment in self.log.segments_where(Segment::is_unsettled) {
             // Before the flag is taken down: what a writer wrote until now is then covered.
             let finished = segment.left.load(Ordering::SeqCst) && segment.writers.load(Ordering::SeqCst) == 0;
             if segment.broken.load(Ordering::SeqCst) {

@@ -121,7 +121,12 @@ impl Log {
 
     /// Every segment, oldest first.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
-        self.segments.read().values().cloned().collect()
+        self.segments_where(|_| true)
+    }
+
+    /// Those of them that `wanted` picks.
+    pub fn segments_where(&self, wanted: impl Fn(&Segment) -> bool) -> Vec<Arc<Segment>> {
+        self.segments.read().values().filter(|segment| wanted(segment)).cloned().collect()
     }
 
     /// The segment with this number, unless it was removed.

@@ -209,6 +209,11 @@ impl Segment {
             && self.live_records.load(Ordering::SeqCst) == 0
     }
 
+    /// Whether a flush has anything to do with it: to flush, seal or remove it. Of a large node's segments few are.
+    pub fn is_unsettled(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst) || self.is_spent() || !self.is_sealed()
+    }
+
     /// Whether so little of it is alive that compaction should look, and half of what was when it last did.
     pub fn is_sparse(&self) -> bool {
         let live = self.live_bytes();
