@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use avidfs_tests::cluster::{Cluster, own_ip};
 use avidfs_tests::mount::Mount;
-use avidfs_tests::process::{command, output, run, shell};
+use avidfs_tests::process::{Process, command, output, run, shell};
 use avidfs_tests::scratch::scratch;
 use avidfs_tests::{data, eventually, timed};
 use common::wire::NodeId;
@@ -28,6 +29,8 @@ fn said(output: &Output) -> String {
 
 /// Every refusal comes at once, and not by a limit that runs out.
 const AT_ONCE: Duration = Duration::from_secs(4);
+/// A node has begun to listen, or has not, within this.
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// What both programs take.
 fn words(files: &TlsFiles) -> Vec<String> {
@@ -67,7 +70,7 @@ fn refusal_by(peer: &str, options: &[String]) -> String {
 
 #[test]
 fn files_are_written_and_read_over_tls() {
-    let (_folder, pki, cluster) = closed(5, for_own_address);
+    let (folder, pki, cluster) = closed(5, for_own_address);
     let options = words(&pki.client("client").unwrap());
     let mount = Mount::on(Some(cluster.peers_by("https")), &strs(&options));
     data::put(&mount.path("large"), 1, 9 << 20);
@@ -78,6 +81,19 @@ fn files_are_written_and_read_over_tls() {
     cluster.kill(3);
     data::compare(&mount.path("large"), 1, 9 << 20).unwrap();
     data::compare(&mount.path("small"), 2, 100).unwrap();
+    cluster.restart(0);
+    cluster.restart(3);
+    mount.unmount();
+    run(command("avidfs").args(["fsck", "--state"]).arg(mount.state()).args(&options));
+    let (key, anew) = (folder.path().join("volume.key"), folder.path().join("anew"));
+    std::fs::write(&key, mount.key()).unwrap();
+    let mut recover = command("avidfs");
+    recover
+        .args(["recover", "--peers", &cluster.peers_by("https"), "--state"])
+        .arg(anew)
+        .arg("--key")
+        .arg(key);
+    run(recover.args(&options));
 }
 
 #[test]
@@ -144,14 +160,21 @@ fn an_expired_certificate_is_named_by_whoever_sees_it() {
 fn a_node_does_not_start_with_the_certificate_of_another_one() {
     let folder = scratch();
     let pki = Pki::init(folder.path(), USUAL_DAYS).unwrap();
-    let bound = pki.node(&["127.0.0.1"], Some(NodeId([7; 16]))).unwrap();
-    let mut starting = command("shardd");
-    starting.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("data")).args(words(&bound));
-    let refused = output(&mut starting);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains(&format!("is bound to node {}", "07".repeat(16))), "{}", said(&refused));
-    let starting = output(command("shardd").args(["--data", "/nonexistent", "--tls-ca", "ca.pem"]));
-    assert!(said(&starting).ends_with("belong together: --tls-cert is missing"), "{}", said(&starting));
+    let bound = words(&pki.node(&["127.0.0.1"], Some(NodeId([7; 16]))).unwrap());
+    let told = refused_node(folder.path(), &[&["--listen", "127.0.0.1:0"], &strs(&bound)[..]].concat());
+    assert!(told.contains(&format!("is bound to node {}", "07".repeat(16))), "{told}");
+    let told = refused_node(folder.path(), &["--listen", "127.0.0.1:0", "--tls-ca", "ca.pem"]);
+    assert!(told.ends_with("belong together: --tls-cert is missing"), "{told}");
+}
+
+/// What a node has to say that is to end at once.
+fn refused_node(folder: &Path, options: &[&str]) -> String {
+    let log = folder.join("refused.log");
+    let mut node = command("shardd");
+    node.args(options).arg("--data").arg(folder.join("data")).stderr(File::create(&log).unwrap());
+    let status = Process::start(node).wait(START_LIMIT).expect("the node ends");
+    assert_eq!(status.code(), Some(1));
+    std::fs::read_to_string(log).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -261,9 +284,9 @@ fn a_mount_goes_on_without_a_node_that_lets_it_in_no_more() {
 fn a_node_that_nothing_guards_listens_on_loopback_alone() {
     let folder = scratch();
     let data = folder.path().join("data");
-    let refused = output(command("shardd").args(["--listen", "0.0.0.0:0", "--data"]).arg(&data));
+    let told = refused_node(folder.path(), &["--listen", "0.0.0.0:0"]);
     let choices = "give --tls-cert, --tls-key and --tls-ca, or --token-file, or say --insecure";
-    assert!(said(&refused).ends_with(choices), "{}", said(&refused));
+    assert!(told.ends_with(choices), "{told}");
     assert!(!data.exists());
     let token = token_file(folder.path(), "token", "correct-horse-battery-staple");
     let pki = Pki::init(folder.path(), USUAL_DAYS).unwrap();
