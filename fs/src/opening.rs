@@ -26,6 +26,9 @@ use crate::transport::{FragmentTransport, NodeAddress};
 use crate::volume::{Views, Volume, VolumeOptions, backlog_is_empty};
 use common::wire::{MountId, NodeId};
 
+/// An fsync of at most so much is one request to each node.
+const CARRIED_BYTES: u64 = 32 << 10;
+
 /// Until a node has said hello.
 pub const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
@@ -392,6 +395,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
     let options = VolumeOptions {
         write_behind_bytes: config.write_behind_bytes,
         dirty_interval: config.dirty_interval,
+        carried_bytes: CARRIED_BYTES,
         io_limit: config.io_timeout,
         backlog: config.backlog_dir.clone(),
         backlog_bytes: config.backlog_bytes,

@@ -62,6 +62,9 @@ pub struct VolumeOptions {
     pub write_behind_bytes: u64,
     /// Dirty bytes older than this are sealed and committed unasked.
     pub dirty_interval: Duration,
+    /// Up to so many bytes of a file an fsync lets the metadata carry, whole on every node that keeps the journal; what is
+    /// more is cheaper in fragments, although these take a round of their own.
+    pub carried_bytes: u64,
     /// No request takes longer.
     pub io_limit: Duration,
     /// Folder for what no pool would take.

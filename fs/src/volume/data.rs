@@ -15,10 +15,6 @@ use crate::open_file::{OpenFile, Piece, Progress, Source};
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
 
-/// Up to so many bytes of a file an fsync lets the metadata carry, whole on every node that keeps the journal; what is more
-/// is cheaper in fragments, although these take a round of their own.
-const CARRIED: u64 = 32 << 10;
-
 /// What became of a write.
 #[derive(Debug)]
 pub enum Written {
@@ -256,7 +252,7 @@ impl Volume {
         if self.writable().is_err() {
             return Ok(false);
         }
-        let Some(intents) = state.to_carry(CARRIED) else { return Ok(false) };
+        let Some(intents) = state.to_carry(self.options.carried_bytes) else { return Ok(false) };
         if !intents.is_empty() {
             let put = self.metadata.put_intents(file.ino, &intents, state.mtime);
             state.carried(put.is_ok());

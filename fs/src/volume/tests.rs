@@ -129,6 +129,7 @@ impl Bench {
         let mut options = VolumeOptions {
             write_behind_bytes: 1 << 20,
             dirty_interval: Duration::from_millis(200),
+            carried_bytes: 32 << 10,
             io_limit,
             backlog: self.backlog(),
             backlog_bytes: 64 << 20,

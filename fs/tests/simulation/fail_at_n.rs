@@ -73,6 +73,8 @@ struct Life {
 
 /// So low that a few files make a new one.
 const CHECKPOINTS: Checkpoints = Checkpoints { bytes: 1500, entries: 3 };
+/// What is overwritten a little is carried, and all else stored.
+const CARRIED: u64 = 600;
 const KEPT: &str = "kept";
 const GIVEN_UP: &str = "given-up";
 const SNAPSHOTS: [&str; 2] = [KEPT, GIVEN_UP];
@@ -86,6 +88,7 @@ impl Life {
         };
         world.store_faults = Some(store.clone());
         world.checkpoints = CHECKPOINTS;
+        world.carried_bytes = CARRIED;
         let mount = mounted(&mut world).await;
         assert!(mount.volume.sync().await.is_ok() || mount.volume.sync().await.is_ok());
         let acts = Arc::new(AtomicU64::new(0));

@@ -47,6 +47,9 @@ impl Story {
         if fate.chance(50) {
             world.checkpoints = Checkpoints { bytes: 200 + fate.below(8000), entries: 2 + fate.below(20) };
         }
+        if fate.chance(50) {
+            world.carried_bytes = fate.below(9000);
+        }
         let mount = world.mount(0, false).await.expect("everything is well");
         mount.volume.sync().await.expect("everything is well");
         Story { client: Client::new(fate.clone()), fate, world, mount }

@@ -44,6 +44,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// When mounts write the journal anew.
     pub checkpoints: Checkpoints,
+    /// What an fsync lets the metadata carry.
+    pub carried_bytes: u64,
     /// What befalls the stores of mounts.
     pub store_faults: Option<Arc<StoreFaults>>,
 }
@@ -114,6 +116,7 @@ impl World {
             network,
             hosts,
             checkpoints: Checkpoints::default(),
+            carried_bytes: 32 << 10,
             store_faults: None,
         };
         for node in 0..NODES {
@@ -370,6 +373,7 @@ impl World {
         let options = VolumeOptions {
             write_behind_bytes: 64 << 10,
             dirty_interval: Duration::from_millis(200),
+            carried_bytes: self.carried_bytes,
             io_limit: IO_LIMIT,
             backlog: self.backlog(host),
             backlog_bytes: 64 << 20,
