@@ -123,12 +123,13 @@ const ONCE_IT_KNOWS: Attempt = Attempt { rename: ("taken", "kept"), remove: "ren
 impl Attempt<'_> {
     /// Each is brought to the nodes; the first that is not refused is returned, with its errno.
     fn goes_through(&self, first: &Mount, holder: &mut Holder) -> Option<(&'static str, i32)> {
+        // What no node is asked for comes first: the first fsync tells the daemon that it lost the volume.
+        let renamed = fs::rename(first.path(self.rename.0), first.path(self.rename.1));
+        let removed = fs::remove_file(first.path(self.remove));
         let changed = OpenOptions::new().write(true).open(first.path("changed"));
         let changed =
             changed.and_then(|file| file.write_all_at(&[7; 5000], 100).and_then(|()| file.sync_all()));
         let created = data::keep(&first.path(self.create), 9, 3 * MIB);
-        let renamed = fs::rename(first.path(self.rename.0), first.path(self.rename.1));
-        let removed = fs::remove_file(first.path(self.remove));
         let all = [
             ("an open file", holder.write()),
             ("a file opened now", errno(&changed)),
