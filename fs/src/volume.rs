@@ -85,6 +85,9 @@ pub struct VolumeOptions {
     pub public: VerifyingKey,
 }
 
+/// How long a mount waits for its first entry in the journal, and serves all the same.
+const FIRST_ENTRY: Duration = Duration::from_secs(3);
+
 /// A mounted volume.
 pub struct Volume {
     metadata: Arc<dyn MetadataStore>,
@@ -156,9 +159,21 @@ impl Volume {
         }
         volume.adopt_intents(&volume.metadata.with_intents()?)?;
         if !volume.options.read_only {
+            volume.be_the_newest().await;
             volume.start_upkeep();
         }
         Ok(volume)
+    }
+
+    /// Have an entry of this mount in the journal before anybody sees the volume: what is seen must not give way to an
+    /// entry of an earlier mount that reached one node alone and was never acknowledged, when that node returns.
+    async fn be_the_newest(&self) {
+        let Some(journal) = &self.journal else { return };
+        match tokio::time::timeout(self.options.io_limit.min(FIRST_ENTRY), journal.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the journal does not know of this mount yet"),
+            Err(_) => tracing::warn!("the journal does not know of this mount yet"),
+        }
     }
 
     /// What the volume is.
