@@ -165,7 +165,7 @@ fn fail_again_and_again(journal: &str, rounds: u64) {
         shuffle(&mut order, &mut dice);
         let (early, late) = order.split_at(3 + dice.below(3) as usize);
         early.iter().for_each(|node| cluster.restart(*node));
-        mount.mount();
+        let late = mounted(&mount, &cluster, late);
         check(&mount, &told.lock().unwrap());
         late.iter().for_each(|node| cluster.restart(*node));
         eprintln!("round {round}: late {late:?}, {:?}", told.lock().unwrap());
@@ -179,6 +179,20 @@ fn fail_again_and_again(journal: &str, rounds: u64) {
     check(&mount, &told);
     assert!(told.folders > 0 && told.renamed > 0 && told.blocks > 0 && told.rows > 0, "{told:?}");
     mount.unmount();
+}
+
+/// Mount while some nodes are late, and return those that still are. What no fsync covered may lie on three nodes alone,
+/// two fragments on each of two, for the others were dead already: while it may be on those that are late nothing is given
+/// up, and the mount says which it waits for.
+fn mounted<'n>(mount: &Mount, cluster: &Cluster, late: &'n [usize]) -> &'n [usize] {
+    let Err(refused) = mount.try_mount() else { return late };
+    let sentence = &refused.sentence;
+    let waits = sentence.contains("was committed and never reached the journal");
+    assert!(waits && late.len() == 2, "{sentence}");
+    assert!(late.iter().all(|node| sentence.contains(&cluster.address(*node).to_string())), "{sentence}");
+    late.iter().for_each(|node| cluster.restart(*node));
+    mount.mount();
+    &[]
 }
 
 fn shuffle(list: &mut [usize], dice: &mut Dice) {
