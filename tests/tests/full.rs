@@ -148,13 +148,6 @@ fn on_small_disk(cluster: &Cluster, size: u64) -> (Mount, SmallDisk) {
     (mount, disk)
 }
 
-/// The names of all rounds would fill the disk for good.
-fn remove_empty(mount: &Mount) {
-    let names = fs::read_dir(mount.root()).unwrap().map(|entry| entry.unwrap().file_name());
-    let empty: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("empty-")).collect();
-    empty.iter().for_each(|name| fs::remove_file(mount.root().join(name)).unwrap());
-}
-
 #[test]
 fn a_mount_host_whose_disk_is_full_makes_no_file_and_goes_on_when_emptied() {
     let mut dice = Dice::new(seed());
@@ -199,7 +192,6 @@ fn a_mount_host_whose_disk_is_full_makes_no_file_and_goes_on_when_emptied() {
         }
         eventually(HOMECOMING, "a name is made again", || fs::write(mount.path("again"), "x").is_ok());
         fs::remove_file(mount.path("again")).unwrap();
-        remove_empty(&mount);
         kept.check(&mount);
     }
     mount.remount();
