@@ -104,6 +104,12 @@ impl Inode {
         self.mode & libc::S_IFMT
     }
 
+    /// Its content changed then, if that is newer than what it knows.
+    pub fn written_at(&mut self, mtime: Time) {
+        self.mtime = self.mtime.max(mtime);
+        self.ctime = self.ctime.max(mtime);
+    }
+
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.kind() == libc::S_IFDIR

@@ -43,9 +43,6 @@ const LARGEST_INLINE: usize = 4 << 20;
 /// Between tries to copy entries to nodes that lack them.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the deletion of blocks that nobody needs is waited for.
-const DELETE_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How a journal is written.
 #[derive(Clone, Debug)]
 pub struct JournalOptions {
@@ -709,7 +706,8 @@ impl Writer {
         self.garbage.extend(parts.into_iter().filter(|part| !kept.contains(&part.id)));
         // A silent node must not keep those waiting who want to write the journal; garbage can be given up later.
         let deletion = self.stripe.delete(&self.garbage);
-        let gone = tokio::time::timeout(DELETE_PATIENCE, deletion).await.unwrap_or_default();
+        let gone =
+            tokio::time::timeout(self.stripe.options().flush_patience, deletion).await.unwrap_or_default();
         self.garbage.retain(|part| !gone.contains(&part.id));
     }
 

@@ -246,8 +246,7 @@ impl Volume {
         let state = file.state();
         inode.size = state.size;
         if let Some(mtime) = state.mtime {
-            inode.mtime = inode.mtime.max(mtime);
-            inode.ctime = inode.ctime.max(mtime);
+            inode.written_at(mtime);
         }
         inode.allocated += state.unsaved();
         inode

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::Stripe;
 use crate::metadata::ObjectRecord;
-use crate::pool::NodeState;
 
 impl Stripe {
     /// Delete every fragment of these objects. Nothing durable may refer to them any more (volume.md section 3).
@@ -49,7 +48,7 @@ impl Stripe {
 
     /// Returns the objects whose deletion this node did not confirm.
     async fn delete_on(&self, node: NodeId, ids: &[ObjectId], deadline: Instant) -> Vec<ObjectId> {
-        if matches!(self.pool.state(node), NodeState::Down { .. }) {
+        if self.is_down(node) {
             return ids.to_vec();
         }
         let mut unconfirmed = Vec::new();

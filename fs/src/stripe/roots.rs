@@ -13,12 +13,12 @@ use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, Objec
 use futures_util::future::join_all;
 use tokio::sync::broadcast;
 use tokio::task::JoinError;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Stripe;
 use super::answers::answers;
 use crate::error::{Error, Result};
-use crate::pool::{NodeState, Outcome, PoolEvent};
+use crate::pool::{Outcome, PoolEvent};
 use crate::transport::{Answer, TransportError};
 
 /// What nodes hold of the journal.
@@ -84,15 +84,15 @@ impl Stripe {
             async move { (node, put.await) }
         });
         let quorum = self.options.code.quorum();
+        let is_silent = |ended: &[Put], node: &NodeId| ended.iter().all(|(ended, _)| ended != node);
         let is_enough = |ended: &[Put], waited| {
             let keeps = |(_, put): &&Put| matches!(put, Ok(Ok(_)));
-            let is_awaited =
-                |node: &&NodeId| ended.iter().all(|(ended, _)| ended != *node) && !self.is_lagging(**node);
+            let mut silent = nodes.iter().filter(|node| is_silent(ended, node));
             ended.iter().filter(keeps).count() >= quorum
-                && (waited >= self.options.flush_patience || !nodes.iter().any(|node| is_awaited(&node)))
+                && (waited >= self.options.flush_patience || silent.all(|&node| self.is_lagging(node)))
         };
         let ended = answers(puts, deadline, is_enough).await;
-        for node in nodes.iter().filter(|node| ended.iter().all(|(ended, _)| ended != *node)) {
+        for node in nodes.iter().filter(|node| is_silent(&ended, node)) {
             self.pool.report(*node, Outcome::Slow);
         }
         let (mut kept, mut refusals) = (Vec::new(), Vec::new());
@@ -120,8 +120,7 @@ impl Stripe {
 
     /// How many nodes that keep the journal answer.
     pub fn roots_up(&self) -> usize {
-        let is_up = |node: &&NodeId| !matches!(self.pool.state(**node), NodeState::Down { .. });
-        self.root_nodes().iter().filter(is_up).count()
+        self.root_nodes().into_iter().filter(|&node| !self.is_down(node)).count()
     }
 
     /// What becomes of nodes, from now on.
@@ -276,7 +275,7 @@ impl Stripe {
             |key: &String| FragmentName { key: key.clone(), version: ObjectId::VERSION, index: EVERY_INDEX };
         let operations: Vec<Operation> = keys.iter().map(|key| Operation::Delete(name(key))).collect();
         let nodes = self.pool.nodes().into_iter().filter_map(|node| node.identity);
-        let up = nodes.filter(|&node| !matches!(self.pool.state(node), NodeState::Down { .. }));
+        let up = nodes.filter(|&node| !self.is_down(node));
         let deletes = up.map(|node| {
             let operations = &operations;
             async move {
@@ -288,8 +287,7 @@ impl Stripe {
             }
         });
         // Whoever asks for this writes the journal, and others wait for him.
-        let has_waited = |_: &[()], waited| waited >= self.options.flush_patience;
-        answers(deletes, deadline, has_waited).await;
+        let _given_up = timeout(self.options.flush_patience, join_all(deletes)).await;
     }
 }
 

@@ -183,8 +183,7 @@ fn commit_file(change: &mut Change, part: &FileCommit, known: &mut Known, live: 
     }
     inode.size = inode.size.max(part.size);
     if let Some(mtime) = part.mtime {
-        inode.mtime = inode.mtime.max(mtime);
-        inode.ctime = inode.ctime.max(mtime);
+        inode.written_at(mtime);
     }
     change.save(&inode)
 }

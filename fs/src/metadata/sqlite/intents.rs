@@ -25,8 +25,7 @@ pub(super) fn put(change: &mut Change, ino: Ino, intents: &[Intent], mtime: Opti
         inode.size = inode.size.max(range.end);
     }
     if let Some(mtime) = mtime {
-        inode.mtime = inode.mtime.max(mtime);
-        inode.ctime = inode.ctime.max(mtime);
+        inode.written_at(mtime);
     }
     change.save(&inode)
 }

@@ -117,12 +117,15 @@ fn bring_up(db: &Connection) -> Result<()> {
     if pragma(db, "application_id")? != APPLICATION {
         return Err(Error::Store("this database is not a metadata store of avidfs".into()));
     }
-    match pragma(db, "user_version")? {
-        FORMAT => Ok(()),
-        2 => Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_2} {FROM_3} COMMIT;"))?),
-        3 => Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {FROM_3} COMMIT;"))?),
-        other => Err(Error::Store(format!("metadata format {other}, but this program reads {FORMAT}"))),
-    }
+    let missing = match pragma(db, "user_version")? {
+        FORMAT => return Ok(()),
+        2 => format!("{FROM_2} {INTENT}"),
+        3 => INTENT.to_owned(),
+        other => {
+            return Err(Error::Store(format!("metadata format {other}, but this program reads {FORMAT}")));
+        }
+    };
+    Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {missing} PRAGMA user_version = {FORMAT}; COMMIT;"))?)
 }
 
 fn pragma(db: &Connection, name: &str) -> Result<i64> {
@@ -132,7 +135,7 @@ fn pragma(db: &Connection, name: &str) -> Result<i64> {
 fn create(db: &Connection) -> Result<()> {
     // One transaction, so that a crash leaves either nothing or all, version included.
     db.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        "BEGIN IMMEDIATE; {TABLES} {INTENT} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"
     ))?;
     Ok(())
 }
@@ -153,8 +156,8 @@ CREATE TABLE snapshot (
 ) STRICT;
 ";
 
-/// Before intents.
-const FROM_3: &str = "
+/// Since format 4.
+const INTENT: &str = "
 CREATE TABLE intent (
     ino INTEGER NOT NULL,
     offset INTEGER NOT NULL,
@@ -163,7 +166,6 @@ CREATE TABLE intent (
     bytes BLOB NOT NULL,
     PRIMARY KEY (ino, offset)
 ) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 4;
 ";
 
 const TABLES: &str = "
@@ -249,15 +251,6 @@ CREATE TABLE extent (
     length INTEGER NOT NULL CHECK (length > 0),
     object INTEGER NOT NULL,
     object_offset INTEGER NOT NULL,
-    PRIMARY KEY (ino, offset)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE intent (
-    ino INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
-    length INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    bytes BLOB NOT NULL,
     PRIMARY KEY (ino, offset)
 ) STRICT, WITHOUT ROWID;
 
