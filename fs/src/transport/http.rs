@@ -13,7 +13,7 @@ use common::wire::{MAX_BODY, NODE_HEADER};
 use credentials::{ClientConfig, Token};
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Extensions, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use super::verbs::{Carrier, Parts, Wire};
 use super::{NodeAddress, TransportError};
 use crate::buffers::Buffers;
-use secured::{BoundTo, Securing};
+use secured::{BoundTo, Ending, Securing};
 
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
@@ -154,6 +154,9 @@ impl Http {
     }
 
     fn explain_client(&self, error: &legacy::Error) -> TransportError {
+        if let Some(sentence) = how_it_ended(error) {
+            return TransportError::Unreachable(sentence);
+        }
         match io_kind(error) {
             Some(io::ErrorKind::TimedOut) if error.is_connect() => TransportError::Unreachable(format!(
                 "it took no connection within {} ms",
@@ -224,6 +227,13 @@ async fn read_whole(mut body: Incoming) -> Result<Bytes, TransportError> {
         whole.extend_from_slice(data);
     }
     Ok(whole.freeze())
+}
+
+/// What TLS said as it ended the connection under a request.
+fn how_it_ended(error: &legacy::Error) -> Option<String> {
+    let mut extras = Extensions::new();
+    error.connect_info()?.get_extras(&mut extras);
+    extras.get::<Ending>()?.sentence().map(str::to_owned)
 }
 
 /// What is wrong with the peer is garbage, what is wrong with the way there is unreachable.

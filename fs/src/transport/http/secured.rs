@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,25 +66,45 @@ impl Service<Uri> for Securing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BoundTo(pub NodeId);
 
+/// Why TLS ended a connection, once it has. With TLS 1.3 a node refuses a certificate after the handshake, maybe before
+/// the first request is sent; the client then says of the request no more than that the connection was not ready.
+#[derive(Clone, Default)]
+pub struct Ending(Arc<OnceLock<String>>);
+
+impl Ending {
+    /// A sentence about the node, as `credentials::explain` has them.
+    pub fn sentence(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    fn note(&self, error: &io::Error) {
+        if let Some(sentence) = credentials::explain(error) {
+            let _ = self.0.set(sentence);
+        }
+    }
+}
+
 /// A connection to a node whose certificate was checked.
 pub struct Secured {
     stream: TokioIo<TlsStream<TcpStream>>,
     bound: Option<BoundTo>,
+    ending: Ending,
 }
 
 impl Secured {
     fn new(stream: TlsStream<TcpStream>) -> Secured {
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let bound = certificate.and_then(credentials::node_in).map(BoundTo);
-        Secured { stream: TokioIo::new(stream), bound }
+        Secured { stream: TokioIo::new(stream), bound, ending: Ending::default() }
     }
 }
 
 impl Connection for Secured {
     fn connected(&self) -> Connected {
+        let connected = Connected::new().extra(self.ending.clone());
         match self.bound {
-            Some(bound) => Connected::new().extra(bound),
-            None => Connected::new(),
+            Some(bound) => connected.extra(bound),
+            None => connected,
         }
     }
 }
@@ -95,7 +115,11 @@ impl Read for Secured {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Poll::Ready(Err(error)) = &read {
+            self.ending.note(error);
+        }
+        read
     }
 }
 
