@@ -260,7 +260,12 @@ async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {
 async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, headers: HeaderMap) -> Answer {
     let author = names.author(&headers)?;
     let index = options.index;
-    let deleted = node.apart(move |store| store.delete(&author, &names.key, names.version, index)).await?;
+    let delete = move |store: &Store| {
+        let deleted = store.delete(&author, &names.key, names.version, index);
+        store.give_back();
+        deleted
+    };
+    let deleted = node.apart(delete).await?;
     node.flush_if(&options).await?;
     Ok(Json(json!({ "deleted": deleted })).into_response())
 }

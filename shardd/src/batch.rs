@@ -64,6 +64,7 @@ impl Batch {
                 answer
             })
             .collect();
+        store.give_back();
         encode_answers(&answers)
     }
 }

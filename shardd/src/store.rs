@@ -21,6 +21,7 @@ mod upkeep;
 mod volumes;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +94,8 @@ pub struct Store {
     /// Lengths of the live records and of those being written.
     used: AtomicU64,
     volumes: Volumes,
+    /// Segments with dead records whose space has not been given back.
+    buried_in: Mutex<BTreeSet<u32>>,
     boot: Mutex<BootId>,
     flushing: Flushing,
     upkeep: Arc<Upkeep>,
@@ -256,7 +259,8 @@ impl Store {
         holding.map(|holding| holding.shape().fpcc).ok_or_else(|| not_found(space, name))
     }
 
-    /// Delete fragment `index` of a version, or all of them; how many there were.
+    /// Delete fragment `index` of a version, or all of them; how many there were. What they fill goes back to the disk
+    /// with the next `give_back`, once for many.
     ///
     /// It needs no space on disk. A power loss before the next flush may bring them back, whole.
     pub fn delete(
@@ -276,6 +280,12 @@ impl Store {
             }
             Ok(deleted)
         })
+    }
+
+    /// Let the disk have what was deleted until now.
+    pub fn give_back(&self) {
+        let segments = std::mem::take(&mut *self.buried_in.lock());
+        segments.into_iter().filter_map(|number| self.log.segment(number)).for_each(|s| s.give_back());
     }
 
     /// What is kept of one version.
@@ -358,6 +368,7 @@ impl Store {
         drop(index);
         if let Some((segment, offset, length)) = replaced {
             self.bury(&segment, offset, length)?;
+            self.give_back();
         }
         self.counts.stored.add(1);
         Ok(())
@@ -442,13 +453,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Mark a record dead that the index no longer points to, give back its space, and see what that makes of its segment.
+    /// Mark a record dead that the index no longer points to, and see what that makes of its segment.
     fn bury(&self, segment: &Arc<Segment>, offset: u64, length: u64) -> Result<(), StoreError> {
         if segment.is_spent() && !segment.moving.load(Ordering::SeqCst) {
             return self.log.remove(segment).map_err(StoreError::io("remove a segment"));
         }
         self.log.note_changed(BLOCK);
         let buried = segment.bury(offset, length);
+        self.buried_in.lock().insert(segment.number);
         self.upkeep.after_burial(segment);
         buried.map_err(StoreError::io("mark a record dead"))
     }

@@ -70,11 +70,9 @@ impl Store {
             drop(index);
             // Deleted meanwhile.
             let length = head.lengths().record();
-            return copy
-                .segment
-                .bury(copy.position.offset, length)
-                .map(|()| true)
-                .map_err(StoreError::io("bury"));
+            copy.segment.bury(copy.position.offset, length).map_err(StoreError::io("bury"))?;
+            copy.segment.give_back();
+            return Ok(true);
         }
         let length = head.lengths().record();
         copy.segment.enliven(length);

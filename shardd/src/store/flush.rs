@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::disk;
@@ -138,16 +137,16 @@ impl Store {
     }
 }
 
-/// The one thread of this process's event loop that may wait for a disk; the others go on meanwhile.
+/// The one thread of this process's event loop that may wait for a disk. Where there is no other, nothing is answered
+/// meanwhile; a read of a fragment that is not in memory costs as much.
 pub(super) struct Place;
 
 static PLACE_TAKEN: AtomicBool = AtomicBool::new(false);
 
 impl Place {
-    /// `None` while another has it, and where there are no other threads.
+    /// `None` while another has it.
     pub(super) fn take() -> Option<Place> {
-        let has_others = Handle::current().metrics().num_workers() > 1;
-        (has_others && !PLACE_TAKEN.swap(true, Ordering::SeqCst)).then_some(Place)
+        (!PLACE_TAKEN.swap(true, Ordering::SeqCst)).then_some(Place)
     }
 }
 

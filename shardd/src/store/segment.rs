@@ -43,7 +43,7 @@ pub struct Segment {
     pub filled: AtomicU64,
     /// Live bytes when compaction last looked and left it alone.
     looked_at: AtomicU64,
-    dead: Mutex<Ranges>,
+    dead: Mutex<Dead>,
 }
 
 /// What its file is called.
@@ -55,6 +55,14 @@ enum Name {
     Sealed,
     /// The file is gone.
     Removed,
+}
+
+/// What is dead of it.
+#[derive(Default)]
+struct Dead {
+    ranges: Ranges,
+    /// Whole blocks of that, not given back yet.
+    due: Ranges,
 }
 
 impl Segment {
@@ -233,38 +241,46 @@ impl Segment {
         Ok(self.allocated()? > live + live / 4 + (64 << 10))
     }
 
-    /// Mark a record dead and give back what it and its dead neighbours fill.
+    /// Mark a record dead; what it and its dead neighbours fill is given back by the next `give_back`.
     pub fn bury(&self, offset: u64, record: u64) -> io::Result<()> {
         let (at, dead) = DEATH;
         self.file.write(offset + at, &dead)?;
         self.dirty.store(true, Ordering::SeqCst);
-        self.give_back(offset, record);
+        self.let_go(offset, record);
         Ok(())
     }
 
-    /// Give back a range no live record touches.
-    pub fn give_back(&self, offset: u64, length: u64) {
+    /// Have a range, which no live record touches, given back by the next `give_back`.
+    pub fn let_go(&self, offset: u64, length: u64) {
         let added = offset..offset + length;
+        let mut dead = self.dead.lock();
+        let whole = dead.ranges.add(added.clone());
+        if let Some(blocks) = blocks_freed(&whole, &added, BLOCK) {
+            dead.due.add(blocks);
+        }
+    }
+
+    /// Punch what was let go of: neighbours at once, as one call costs as much as the other.
+    pub fn give_back(&self) {
         // The lock is held while punching, so that a range is never given back late, over something newer.
-        let mut ranges = self.dead.lock();
-        let dead = ranges.add(added.clone());
-        if let Some(blocks) = blocks_freed(&dead, &added, BLOCK)
-            && let Err(error) = self.file.punch(blocks.start, blocks.end)
-        {
-            tracing::debug!(segment = self.number, %error, "punch");
+        let mut dead = self.dead.lock();
+        for blocks in std::mem::take(&mut dead.due).iter() {
+            if let Err(error) = self.file.punch(blocks.start, blocks.end) {
+                tracing::debug!(segment = self.number, %error, "punch");
+            }
         }
     }
 
     /// Note that a range is dead without giving it back: compaction sees to what a start finds.
     pub fn note_dead(&self, from: u64, to: u64) {
         if from < to {
-            self.dead.lock().add(from..to);
+            self.dead.lock().ranges.add(from..to);
         }
     }
 
     /// Punch every dead range again, as a crash may have come between death and punch.
     pub fn punch_dead(&self) -> io::Result<()> {
-        let ranges: Vec<_> = self.dead.lock().iter().collect();
+        let ranges: Vec<_> = self.dead.lock().ranges.iter().collect();
         let blocks = ranges.iter().filter_map(|dead| blocks_freed(dead, dead, BLOCK));
         blocks.into_iter().try_for_each(|blocks| self.file.punch(blocks.start, blocks.end))
     }

@@ -54,6 +54,7 @@ impl Store {
             index: Mutex::new(scanned.index),
             used: AtomicU64::new(scanned.used),
             volumes,
+            buried_in: Mutex::default(),
             boot: Mutex::new(BootId(disk::random_bytes())),
             flushing: Flushing::default(),
             upkeep,
@@ -99,6 +100,7 @@ fn scan(folder: &Folder) -> Result<Scan, StoreError> {
         scan.segments.insert(segment.number, segment.clone());
         scan.segment(&segment).map_err(failed)?;
     }
+    scan.segments.values().for_each(|segment| segment.give_back());
     if scan.torn > 0 {
         tracing::warn!(records = scan.torn, "torn records dropped");
     }
