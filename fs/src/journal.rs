@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::chain::{Chain, Holders, Progress, Reader};
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
@@ -42,6 +42,12 @@ const LARGEST_INLINE: usize = 4 << 20;
 
 /// Between tries to copy entries to nodes that lack them.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// So many entries are in the pool, at most, before the store notes that they are. It writes half as much for each then,
+/// and a mount that finds its store behind by as many replays them.
+const NOTED_TOGETHER: usize = 64;
+/// While nobody asks for anything, that waits no longer than this.
+const NOTED_AFTER: Duration = Duration::from_millis(10);
 
 /// How a journal is written.
 #[derive(Clone, Debug)]
@@ -302,7 +308,10 @@ async fn bring_together(
         return differs(sequence + 1);
     }
     if missed.iter().any(|signed| signed.entry.mount != mount) {
-        let own = unshipped_changes(&**metadata)?;
+        // The store may not have noted all that reached the pool before others wrote.
+        let of_this = missed.iter().filter(|signed| signed.entry.mount == mount);
+        let reached = of_this.map(|signed| signed.entry.upto).max().unwrap_or(0);
+        let own = unshipped_changes(&**metadata, reached)?;
         if own > 0 {
             return Err(Error::Pool(format!(
                 "the volume was written elsewhere, up to entry {at} of its journal, and {own} changes made here never \
@@ -317,7 +326,7 @@ async fn bring_together(
             )));
         }
         // Others count their changes in their own way. That this mount began is still to be told.
-        position.upto = shipped_changes(&**metadata)?;
+        position.upto = shipped_changes(&**metadata)?.max(reached);
     }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
     replay(metadata, anew, reader.records(&missed, &|_, _| ())?, &position).await?;
@@ -330,9 +339,9 @@ fn shipped_changes(metadata: &dyn MetadataStore) -> Result<u64> {
     Ok(if waiting.records.is_empty() { metadata.last_change() } else { waiting.last - 1 })
 }
 
-/// Changes in the outbox that say more than that a mount was begun.
-fn unshipped_changes(metadata: &dyn MetadataStore) -> Result<usize> {
-    let outbox = metadata.outbox(0, usize::MAX)?;
+/// Changes in the outbox after one that reached the pool, which say more than that a mount was begun.
+fn unshipped_changes(metadata: &dyn MetadataStore, reached: u64) -> Result<usize> {
+    let outbox = metadata.outbox(reached, usize::MAX)?;
     let says_more = |record: &Record| {
         !matches!(record, Record::Epoch(_) | Record::Numbers { .. } | Record::Configuration(_))
     };
@@ -423,6 +432,8 @@ pub struct Journal {
 enum Request {
     /// Every change made until now is to be in the pool.
     Sync(oneshot::Sender<Result<()>>),
+    /// And the store is to have noted that.
+    Settle(oneshot::Sender<Result<()>>),
     /// The snapshot of this number, which was begun, is to be of the state that is then in the pool.
     Pin(u32, oneshot::Sender<Result<()>>),
     /// The snapshot of this number is to be given up.
@@ -466,6 +477,7 @@ impl Journal {
             options,
             position,
             unsent: None,
+            unnoted: 0,
             first: true,
             garbage: Vec::new(),
             pins: BTreeMap::new(),
@@ -488,6 +500,14 @@ impl Journal {
             return Ok(());
         }
         self.ask(Request::Sync).await
+    }
+
+    /// As `sync`, and the store has noted it, so that the next mount has nothing to replay.
+    ///
+    /// # Errors
+    /// As `sync`.
+    pub async fn settle(&self) -> Result<()> {
+        self.ask(Request::Settle).await
     }
 
     /// Let a snapshot that was begun be of the state the volume has now; it is in the pool when this returns.
@@ -579,6 +599,8 @@ struct Writer {
     position: Position,
     /// An entry that may have reached some node: it is put again as it is until it counts, as its place is bound to it.
     unsent: Option<(Signed, Bytes)>,
+    /// Entries that are in the pool, which the store has not noted.
+    unnoted: usize,
     /// Nothing was shipped yet: changes of an earlier mount may name objects that are not whole.
     first: bool,
     /// Blocks of entries that are gone, still on some node.
@@ -625,12 +647,9 @@ impl Writer {
         // At once the first time: whoever had the volume before must find that somebody else has it.
         let mut patience = Duration::ZERO;
         loop {
-            let mut waiting = Vec::new();
-            match tokio::time::timeout(std::mem::replace(&mut patience, interval), requests.recv()).await {
-                Ok(None) => return,
-                Ok(Some(first)) => waiting.push(first),
-                Err(_) => {}
-            }
+            let patience = std::mem::replace(&mut patience, interval);
+            let Some(first) = self.next_request(&mut requests, patience).await else { return };
+            let mut waiting = Vec::from_iter(first);
             waiting.extend(std::iter::from_fn(|| requests.try_recv().ok()));
             let mut outcome = self.ship().await;
             if outcome.is_ok() && std::mem::take(&mut self.shown.lock().is_to_be_anew) {
@@ -654,9 +673,29 @@ impl Writer {
         }
     }
 
+    /// The next request, or `Some(None)` when there was none for so long; none is to come after `None`.
+    async fn next_request(
+        &mut self,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+        patience: Duration,
+    ) -> Option<Option<Request>> {
+        let end = Instant::now() + patience;
+        if self.unnoted > 0 {
+            match timeout(NOTED_AFTER.min(patience), requests.recv()).await {
+                Ok(request) => return request.map(Some),
+                Err(_) => self.note_in_time(),
+            }
+        }
+        match timeout_at(end, requests.recv()).await {
+            Ok(request) => request.map(Some),
+            Err(_) => Some(None),
+        }
+    }
+
     async fn answer(&mut self, request: Request, shipped: Result<()>) {
         let (answer, done) = match (request, shipped) {
             (Request::Sync(answer), shipped) => (answer, shipped),
+            (Request::Settle(answer), shipped) => (answer, shipped.and_then(|()| self.note())),
             (Request::Pin(_, answer) | Request::Unpin(_, answer), Err(error)) => (answer, Err(error)),
             (Request::Pin(number, answer), Ok(())) => (answer, self.pin(number).await),
             (Request::Unpin(number, answer), Ok(())) => (answer, self.unpin(number).await),
@@ -706,8 +745,7 @@ impl Writer {
         self.garbage.extend(parts.into_iter().filter(|part| !kept.contains(&part.id)));
         // A silent node must not keep those waiting who want to write the journal; garbage can be given up later.
         let deletion = self.stripe.delete(&self.garbage);
-        let gone =
-            tokio::time::timeout(self.stripe.options().flush_patience, deletion).await.unwrap_or_default();
+        let gone = timeout(self.stripe.options().flush_patience, deletion).await.unwrap_or_default();
         self.garbage.retain(|part| !gone.contains(&part.id));
     }
 
@@ -883,13 +921,32 @@ impl Writer {
         let before = self.position.head();
         let (places, parts) = self.position.step(signed);
         self.position.kept_by(&kept, before);
-        self.unsent = None;
-        let noted = self.metadata.shipped(self.position.upto, &remembered(&self.position));
         // It counts from now on, also where the store cannot write that down.
+        self.unsent = None;
+        self.unnoted += 1;
+        if self.unnoted >= NOTED_TOGETHER || !places.is_empty() {
+            self.note_in_time();
+        }
         if !places.is_empty() {
             self.let_go(places, parts).await;
         }
-        noted
+        Ok(())
+    }
+
+    /// Let the store note how far the pool is.
+    fn note(&mut self) -> Result<()> {
+        if self.unnoted > 0 {
+            self.metadata.shipped(self.position.upto, &remembered(&self.position))?;
+            self.unnoted = 0;
+        }
+        Ok(())
+    }
+
+    /// The same; where it cannot now, it is tried again.
+    fn note_in_time(&mut self) {
+        if let Err(error) = self.note() {
+            tracing::warn!(%error, "the store cannot note how far the journal is");
+        }
     }
 
     async fn store_block(&self, block: Vec<u8>) -> Result<Stored> {

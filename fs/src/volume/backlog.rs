@@ -79,7 +79,7 @@ impl Volume {
                 return self.keep_backlog(error.to_string()).await;
             }
         }
-        match self.sync().await {
+        match self.settle().await {
             Ok(()) => Ok(()),
             // Everything is stored; what leads to it waits in the store on this host.
             Err(error) => self.keep_backlog(error.to_string()).await,

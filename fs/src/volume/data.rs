@@ -241,6 +241,15 @@ impl Volume {
         .await
     }
 
+    /// As `sync`, and the store has noted how far the journal is.
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<()> {
+        self.sync().await?;
+        match &self.journal {
+            Some(journal) => within(self.options.io_limit, journal.settle()).await,
+            None => Ok(()),
+        }
+    }
+
     /// Let the metadata carry what a file has to make durable, if that is little: one entry of the journal then makes it
     /// so, and the bytes lie in an object later, together with others. False if there is too much, or some of it is
     /// sealed already.

@@ -135,7 +135,7 @@ impl Volume {
 
     async fn look(self: &Arc<Self>, deep: bool) -> Result<Look> {
         // What is under way arrives first; where nodes do not take it, the rest can be looked at all the same.
-        if let Err(error) = self.sync().await {
+        if let Err(error) = self.settle().await {
             tracing::warn!(%error, "checking a volume whose changes are not all in the pool");
         }
         let mut look = Look::default();

@@ -35,3 +35,35 @@ async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
     bench.recover().await;
     assert_eq!(bench.metadata.lookup(ROOT, b"here").unwrap().size, 5);
 }
+
+/// Of what reached the pool a store notes many entries together, so one whose mount is killed has changes in its outbox
+/// that the pool has. They are neither a reason to refuse it, nor laid over what other hosts made of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reached_the_pool_unnoted_is_not_laid_over_what_another_host_wrote_since() {
+    let mut bench = Bench::new().await;
+    let mut name = String::new();
+    for k in 0..100 {
+        let volume = bench.mount().await;
+        name = format!("here {k}");
+        let ino = create(&volume, &name);
+        volume.fsync(ino).await.unwrap();
+        crash(volume).await;
+        if !bench.metadata.outbox(0, usize::MAX).unwrap().records.is_empty() {
+            break;
+        }
+    }
+    assert!(!bench.metadata.outbox(0, usize::MAX).unwrap().records.is_empty(), "all was noted, each time");
+    let here = bench.metadata.clone();
+    bench.recover().await;
+    bench.mount = MountId([2; 16]);
+    let volume = bench.mount().await;
+    volume.rename((ROOT, name.as_bytes()), (ROOT, b"there"), RenameMode::Replace, caller(7)).unwrap();
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    bench.metadata = here;
+    bench.mount = MountId([1; 16]);
+    let volume = bench.mount().await;
+    assert!(bench.metadata.lookup(ROOT, name.as_bytes()).is_err());
+    assert!(bench.metadata.lookup(ROOT, b"there").is_ok());
+    volume.shut_down().await.unwrap();
+}

@@ -263,6 +263,7 @@ async fn damaged_metadata_is_mended_and_the_journal_carries_it() {
     let volume = bench.filled().await;
     let ghost = Record::Entry { parent: ROOT, name: b"ghost".to_vec(), ino: Ino(99), cookie: 4000 };
     let longer = crate::inode::Inode { size: 32 * 3, ..volume.attributes(ROOT).unwrap() };
+    volume.settle().await.unwrap();
     bench.smuggle(&[ghost, Record::Inode(longer)]);
     let report = volume.fsck(CHECK).await.unwrap();
     assert_eq!(kinds(&report), ["dangling_name", "numbers", "journal", "journal"], "{report:#?}");
