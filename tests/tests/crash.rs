@@ -219,7 +219,7 @@ fn forget_the_oldest(mount: &Mount, log: &mut Log) {
 fn what_was_acknowledged_survives_kills_at_any_moment() {
     let cluster = Cluster::start(5);
     let mount = Mount::new(&cluster, &["--cache-disk", "16MiB", "--dirty-interval", "300ms"]);
-    kill_again_and_again(&cluster, &mount, rounds(10, 300), false, || mount.mount());
+    kill_again_and_again(&cluster, &mount, rounds(6, 120), false, || mount.mount());
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn what_was_fsynced_survives_kills_and_the_loss_of_the_mount_hosts_disk() {
     let key = state.with_extension("key");
     fs::copy(state.join("volume.key"), &key).unwrap();
     let mut round = 0;
-    kill_again_and_again(&cluster, &mount, rounds(6, 120), true, || {
+    kill_again_and_again(&cluster, &mount, rounds(10, 300), true, || {
         round += 1;
         if round % 3 == 1 {
             fs::remove_dir_all(&state).unwrap();
