@@ -166,7 +166,13 @@ impl Fpcc {
         let length = code.fragment_length(object_length);
         assert_eq!(fragments.len(), code.n(), "fragments of code {code}");
         assert!(fragments.iter().all(|fragment| fragment.len() == length), "fragments of {length} bytes");
-        let hashes = fragments.iter().map(|fragment| hash.hash(fragment)).collect();
+        let hashes = if code.m() == 1 {
+            // The others are copies of it.
+            debug_assert!(fragments.iter().all(|copy| copy == &fragments[0]), "copies that differ");
+            vec![hash.hash(fragments[0]); code.n()].into()
+        } else {
+            fragments.iter().map(|fragment| hash.hash(fragment)).collect()
+        };
         let mut fpcc = Fpcc::with_hashes(code, hash, length as u64, object_length, hashes);
         fpcc.fingerprints = fragments[..code.m()].iter().map(|data| fpcc.point.fingerprint(data)).collect();
         fpcc

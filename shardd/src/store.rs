@@ -376,8 +376,11 @@ impl Store {
 
     /// Whether the very bytes are on disk already, and readable.
     fn has_good_copy(&self, space: Space, name: &FragmentName, shape: &Shape, fragment: &[u8]) -> bool {
-        let same_fpcc = self.has(space, name).is_ok_and(|kept| kept == shape.fpcc);
-        same_fpcc && self.get(space, name).is_ok_and(|kept| kept.fragment() == fragment)
+        let is_same = |holding: &index::Holding| {
+            holding.position(name.index).is_some() && holding.shape().fpcc == shape.fpcc
+        };
+        let is_kept = self.index.lock().find(space, &name.key, name.version).is_some_and(is_same);
+        is_kept && self.get(space, name).is_ok_and(|kept| kept.fragment() == fragment)
     }
 
     /// Write a record, within the space there is for data.

@@ -813,7 +813,9 @@ fn what_each_writer_did_last_is_what_is_kept() {
 fn act(store: &Store, objects: &[Object], id: u64) -> Vec<Option<usize>> {
     let mut random = Random(id);
     let mut model: Vec<Option<usize>> = vec![None; 300];
-    for step in 0..6000 {
+    // Until compaction came by as well, which on a busy machine it may not soon.
+    let is_compacted = || store.counts.compactions.get() > 0;
+    for step in (0..).take_while(|step| *step < 6000 || *step < 600_000 && !is_compacted()) {
         let i = random.next() as usize % model.len();
         let (key, choice) = (format!("w{id}-{i}"), random.next() as usize % objects.len());
         match (random.next() % 8, model[i]) {
@@ -823,6 +825,7 @@ fn act(store: &Store, objects: &[Object], id: u64) -> Vec<Option<usize>> {
             }
             (1..4, Some(_)) => {
                 assert_eq!(store.delete(&C, &key, 1, None).unwrap(), 1);
+                store.give_back();
                 model[i] = None;
             }
             (_, Some(kept)) => {
