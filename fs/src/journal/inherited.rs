@@ -47,7 +47,7 @@ pub(super) async fn lost_objects(
 /// Rebuild what nobody has of the objects that changes after `upto` name, before the journal names them.
 ///
 /// # Errors
-/// `TooFewNodes`, `Unreadable`; the store's. What was rebuilt stays so, and the call may be repeated.
+/// `TooFewNodes`, `Unreadable`, `ReadOnly`; the store's. What was rebuilt stays so, and the call may be repeated.
 pub(super) async fn make_whole(metadata: &dyn MetadataStore, stripe: &Arc<Stripe>, upto: u64) -> Result<()> {
     for object in named_objects(metadata, upto)? {
         if object.exceptions.iter().all(|exception| exception.node.is_some()) {

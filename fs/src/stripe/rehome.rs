@@ -20,7 +20,8 @@ impl Stripe {
     ///
     /// Returns what is still not at home, such as what belongs to a node that is down. The caller commits that, and
     /// once it is durable calls `drop_guests` with the exceptions as they were before. `Unreadable` when fragments
-    /// can neither be had nor made; others may have been brought home all the same, and are at the next call.
+    /// can neither be had nor made; others may have been brought home all the same, and are at the next call. `ReadOnly`
+    /// once another mount has taken the volume over.
     pub async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {
         let deadline = Instant::now() + self.options.io_limit;
         let homes = self.homes_of(object);
@@ -75,10 +76,15 @@ impl Stripe {
             checked.map_err(|error| Error::Unreadable { object: object.id, reason: error.to_string() })?;
         let (name, fpcc) = (fragment_name(object.id, index), fetched.fpcc.to_bytes().into());
         let put = self.put_bytes(home, &name, fpcc, checked.into_bytes(), true, self.left(deadline)).await;
-        if let Err(error) = &put {
-            tracing::debug!(object = %object.id, index, node = %self.called(home), %error, "not brought home");
+        match put {
+            Ok(_) => Ok(true),
+            // Whoever waits for the fragment would wait for ever.
+            Err(error) if error.is_fence() => Err(Error::ReadOnly),
+            Err(error) => {
+                tracing::debug!(object = %object.id, index, node = %self.called(home), %error, "not brought home");
+                Ok(false)
+            }
         }
-        Ok(put.is_ok())
     }
 
     async fn drop_copy(&self, guest: NodeId, name: FragmentName, deadline: Instant) -> bool {

@@ -93,6 +93,17 @@ async fn what_cannot_be_rebuilt_is_said() {
     assert!(matches!(error, Error::Unreadable { .. }), "{error}");
 }
 
+/// What an earlier mount left half stored is brought home before the first entry of the journal; a mount that was taken
+/// over from before that heard of nodes that were down, and went on trying.
+#[tokio::test(start_paused = true)]
+async fn who_was_taken_over_from_brings_nothing_home_and_hears_why() {
+    let bench = bench("3+2").await;
+    let record = handed_off(&bench, &[0, 1]).await;
+    bench.nodes.fence(EPOCH + 1);
+    let error = bench.stripe.move_home(&record).await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly), "{error:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn locate_tells_where_each_fragment_is_and_whether_it_is_there() {
     let bench = bench("3+2").await;
