@@ -491,7 +491,10 @@ impl Filesystem for Fuse {
             true => self.volume.opened_for_reading(ino(node), Time::now()),
             false => Ok(false),
         });
-        let opened = |reply: ReplyOpen| reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        // Through a handle that only reads nothing becomes dirty, so that its close has nothing to wait for.
+        let only_reads = flags.0 & libc::O_ACCMODE == libc::O_RDONLY;
+        let how = if only_reads { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };
+        let opened = move |reply: ReplyOpen| reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | how);
         match (noted, self.notifier.get().cloned()) {
             (Ok(true), Some(notifier)) => {
                 // On a thread of its own: the kernel may ask us something before it takes the notice.
@@ -518,8 +521,9 @@ impl Filesystem for Fuse {
     ) {
         let mode = libc::S_IFREG | mode & 0o7777;
         let created = self.make(req, parent, name, (mode, umask), NewInode::default());
-        match created.and_then(|inode| self.volume.open_file(inode.ino).map(|()| inode)) {
+        match created {
             Ok(inode) => {
+                self.volume.open_created(&inode);
                 reply.created(&TTL, &attr(&inode), GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(error) => reply.error(errno(&error)),

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::error::{Error, Result};
-use crate::inode::{Ino, Inode};
+use crate::inode::{Ino, Inode, Time};
 use crate::journal::Journal;
 use crate::journal::chain::Reader;
 use crate::lease::LeaseWatch;
@@ -102,6 +102,8 @@ pub struct Volume {
     lookups: Lookups,
     orphans: Orphans,
     accesses: Accesses,
+    /// When the mount began.
+    begun: Time,
     budget: Budget,
     seen: space::Seen,
     /// Reads in flight, so that no object is deleted under one.
@@ -144,6 +146,7 @@ impl Volume {
             lookups: Lookups::default(),
             orphans: Orphans::default(),
             accesses: Accesses::default(),
+            begun: Time::now(),
             seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
             work: Notify::new(),

@@ -71,15 +71,27 @@ impl Volume {
     /// A file was opened for reading; the kernel may answer all reads from its cache, so this is when the access is
     /// noted if it is due. Returns whether the kernel's idea of the time of access is now an old one.
     ///
+    /// Of a file that nothing was done with since the mount began the kernel has no bytes. Its first read comes to us, and
+    /// is an access of which the kernel knows.
+    ///
     /// # Errors
     /// The store's.
     pub fn opened_for_reading(&self, ino: Ino, now: Time) -> Result<bool> {
         let inode = self.attributes(ino)?;
+        if self.options.access_times != AccessTimes::Strict && self.is_untouched(&inode, now) {
+            return Ok(false);
+        }
         let due = inode.size > 0 && self.options.access_times.are_due(&inode, now);
         if due {
             self.accesses.note(ino, now);
         }
         Ok(due)
+    }
+
+    /// Whether the mount, which is not a day old, has neither read nor written it: an access that is due today is noted.
+    fn is_untouched(&self, inode: &Inode, now: Time) -> bool {
+        let last = inode.atime.max(inode.mtime).max(inode.ctime);
+        last < self.begun && now.seconds - self.begun.seconds < A_DAY
     }
 
     /// A directory was listed, a link followed: note it if it is due.

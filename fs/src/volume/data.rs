@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{AccessTimes, Volume};
 use crate::error::{Error, Result};
-use crate::inode::{Caller, Ino, MAX_SIZE, Time};
+use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
 use crate::metadata::{Commit, MetadataStore};
 use crate::open_file::{OpenFile, Piece, Progress, Source};
 
@@ -36,11 +36,20 @@ impl Volume {
         if inode.is_directory() {
             return Err(Error::IsDirectory);
         }
-        let file = OpenFile::new(&inode, self.settings.code, self.settings.object_size);
+        files.insert(ino, Arc::new(self.first_handle_on(&inode)));
+        Ok(())
+    }
+
+    /// The first handle on a file that was made just now.
+    pub fn open_created(&self, inode: &Inode) {
+        self.files.lock().insert(inode.ino, Arc::new(self.first_handle_on(inode)));
+    }
+
+    fn first_handle_on(&self, inode: &Inode) -> OpenFile {
+        let file = OpenFile::new(inode, self.settings.code, self.settings.object_size);
         file.state().handles = 1;
         file.state().access_noted = self.options.access_times == AccessTimes::Never;
-        files.insert(ino, Arc::new(file));
-        Ok(())
+        file
     }
 
     /// One handle less. What is still dirty stays until it is stored.

@@ -189,6 +189,24 @@ fn accesses_outlive_a_remount_and_set_times_are_not_overwritten() {
     assert_eq!(atime(&path), (3000, 5));
 }
 
+/// Of a file that was not touched since the mount began the kernel has no bytes, and the access is noted when it asks for
+/// them, not when the file is opened.
+#[test]
+fn the_first_read_since_the_mount_began_is_seen_at_once_and_outlives_it() {
+    let (mount, path) = mounted(&[]);
+    mount.remount();
+    drop(File::open(&path).unwrap());
+    assert_eq!(atime(&path), (1000, 0), "it was opened and not read");
+    fs::read(&path).unwrap();
+    let first = atime(&path);
+    assert!(first.0 > 1000);
+    tick();
+    fs::read(&path).unwrap();
+    assert_eq!(atime(&path), first);
+    mount.remount();
+    assert_eq!(atime(&path), first);
+}
+
 #[test]
 fn a_mount_with_noatime_notes_nothing() {
     let (mount, path) = mounted(&["-o", "noatime"]);
