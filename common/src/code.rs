@@ -55,25 +55,9 @@ impl Code {
         usize::from(self.n)
     }
 
-    /// f, the most nodes that may be Byzantine: `min((n-m)/2, (n-1)/3)`.
+    /// f, the most nodes that may be Byzantine: `min((n-m)/2, (n-1)/3)`. `quorum::Quorums` is how the others agree.
     pub fn faults(self) -> usize {
         (self.p() / 2).min((self.n() - 1) / 3)
-    }
-
-    /// Echoes for one FPCC that let a node send ready: `max(m+f, (n+f)/2 + 1)`, so that two FPCCs cannot both get there.
-    pub fn echo_quorum(self) -> usize {
-        let f = self.faults();
-        (self.m() + f).max((self.n() + f) / 2 + 1)
-    }
-
-    /// Readies that let a node send ready without the echoes: f + 1, one of which is honest.
-    pub fn ready_amplification(self) -> usize {
-        self.faults() + 1
-    }
-
-    /// Readies that commit a version, and `stored` answers that end a client's write: 2f + 1.
-    pub fn commit_quorum(self) -> usize {
-        2 * self.faults() + 1
     }
 
     /// s = max(f, 1): the node losses that a write must survive from the moment it succeeds.
@@ -161,53 +145,10 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// (code, f, echo quorum, ready amplification, commit quorum), the table in docs/fpcc.md.
     #[test]
     fn a_quorum_is_a_majority_that_can_read() {
         let quorum = |text: &str| text.parse::<Code>().unwrap().quorum();
         assert_eq!(["3+2", "2+2", "1+1", "6+3", "1+4", "10+4"].map(quorum), [3, 3, 2, 6, 3, 10]);
-    }
-
-    #[test]
-    fn quorums_of_the_usual_codes() {
-        let table = [
-            ("3+2", 1, 4, 2, 3),
-            ("4+2", 1, 5, 2, 3),
-            ("2+2", 1, 3, 2, 3),
-            ("6+3", 1, 7, 2, 3),
-            ("10+4", 2, 12, 3, 5),
-            ("16+8", 4, 20, 5, 9),
-        ];
-        for (text, f, echo, amplification, commit) in table {
-            let code = code(text);
-            assert_eq!(code.faults(), f, "{text}");
-            assert_eq!(code.echo_quorum(), echo, "{text}");
-            assert_eq!(code.ready_amplification(), amplification, "{text}");
-            assert_eq!(code.commit_quorum(), commit, "{text}");
-        }
-    }
-
-    #[test]
-    fn every_code_keeps_its_quorums_reachable_with_f_nodes_silent() {
-        for m in 1..=254 {
-            for p in 1..=255 - m {
-                let code = Code::new(m, p).unwrap();
-                let honest = code.n() - code.faults();
-                assert!(code.echo_quorum() <= honest, "{code}");
-                assert!(code.commit_quorum() <= honest, "{code}");
-                assert!(code.n() > 3 * code.faults(), "{code}");
-            }
-        }
-    }
-
-    #[test]
-    fn two_echo_quorums_share_an_honest_node_in_every_code() {
-        for m in 1..=254 {
-            for p in 1..=255 - m {
-                let code = Code::new(m, p).unwrap();
-                assert!(2 * code.echo_quorum() > code.n() + code.faults(), "{code}");
-            }
-        }
     }
 
     #[test]
