@@ -95,6 +95,10 @@ hex_id!(
     /// A volume's identity, drawn when it is formatted.
     VolumeId, 16
 );
+hex_id!(
+    /// An owner of objects in the object store: an Ed25519 public key.
+    OwnerId, 32
+);
 
 fn hex_digit(digit: u8) -> Option<u8> {
     match digit {

@@ -7,6 +7,7 @@ mod batch;
 mod blocking;
 mod buffers;
 pub mod config;
+pub mod dispersal;
 mod error;
 mod intake;
 mod metrics;
