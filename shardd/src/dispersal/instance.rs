@@ -264,3 +264,6 @@ impl Instance {
         self.votes.retain(|vote| usize::from(vote.from) != from);
     }
 }
+
+#[cfg(test)]
+mod model;
