@@ -248,4 +248,6 @@ impl Dispersals {
 }
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;
