@@ -194,8 +194,9 @@ pub const BLOCK: usize = 4 << 20;
 pub fn records(block: &[u8]) -> Result<Vec<u8>> {
     let damaged = || Error::Store("damaged: this is no block of the journal".into());
     let length = block.first_chunk().map(|length| u32::from_le_bytes(*length)).ok_or_else(damaged)?;
-    // One transaction's records are never cut, so a block may be somewhat longer than it should.
-    if length as usize > 64 * BLOCK {
+    // One transaction's records are never cut, so a block may be somewhat longer than it should. And LZ4 makes less than
+    // 255 bytes of one: what announces more is not given the memory for it.
+    if length as usize > (64 * BLOCK).min(255 * block.len()) {
         return Err(damaged());
     }
     lz4_flex::decompress_size_prepended(block).map_err(|_| damaged())
@@ -271,6 +272,17 @@ mod tests {
         assert_eq!(keys.each_ref().map(|key| Place::of_key(key).unwrap()), places);
         assert!(ObjectId { epoch: u32::MAX, counter: u64::MAX }.key() < keys[0]);
         assert_eq!(Place::of_key("journal-1-2"), None);
+    }
+
+    /// A block of four bytes had 256 MiB set aside for it, because it announced as much.
+    #[test]
+    fn a_block_that_announces_more_than_it_could_hold_is_refused() {
+        let zeros = vec![0; BLOCK];
+        let whole = block(&zeros);
+        assert!(whole.len() * 250 < BLOCK, "LZ4 at its best");
+        assert_eq!(records(&whole).unwrap(), zeros);
+        let length = (64 * BLOCK as u32).to_le_bytes();
+        assert!(records(&length).is_err() && records(&[&length, &whole[4..]].concat()).is_err());
     }
 
     proptest! {
