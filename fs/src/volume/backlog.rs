@@ -277,7 +277,7 @@ fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
     if bytes.len() != count.checked_mul(EXTENT)? + length as usize || length == 0 {
         return None;
     }
-    let extents = (0..count)
+    let extents: Vec<Extent> = (0..count)
         .map(|_| Extent {
             offset: bytes.get_u64_le(),
             length: bytes.get_u32_le(),
@@ -285,7 +285,17 @@ fn decode(id: ObjectId, whole: Bytes) -> Option<Item> {
             object_offset: bytes.get_u32_le(),
         })
         .collect();
+    if !extents.iter().all(|extent| lies_within(extent, length)) {
+        return None;
+    }
     Some(Item { ino, id, bytes, length, extents, mtime, intents })
+}
+
+/// Whether a file can have such an extent, and an object of so many bytes has what it refers to.
+fn lies_within(extent: &Extent, object_length: u32) -> bool {
+    let fits_file = extent.offset.checked_add(extent.length.into()).is_some();
+    let end = extent.object_offset.checked_add(extent.length);
+    extent.length > 0 && fits_file && end.is_some_and(|end| end <= object_length)
 }
 
 fn host(verb: &str, path: &Path, error: &std::io::Error) -> Error {
@@ -330,6 +340,21 @@ mod tests {
             bad[at] ^= 1;
             assert!(decode(item().id, bad.into()).is_none(), "byte {at}");
             assert!(decode(item().id, good.slice(..at)).is_none(), "cut at {at}");
+        }
+    }
+
+    /// Whoever can write the folder can hash as well; an extent beyond every file's end overflowed at the next mount.
+    #[test]
+    fn an_item_whose_extents_lie_in_no_file_or_not_in_its_object_is_refused() {
+        let with = |offset, length, object_offset| {
+            let extents = vec![Extent { offset, length, object: item().id, object_offset }];
+            decode(item().id, encode(&Item { extents, ..item() }))
+        };
+        assert!(with(0, 10, 0).is_some() && with(1 << 40, 1, 9).is_some());
+        for (offset, length, object_offset) in
+            [(u64::MAX - 4, 5, 0), (0, 5, 6), (0, 11, 0), (0, 0, 0), (0, 1, u32::MAX)]
+        {
+            assert!(with(offset, length, object_offset).is_none(), "{offset} {length} {object_offset}");
         }
     }
 
