@@ -4,8 +4,8 @@
 #   scripts/soak.sh [MINUTES] [arguments of cargo nextest run]
 #
 # AVIDFS_SOAK=1 tells random tests to go on for longer. Each draws seeds of its own and says, when it fails, how the one
-# that failed is repeated. The simulation runs first in each round, and says how many seeds it does in a minute;
-# AVIDFS_SEEDS is how many, AVIDFS_SEED the first.
+# that failed is repeated; each parser of bytes from outside is tried for a minute. The simulation runs first in each
+# round, and says how many seeds it does in a minute; AVIDFS_SEEDS is how many, AVIDFS_SEED the first.
 set -euo pipefail
 # shellcheck source=lib.sh source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -255,6 +255,7 @@ fn are_disjoint(a: &Range<u64>, b: &Range<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
     use proptest::prelude::*;
 
     use super::*;
@@ -372,19 +373,58 @@ mod tests {
             let bytes = verified(&fragment, range);
             prop_assert_eq!(bytes.as_deref(), Ok(expected));
         }
+    }
 
-        #[test]
-        fn random_slices_of_random_fragments_are_refused(
-            length: u64, start: u64, end: u64, slice in proptest::collection::vec(any::<u8>(), 0..3000),
-        ) {
-            let root = HashId::Blake3.hash(b"any");
-            for length in [length, length % 4000, u64::MAX, u64::MAX - length % 20_000] {
-                for range in [start..end, 0..1, length.saturating_sub(1)..length, 0..length] {
-                    let refusal = verify_slice(&root, length, range, slice.clone().into());
-                    prop_assert!(refusal.is_err());
-                }
-            }
-        }
+    /// Length, beginning and end, as the other side says them, and the slice.
+    fn claimed(length: u64, range: Range<u64>, slice: Vec<u8>) -> Vec<u8> {
+        [length, range.start, range.end].into_iter().flat_map(u64::to_le_bytes).chain(slice).collect()
+    }
+
+    #[test]
+    fn whatever_is_claimed_of_a_slice_it_is_refused_or_gives_the_fragments_bytes() {
+        let fragment = fragment(3 * GROUP + 100);
+        let (length, root) = (fragment.len() as u64, HashId::Blake3.hash(&fragment));
+        let claims = [0..1, GROUP_LENGTH - 5..GROUP_LENGTH, length - 1..length];
+        let slice = |range: Range<u64>| tree(&fragment).slice(&fragment, range).unwrap();
+        let valid = claims.map(|range| claimed(length, range.clone(), slice(range)));
+        let parse = |bytes: &[u8]| {
+            let (head, slice) = bytes.split_at_checked(24)?;
+            let number = |i: usize| u64::from_le_bytes(head.as_chunks().0[i]);
+            let range = number(1)..number(2);
+            let bytes = verify_slice(&root, number(0), range.clone(), Bytes::copy_from_slice(slice)).ok()?;
+            Some((range, bytes))
+        };
+        // At most two subtrees for each level are listed.
+        fuzz(
+            "slice",
+            &valid,
+            |length| length + (8 << 10),
+            parse,
+            |(range, bytes), _| {
+                assert_eq!(bytes, fragment[range.start as usize..range.end as usize]);
+            },
+        );
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_tree_is_refused_or_written_the_same() {
+        let of =
+            |length: u64| [&length.to_le_bytes()[..], &tree(&fragment(length as usize)).to_bytes()].concat();
+        let valid = [of(5 * GROUP_LENGTH), of(GROUP_LENGTH + 1), of(1)];
+        let parse = |bytes: &[u8]| {
+            let (length, tree) = bytes.split_first_chunk()?;
+            Tree::parse(u64::from_le_bytes(*length), tree)
+        };
+        fuzz(
+            "tree",
+            &valid,
+            |length| length + 256,
+            parse,
+            |tree, bytes| {
+                assert_eq!(tree.to_bytes(), bytes[8..]);
+                let _ = (tree.root(), tree.proof(0..1));
+            },
+        );
     }
 
     /// The right number of bytes for a fragment that could not exist: refused by the hash, without a panic.

@@ -529,8 +529,9 @@ fn take(body: &mut Bytes, length: usize, what: &'static str) -> Result<Bytes, Wi
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
+
     use super::*;
-    use proptest::prelude::*;
 
     fn flat(parts: Vec<Bytes>) -> Bytes {
         Bytes::from(parts.concat())
@@ -595,15 +596,73 @@ mod tests {
         assert!(split_fragment_body(Bytes::from_static(&[5, 0, 0, 0, 1])).is_err());
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3) {
-            let mut body = match magic { 0 => BATCH_MAGIC.to_vec(), 1 => ANSWER_MAGIC.to_vec(), _ => vec![] };
-            body.extend(bytes);
-            let body = Bytes::from(body);
-            let _ = decode_batch(body.clone());
-            let _ = decode_answers(body.clone(), 3);
-            let _ = split_fragment_body(body);
-        }
+    const FEW: &[u8] = b"a fragment";
+
+    fn few(name: FragmentName) -> Vec<Operation> {
+        let put = Operation::Put { name: name.clone(), fpcc: FEW.into(), fragment: FEW.into() };
+        vec![Operation::Has(name.clone()), put, Operation::Get(name.clone()), Operation::Delete(name)]
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_batch_is_refused_or_comes_back() {
+        let valid =
+            [few(name("a/\u{fc}", 0)), few(name("00000001-0000000000000002", EVERY_INDEX)), Vec::new()];
+        let valid = valid.map(|operations| flat(encode_batch(&operations)).to_vec());
+        // The shortest operation has 21 bytes, and its value a hundred.
+        let most = |length| 16 * length + 1024;
+        let parse = |bytes: &[u8]| decode_batch(Bytes::copy_from_slice(bytes)).ok();
+        fuzz("batch", &valid, most, parse, |operations, _| {
+            assert_eq!(decode_batch(flat(encode_batch(&operations))), Ok(operations));
+        });
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_batchs_answers_are_refused_or_come_back() {
+        let answer = |status, fpcc: &'static [u8]| OperationAnswer {
+            status,
+            fpcc: Bytes::from_static(fpcc),
+            payload: Bytes::from_static(FEW),
+        };
+        let answers = [answer(200, b"an fpcc"), answer(200, b""), answer(404, b"")];
+        let valid = [flat(encode_answers(&answers)).to_vec()];
+        let parse = |bytes: &[u8]| decode_answers(Bytes::copy_from_slice(bytes), answers.len()).ok();
+        fuzz(
+            "batch-answer",
+            &valid,
+            |length| length + 1024,
+            parse,
+            |answers, _| {
+                assert_eq!(decode_answers(flat(encode_answers(&answers)), answers.len()), Ok(answers));
+            },
+        );
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_fragment_body_is_refused_or_is_what_its_parts_make() {
+        let valid = [[&fragment_prefix(b"an fpcc")[..], FEW].concat(), fragment_prefix(b"").to_vec()];
+        let parse = |bytes: &[u8]| split_fragment_body(Bytes::copy_from_slice(bytes)).ok();
+        fuzz(
+            "fragment-body",
+            &valid,
+            |length| length + 256,
+            parse,
+            |(fpcc, fragment), bytes| {
+                assert_eq!([&fragment_prefix(&fpcc)[..], &fragment].concat(), bytes);
+            },
+        );
+    }
+
+    #[test]
+    fn whatever_the_text_a_name_is_refused_or_written_the_same() {
+        let node = NodeId([0xa5; 16]).to_string();
+        let valid = [node, BootId([0x5a; 8]).to_string(), ObjectId { epoch: 7, counter: u64::MAX }.key()];
+        let names = |text: &str| {
+            let node = text.parse::<NodeId>().ok().map(|id| id.to_string());
+            let boot = || text.parse::<BootId>().ok().map(|id| id.to_string());
+            node.or_else(boot).or_else(|| text.parse::<ObjectId>().ok().map(|id| id.key()))
+        };
+        let parse = |bytes: &[u8]| names(std::str::from_utf8(bytes).ok()?);
+        let valid = valid.map(String::into_bytes);
+        fuzz("names", &valid, |_| 256, parse, |name, bytes| assert_eq!(name.as_bytes(), bytes));
     }
 }

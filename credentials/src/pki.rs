@@ -160,10 +160,13 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
-    use crate::tls::node_in;
-    use rustls::pki_types::CertificateDer;
+    use avidfs_tests::fuzz::fuzz;
+    use rustls::RootCertStore;
     use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::*;
+    use crate::tls::{certificates_in, node_in};
 
     #[test]
     fn what_is_made_can_be_used_and_is_for_its_owner_alone() {
@@ -232,5 +235,35 @@ mod tests {
         assert!(sentence(TlsFiles { ca: folder.path().join("none"), ..a.clone() }).contains("none: "));
         let some = TlsFiles::of(Some(a.cert), None, Some(a.ca)).unwrap_err().to_string();
         assert!(some.ends_with("--tls-key is missing"), "{some}");
+    }
+
+    #[test]
+    fn whatever_the_bytes_certificates_and_keys_are_refused_or_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::init(folder.path(), USUAL_DAYS).unwrap();
+        let id = NodeId([0xa5; 16]);
+        let files = pki.node(&["node.example"], Some(id)).unwrap();
+        let [pem, key] = [&files.cert, &files.key].map(|path| std::fs::read(path).unwrap());
+        let certificate = certificates_in(&pem).unwrap().remove(0);
+        assert_eq!(node_in(&certificate), Some(id));
+        let roots = |certificates: Vec<CertificateDer<'static>>| {
+            let mut roots = RootCertStore::empty();
+            certificates.into_iter().map(|certificate| roots.add(certificate).is_ok()).collect::<Vec<_>>()
+        };
+        let most = |length| 16 * length + 4096;
+        let parse = |bytes: &[u8]| certificates_in(bytes).map(|found| (found.len(), roots(found)));
+        fuzz("certificate-file", &[pem.clone(), pem.repeat(2)], most, parse, |(count, believed), _| {
+            assert_eq!(count, believed.len());
+        });
+        let bound = |bytes: &[u8]| node_in(&CertificateDer::from(bytes));
+        fuzz("certificate", &[certificate.to_vec()], most, bound, |node, bytes| {
+            let uri = format!("{NODE_URI}{node}");
+            assert!(bytes.windows(uri.len()).any(|window| window == uri.as_bytes()));
+        });
+        let secret = |bytes: &[u8]| PrivateKeyDer::from_pem_slice(bytes).ok();
+        let provider = rustls::crypto::ring::default_provider();
+        fuzz("key-file", &[key], most, secret, |key, _| {
+            let _ = provider.key_provider.load_private_key(key);
+        });
     }
 }

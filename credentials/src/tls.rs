@@ -122,9 +122,12 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
     let text = std::fs::read(path).map_err(|error| CredentialsError::of(path, error))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| CredentialsError::of(path, "there is no certificate in it"))
+    certificates_in(&text).ok_or_else(|| CredentialsError::of(path, "there is no certificate in it"))
+}
+
+pub(crate) fn certificates_in(text: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    found.ok().filter(|found| !found.is_empty())
 }
 
 /// The node a certificate is bound to, if it is to one. It says nothing about whether the certificate is to be believed.

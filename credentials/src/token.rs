@@ -58,6 +58,8 @@ impl fmt::Debug for Token {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use avidfs_tests::fuzz::fuzz;
+
     use super::*;
 
     const TEXT: &str = "0123456789abcdef";
@@ -93,5 +95,21 @@ mod tests {
         }
         assert!(refused(&"x".repeat(513), 0o600).contains("a token has"));
         assert!(Token::read(Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn whatever_the_file_it_is_refused_or_its_token_fits_a_header() {
+        let valid = [format!(" {TEXT}\n"), "x".repeat(MOST)].map(String::into_bytes);
+        let parse = |bytes: &[u8]| Token::parse(std::str::from_utf8(bytes).ok()?);
+        fuzz(
+            "token",
+            &valid,
+            |length| length + 256,
+            parse,
+            |token, bytes| {
+                assert_eq!(token.0.as_bytes(), bytes.trim_ascii());
+                assert!(token.header().bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
+            },
+        );
     }
 }

@@ -657,6 +657,7 @@ fn at_least_a_second(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
     use clap::Parser;
 
     use super::*;
@@ -833,5 +834,54 @@ mod tests {
         for wrong in ["", ".", "..", ".x", "a/b", "a b", "a\n", "\u{e4}"] {
             assert!(volume_name(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn whatever_the_file_it_is_refused_in_one_sentence_or_means_something() {
+        let valid = [
+            "peers: [http://a:1, b:2]\ncode: 3+2\nhash: sha256\nobject-size: 1MiB\nallow-other: no\n",
+            "# a comment\ncache_memory: 1048576\n\"io-timeout\": '5s'\nstate: /var/lib/x\ndirty-interval: 1h\n",
+            "tls-cert: &c c.pem\ntls-key: *c\ntls-ca: *c\nvolume: |-\n  files\n",
+        ];
+        let valid = valid.map(|text| text.as_bytes().to_vec());
+        let (none, typed) = (|_: &str| None, args(""));
+        let parse = |bytes: &[u8]| {
+            let values = from_yaml(std::str::from_utf8(bytes).ok()?, Path::new("file"))
+                .map_err(|error| assert!(!error.to_string().is_empty()))
+                .ok()?;
+            let surroundings = Surroundings { env: &none, current_dir: "/here".into(), root: true };
+            Some(assemble(&typed, &Layers(vec![values]), Vec::new(), &surroundings))
+        };
+        fuzz("mount-config", &valid, yaml_memory, parse, |meant, _| {
+            if let Ok(meant) = meant {
+                assert!(meant.state.is_absolute() && meant.io_timeout >= Duration::from_secs(1));
+            }
+        });
+    }
+
+    /// Short aliases stand for long values, and aliases for aliases. The library gives up when it has read a hundred times
+    /// as many of them as there are in the file, which is one's own: so it is much, and no more for each byte.
+    fn yaml_memory(length: usize) -> usize {
+        (256 << 10) + (64 << 10) * length
+    }
+
+    #[test]
+    fn whatever_the_list_it_is_refused_or_is_options() {
+        let valid = [
+            "rw,_netdev,nosuid,noatime,peers=http://a:1,http://b:2,c:3,code=2+1,allow_other",
+            "ro,x-systemd.automount,fsname=avidfs:files,,comment=x=y",
+        ];
+        let valid = valid.map(|text| text.as_bytes().to_vec());
+        let parse =
+            |bytes: &[u8]| OptionList::parse(&[std::str::from_utf8(bytes).ok()?.to_owned()], false).ok();
+        fuzz(
+            "mount-options",
+            &valid,
+            |length| 128 * length + 4096,
+            parse,
+            |list, _| {
+                assert!(list.kernel.iter().all(|option| KERNEL_OPTIONS.contains(&option.as_str())));
+            },
+        );
     }
 }

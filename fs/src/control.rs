@@ -259,6 +259,8 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
+
     use super::*;
 
     fn parrot() -> Handler {
@@ -327,5 +329,46 @@ mod tests {
         assert_eq!(Daemon::connect(&deep).err().unwrap().kind(), io::ErrorKind::ConnectionRefused);
         let _second = listen(&deep).unwrap();
         assert_eq!(deep.join(NAME).metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn whatever_the_line_a_request_is_refused_or_comes_back() {
+        let restore = Request::Restore {
+            snapshot: "a \"quoted\" one".into(),
+            path: b"\xff/b".to_vec(),
+            directory: 1,
+            name: b"n".to_vec(),
+        };
+        let valid = [
+            Request::Ping,
+            Request::Info { ino: 7 },
+            Request::Gc { dry_run: true },
+            restore,
+            Request::Versions { path: b"a/b".to_vec() },
+            Request::Fsck(FsckWish::default()),
+        ];
+        let valid = valid.map(|request| serde_json::to_vec(&request).unwrap());
+        // Of a byte in a list, two are sent, and 32 kept until it is known which request it is.
+        let most = |length| 64 * length + 4096;
+        let parse = |bytes: &[u8]| serde_json::from_str::<Request>(std::str::from_utf8(bytes).ok()?).ok();
+        fuzz("control-request", &valid, most, parse, |request, _| {
+            let line = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        });
+    }
+
+    #[test]
+    fn whatever_the_line_an_answer_is_refused_or_comes_back() {
+        let status =
+            serde_json::json!({ "nodes": [{ "state": "up", "bytes": 1.5 }], "code": "3+2", "none": null });
+        let valid = [Answer::Ok(status), Answer::Error("no such file".into()), Answer::Ok(Value::Null)];
+        let valid = valid.map(|answer| serde_json::to_vec(&answer).unwrap());
+        let most = |length| 256 * length + 4096;
+        let parse = |bytes: &[u8]| serde_json::from_str::<Answer>(std::str::from_utf8(bytes).ok()?).ok();
+        fuzz("control-answer", &valid, most, parse, |answer, _| {
+            let line = serde_json::to_string(&answer).unwrap();
+            let again = serde_json::from_str::<Answer>(&line).unwrap();
+            assert_eq!(serde_json::to_string(&again).unwrap(), line);
+        });
     }
 }

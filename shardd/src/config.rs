@@ -167,6 +167,8 @@ fn parse(text: &str) -> Result<FileConfig, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
+
     use super::*;
 
     fn flags(data: &str) -> Flags {
@@ -218,5 +220,23 @@ mod tests {
     fn the_flags_are_well_formed() {
         use clap::CommandFactory;
         Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn whatever_the_file_it_is_refused_in_one_sentence_or_means_something() {
+        let valid = [
+            "listen: 127.0.0.1:9\ndata: /d\ncapacity: 3GiB\nzone: \"a b\"\ninsecure: false\nlog: info\n",
+            "# nothing yet\n",
+            "tls-cert: &c c.pem\ntls-key: *c\ntls-ca: *c\ncapacity: 1048576\ndata: |-\n  d\n",
+        ];
+        let valid = valid.map(|text| text.as_bytes().to_vec());
+        // Aliases may stand for aliases; the library gives up when it has read a hundred times as many of them as there
+        // are in the file, which is one's own.
+        let most = |length: usize| (256 << 10) + (64 << 10) * length;
+        let parse = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).ok()?;
+            parse(text).map_err(|error| assert!(!error.to_string().is_empty())).ok()
+        };
+        fuzz("node-config", &valid, most, parse, |_, _| ());
     }
 }

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod data;
 pub mod files;
 pub mod fsck;
+pub mod fuzz;
 pub mod liar;
 pub mod mount;
 pub mod posix;

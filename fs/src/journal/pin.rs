@@ -67,6 +67,7 @@ fn parse(bytes: &[u8]) -> Option<Pin> {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
     use common::hash::Hash;
     use common::wire::ObjectId;
 
@@ -78,8 +79,7 @@ mod tests {
         Snapshot { number: 1, name: "a".into(), created: Time::default(), next: id, pin }
     }
 
-    #[test]
-    fn a_pin_comes_back_and_a_shortened_one_is_refused() {
+    fn pin() -> Pin {
         let part = ObjectRecord {
             id: ObjectId { epoch: 2, counter: 9 },
             length: 100,
@@ -89,12 +89,32 @@ mod tests {
             exceptions: Vec::new(),
         };
         let places = [(3, 1), (4, 2)].map(|(sequence, epoch)| Place { sequence, epoch });
-        let pin = Pin { digest: [7; 32], places: places.to_vec(), parts: vec![part] };
-        let bytes = pin.encode();
-        assert_eq!(Pin::of(&snapshot(bytes.clone())).unwrap(), Some(pin));
+        Pin { digest: [7; 32], places: places.to_vec(), parts: vec![part] }
+    }
+
+    #[test]
+    fn a_pin_comes_back_and_a_shortened_one_is_refused() {
+        let bytes = pin().encode();
+        assert_eq!(Pin::of(&snapshot(bytes.clone())).unwrap(), Some(pin()));
         for length in 1..bytes.len() {
             assert!(Pin::of(&snapshot(bytes[..length].to_vec())).is_err(), "{length}");
         }
         assert_eq!(Pin::of(&snapshot(Vec::new())).unwrap(), None);
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_pin_is_refused_or_comes_back() {
+        let bare = Pin { parts: Vec::new(), ..pin() };
+        let valid = [pin().encode(), bare.encode()];
+        fuzz(
+            "pin",
+            &valid,
+            |length| 8 * length + 1024,
+            parse,
+            |pin, _| {
+                assert!(pin.head().is_some());
+                assert_eq!(parse(&pin.encode()), Some(pin));
+            },
+        );
     }
 }

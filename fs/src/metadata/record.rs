@@ -458,8 +458,11 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
     use common::hash::HashId;
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
 
     use super::*;
 
@@ -588,11 +591,26 @@ mod tests {
             let cut = cut.index(bytes.len());
             prop_assert_eq!(decode_all(&bytes[..cut]).is_ok(), cut == 0);
         }
+    }
 
-        #[test]
-        fn any_bytes_are_taken_apart_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode_all(&bytes);
-        }
+    fn encode_all(records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn whatever_the_bytes_records_are_refused_or_come_back() {
+        let mut runner = TestRunner::deterministic();
+        let mut some = |_| record().new_tree(&mut runner).expect("nothing is filtered").current();
+        let valid: Vec<Vec<u8>> =
+            (0..60).map(|i| encode_all(&(0..i % 3).map(&mut some).collect::<Vec<_>>())).collect();
+        // The shortest record has 5 bytes, and its value as much room as the longest.
+        let most = |length| 128 * length + 1024;
+        let parse = |bytes: &[u8]| decode_all(bytes).ok();
+        fuzz("records", &valid, most, parse, |records, _| {
+            assert_eq!(decode_all(&encode_all(&records)).unwrap(), records);
+        });
     }
 
     #[test]

@@ -337,6 +337,8 @@ impl Body for Parts {
 
 #[cfg(test)]
 mod tests {
+    use avidfs_tests::fuzz::fuzz;
+
     use super::*;
     use crate::transport::in_process::InProcessTransport;
     use crate::transport::scripted::{BOOT, NODE, ScriptedNode, WRITER, fragment_name};
@@ -505,5 +507,104 @@ mod tests {
         assert!(matches!(wire.flush(&at, WRITER, LIMIT).await, Err(TransportError::Unreachable(_))));
         wire.start(at.clone(), ScriptedNode::saying("{}").router());
         wire.flush(&at, WRITER, LIMIT).await.unwrap();
+    }
+
+    /// What nodes say in JSON, and what they are told in it.
+    #[derive(PartialEq, Debug)]
+    enum Said {
+        Info(NodeInfo),
+        Volumes(VolumeList),
+        Status(ObjectStatus),
+        Listing(Listing),
+        Refusal(Refusal),
+        Register(VolumeDescriptor),
+        Lease(LeaseRequest),
+    }
+
+    impl Said {
+        fn parse(body: &[u8]) -> Option<Said> {
+            let info = || from_json(body).ok().map(Said::Info);
+            let status = || from_json(body).ok().map(Said::Status);
+            let register = || from_json(body).ok().map(Said::Register);
+            let volumes = || from_json(body).ok().map(Said::Volumes);
+            let listing = || from_json(body).ok().map(Said::Listing);
+            let refusal = || from_json(body).ok().map(Said::Refusal);
+            let lease = || from_json(body).ok().map(Said::Lease);
+            info()
+                .or_else(status)
+                .or_else(register)
+                .or_else(volumes)
+                .or_else(listing)
+                .or_else(refusal)
+                .or_else(lease)
+        }
+
+        fn to_json(&self) -> Vec<u8> {
+            let json = match self {
+                Said::Info(said) => serde_json::to_vec(said),
+                Said::Volumes(said) => serde_json::to_vec(said),
+                Said::Status(said) => serde_json::to_vec(said),
+                Said::Listing(said) => serde_json::to_vec(said),
+                Said::Refusal(said) => serde_json::to_vec(said),
+                Said::Register(said) => serde_json::to_vec(said),
+                Said::Lease(said) => serde_json::to_vec(said),
+            };
+            json.unwrap()
+        }
+    }
+
+    #[test]
+    fn whatever_the_bytes_an_answer_is_garbage_or_comes_back() {
+        let status = ObjectStatus {
+            key: "00000001-0000000000000002".into(),
+            version: 1,
+            fpcc: "00".repeat(32),
+            code: "3+2".into(),
+            fragment_length: 100,
+            object_length: 300,
+            indexes: vec![0, 4],
+        };
+        let descriptor = VolumeDescriptor {
+            volume: VolumeId([0xcc; 16]),
+            name: "files".into(),
+            code: "3+2".into(),
+            hash: "blake3".into(),
+            object_size: 4 << 20,
+        };
+        let info = NodeInfo {
+            wire: WIRE_VERSION,
+            node: NODE,
+            boot: BOOT,
+            zone: Some("a \"zone\"".into()),
+            capacity_bytes: 1,
+            used_bytes: u64::MAX,
+            available_bytes: 0,
+            fragments: 7,
+            version: "0.1.0".into(),
+        };
+        let lease = LeaseRequest {
+            epoch: 7,
+            mount: wire::MountId([1; 16]),
+            host: "h".into(),
+            lease_ms: 5,
+            take_over: true,
+        };
+        let listing = Listing { objects: vec![status.clone(), status.clone()], next: Some("k".into()) };
+        let entry = VolumeEntry { descriptor: descriptor.clone(), epoch: 3 };
+        let valid = [
+            Said::Info(info),
+            Said::Status(status),
+            Said::Listing(listing),
+            Said::Volumes(VolumeList { volumes: vec![entry] }),
+            Said::Register(descriptor),
+            Said::Lease(lease),
+            Said::Refusal(Refusal { error: RefusalCode::NoSpace, message: "full".into() }),
+        ];
+        let valid = valid.map(|said| said.to_json());
+        // Seven readings, each of which keeps some of it before it knows that it is another one's.
+        let most = |length| 256 * length + 16_384;
+        fuzz("json-of-the-wire", &valid, most, Said::parse, |said, _| {
+            assert_eq!(Said::parse(&said.to_json()), Some(said));
+        });
     }
 }

@@ -120,3 +120,89 @@ impl<'a> Walk<'a> {
         Ok(size >= wanted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use avidfs_tests::fuzz::fuzz;
+
+    use super::super::disk::{Disk, LocalDisk};
+    use super::super::record::{Space, reseal};
+    use super::*;
+
+    const SEAL: Seal = Seal([7; 32]);
+
+    fn head(sequence: u64) -> Head<'static> {
+        Head {
+            sequence,
+            space: Space::ObjectStore,
+            key: "k",
+            version: 1,
+            index: 0,
+            fpcc: b"an fpcc",
+            fragment_length: 100,
+            tree_groups: 0,
+        }
+    }
+
+    /// Records one after the other, and the checks of all heads as they should be where they stand now.
+    fn segment(bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for offset in (0..bytes.len()).step_by(ALIGNMENT as usize) {
+            let position = Position { segment: 1, offset: offset as u64 };
+            reseal(&SEAL, position, &mut bytes[offset..]);
+        }
+        bytes
+    }
+
+    fn records(count: u64) -> Vec<u8> {
+        let record = |sequence| {
+            let mut record = head(sequence).encode(&SEAL, Position { segment: 1, offset: 0 });
+            record.resize(head(sequence).lengths().record() as usize, 0xee);
+            record
+        };
+        segment(&(1..=count).flat_map(record).collect::<Vec<u8>>())
+    }
+
+    /// Where each record begins and ends.
+    fn walked(folder: &Path, bytes: &[u8]) -> Vec<(u64, u64)> {
+        let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
+        let file = Segment::create(&disk, folder, 1).unwrap();
+        file.file().write(0, &segment(bytes)).unwrap();
+        let mut walk = Walk::new(&file, &SEAL).unwrap();
+        let mut found = Vec::new();
+        while let Some(record) = walk.next().unwrap() {
+            assert_eq!(
+                record.complete,
+                record.offset + record.head.lengths().whole() as u64 <= bytes.len() as u64
+            );
+            found.push((record.offset, record.offset + record.head.lengths().record()));
+        }
+        file.remove().unwrap();
+        found
+    }
+
+    #[test]
+    fn whatever_the_bytes_a_walk_ends_and_its_records_stand_one_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(walked(folder.path(), &records(3)).len(), 3);
+        let valid = [records(3), records(1)];
+        let parse = |bytes: &[u8]| Some(walked(folder.path(), bytes));
+        fuzz(
+            "segment",
+            &valid,
+            |length| 8 * length + (16 << 10),
+            parse,
+            |found, bytes| {
+                assert!(
+                    found
+                        .iter()
+                        .all(|(from, _)| from.is_multiple_of(ALIGNMENT) && *from < bytes.len() as u64)
+                );
+                assert!(found.is_sorted_by(|before, after| before.1 <= after.0), "{found:?}");
+            },
+        );
+    }
+}
