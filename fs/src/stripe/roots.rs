@@ -199,7 +199,7 @@ impl Stripe {
 
     /// Copy entries to the root nodes that are up and lack them: those that were down when an entry was put. What does
     /// not pass `check` is not copied; `found` is what nodes have. Returns how many copies were made, and whether every
-    /// root node that is up has every entry now.
+    /// root node that is up has every entry now: it stops after a while, but for entries that do not count without.
     ///
     /// # Errors
     /// `TooFewNodes`: fewer have an entry than it takes for it to count.
@@ -211,6 +211,7 @@ impl Stripe {
     ) -> Result<(usize, bool)> {
         let (nodes, quorum) = (self.root_nodes(), self.options.code.quorum());
         let (mut copied, mut complete) = (0, true);
+        let begun = Instant::now();
         for key in keys {
             let holders = found.holders(key);
             let having = nodes.iter().filter(|node| holders.contains(node)).count();
@@ -220,10 +221,14 @@ impl Stripe {
             let refusals = match lacking.is_empty() {
                 true => Vec::new(),
                 false => {
-                    // Where it counts already, one that is silent is not waited for long.
-                    let counts = having >= quorum;
-                    let options = &self.options;
-                    let limit = if counts { options.flush_patience } else { options.completion_limit };
+                    // Whoever wants to write the journal waits meanwhile. Where they count already, a silent or slow node is
+                    // not waited for long, over all of them.
+                    let left = self.options.flush_patience.saturating_sub(begun.elapsed());
+                    if having >= quorum && left.is_zero() {
+                        complete = false;
+                        continue;
+                    }
+                    let limit = if having >= quorum { left } else { self.options.completion_limit };
                     self.copy_root(key, holders, &lacking, limit, &check).await
                 }
             };

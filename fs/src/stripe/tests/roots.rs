@@ -60,6 +60,27 @@ async fn an_entry_is_read_and_copied_beside_a_silent_node() {
     assert!(waited < 2.5, "{waited} s");
 }
 
+/// Each entry was waited for on its own: whoever wanted to write the journal stood behind all of them.
+#[tokio::test(start_paused = true)]
+async fn many_entries_are_copied_to_a_slow_node_a_few_at_a_time() {
+    let bench = bench("3+2").await;
+    bench.kill(1);
+    for number in 1..=20 {
+        put(&bench, number).await;
+    }
+    bench.revive(1).await;
+    bench.harm(1, Verb::Put, Fault::Delay(Duration::from_millis(300)));
+    let keys: Vec<String> = (1..=20).map(key).collect();
+    let (mut rounds, mut is_complete) = (0, false);
+    while !is_complete {
+        let found = bench.stripe.root_keys(JOURNAL_PREFIX).await;
+        let (spread, waited) = seconds(bench.stripe.spread_roots(&found, &keys, |_, _| Ok(()))).await;
+        assert!(waited < 2.5, "{waited} s");
+        (rounds, is_complete) = (rounds + 1, spread.unwrap().1);
+    }
+    assert!((3..7).contains(&rounds), "six of them fit into one round: {rounds} rounds");
+}
+
 #[tokio::test(start_paused = true)]
 async fn entries_are_deleted_beside_a_silent_node() {
     let bench = bench("3+2").await;
