@@ -1,4 +1,4 @@
-//! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake` and `server`.
+//! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake`, `server` and `evil`.
 
 use std::ops::Range;
 use std::sync::Arc;

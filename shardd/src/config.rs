@@ -1,6 +1,7 @@
 //! What the operator meant: flags over environment over a YAML file over defaults.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ use common::nearest::nearest;
 use common::size::ByteSize;
 use credentials::TlsFiles;
 use serde::Deserialize;
+
+use crate::evil::Mode;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7001";
 const LEAST_CAPACITY: ByteSize = ByteSize(1 << 20);
@@ -44,6 +47,12 @@ pub struct Flags {
     /// Listen on an address that others can reach, without anything that keeps strangers out
     #[arg(long, env = "SHARDD_INSECURE")]
     pub insecure: bool,
+    /// For tests: lie in these ways; only where SHARDD_ALLOW_EVIL=1 says that it may
+    #[arg(long, value_name = "MODE,..", value_delimiter = ',')]
+    pub evil: Vec<Mode>,
+    /// For tests: the number that the lies are drawn from [default: 1]
+    #[arg(long, value_name = "NUMBER", requires = "evil")]
+    pub evil_seed: Option<u64>,
     /// What to log: error, warn, info, debug, or a filter such as shardd=debug [default: info]
     #[arg(long, env = "SHARDD_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -89,8 +98,26 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The file with the pool's token; without it everyone is answered.
     pub token_file: Option<PathBuf>,
+    /// How it lies; it does not otherwise.
+    pub evil: Option<Evil>,
     /// What to log.
     pub log: String,
+}
+
+/// How a node lies.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Evil {
+    /// In which ways.
+    pub modes: Vec<Mode>,
+    /// What is drawn from.
+    pub seed: u64,
+}
+
+impl fmt::Display for Evil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let modes: Vec<&str> = self.modes.iter().map(|mode| mode.name()).collect();
+        write!(f, "{} (seed {})", modes.join(", "), self.seed)
+    }
 }
 
 /// A sentence for the operator.
@@ -122,9 +149,14 @@ impl Config {
             zone: flags.zone.or(file.zone),
             tls,
             token_file,
+            evil: evil(flags.evil, flags.evil_seed),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
         })
     }
+}
+
+fn evil(modes: Vec<Mode>, seed: Option<u64>) -> Option<Evil> {
+    (!modes.is_empty()).then(|| Evil { modes, seed: seed.unwrap_or(1) })
 }
 
 fn address(listen: &str, for_others: bool) -> Result<SocketAddr, ConfigError> {
@@ -148,7 +180,7 @@ fn capacity(size: ByteSize) -> Result<u64, ConfigError> {
 }
 
 fn read(path: &Path) -> Result<FileConfig, ConfigError> {
-    let wrong = |why: &dyn std::fmt::Display| ConfigError(format!("{}: {why}", path.display()));
+    let wrong = |why: &dyn fmt::Display| ConfigError(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
     parse(&text).map_err(|error| wrong(&error))
 }

@@ -9,6 +9,7 @@ mod buffers;
 pub mod config;
 pub mod dispersal;
 mod error;
+pub mod evil;
 mod intake;
 mod metrics;
 mod peers;

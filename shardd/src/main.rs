@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use credentials::{TlsFiles, Token};
-use shardd::config::{Config, Flags};
+use shardd::config::{Config, Evil, Flags};
+use shardd::evil::{self, Mode};
 use shardd::{Limits, Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::of(flags)?;
+    check_evil(&config)?;
     let filter =
         EnvFilter::try_new(&config.log).map_err(|error| format!("--log {:?}: {error}", config.log))?;
     let colours = std::io::stderr().is_terminal();
@@ -51,16 +53,26 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
     let token = config.token_file.as_deref().map(Token::read).transpose()?;
     let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.map_err(|error| format!("listen on {}: {error}", config.listen))?;
+    let mut listener = listener.map_err(|error| format!("listen on {}: {error}", config.listen))?;
     let store = open(config).await?;
     check_identity(config, &store)?;
     let address = listener.local_addr()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
+    if let Some(evil) = &config.evil {
+        println!("this node lies on purpose: {evil}");
+        tracing::warn!(%evil, "this node lies on purpose");
+    }
     println!("listening on {scheme}://{address}");
     let usage = store.usage();
     tracing::info!(%address, node = %store.node(), fragments = usage.fragments, used = usage.used_bytes, "started");
     let limits = Limits::default();
-    let app = shardd::app_for(store.clone(), limits.clone(), token);
+    let mut app = shardd::app_for(store.clone(), limits.clone(), token);
+    if let Some(Evil { modes, seed }) = &config.evil {
+        app = evil::made_evil(app, modes, *seed);
+        if tls.is_none() && modes.contains(&Mode::GarbageHttp) {
+            listener = evil::without_http(listener, *seed).await?;
+        }
+    }
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => (),
@@ -74,6 +86,15 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     tracing::info!("stopping");
     tokio::task::spawn_blocking(move || store.close()).await??;
     Ok(())
+}
+
+/// Nobody is to start a lying node by mistake.
+fn check_evil(config: &Config) -> Result<(), String> {
+    let allowed = std::env::var_os(evil::ALLOWED).is_some_and(|value| value == "1");
+    match &config.evil {
+        Some(_) if !allowed => Err(format!("a node lies (--evil) only where {} is 1", evil::ALLOWED)),
+        _ => Ok(()),
+    }
 }
 
 /// A certificate that is bound to another node would be refused by every client; better it is said here.

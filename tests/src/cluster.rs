@@ -1,7 +1,8 @@
 //! Real nodes: shardd processes on loopback with data below a temporary folder.
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -27,6 +28,8 @@ pub struct Cluster {
 struct Node {
     process: Option<Process>,
     address: SocketAddr,
+    /// What makes it lie, if it does.
+    evil: Vec<String>,
 }
 
 impl Cluster {
@@ -45,9 +48,10 @@ impl Cluster {
         let owned = |node| options(node).into_iter().map(str::to_owned).collect();
         let options = (0..count).map(owned).collect();
         let mut cluster = Cluster { nodes: Vec::new(), options, folder: scratch() };
-        let starting: Vec<Process> = (0..count).map(|node| cluster.launch(node, own_address())).collect();
+        let starting: Vec<Process> =
+            (0..count).map(|node| cluster.launch(node, own_address(), &[])).collect();
         for (node, process) in starting.into_iter().enumerate() {
-            let mut node_started = Node { process: Some(process), address: own_address() };
+            let mut node_started = Node { process: Some(process), address: own_address(), evil: Vec::new() };
             node_started.address = cluster.wait_for_address(node, &mut node_started);
             cluster.nodes.push(Mutex::new(node_started));
         }
@@ -118,9 +122,33 @@ impl Cluster {
     pub fn restart(&self, node: usize) {
         let mut guard = self.node(node);
         guard.process = None;
-        guard.process = Some(self.launch(node, guard.address));
+        guard.process = Some(self.launch(node, guard.address, &guard.evil));
         let address = self.wait_for_address(node, &mut guard);
         assert_eq!(address, guard.address, "node {node} listens where it was told to");
+    }
+
+    /// Start a node again as one that lies in these modes of `shardd --evil`, until it is made honest.
+    pub fn make_evil(&self, node: usize, modes: &str, seed: u64) {
+        let seed = seed.to_string();
+        self.node(node).evil = ["--evil", modes, "--evil-seed", &seed].map(str::to_owned).to_vec();
+        self.restart(node);
+    }
+
+    /// Start a node again as one that does not lie.
+    pub fn make_honest(&self, node: usize) {
+        self.node(node).evil.clear();
+        self.restart(node);
+    }
+
+    /// How many answers a node falsified in its present life; 0 of an honest one.
+    pub fn lies(&self, node: usize) -> u64 {
+        let request = "GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
+        let mut answer = String::new();
+        let mut socket = TcpStream::connect(self.address(node)).expect("the node lives");
+        socket.write_all(request.as_bytes()).expect("it takes a request");
+        socket.read_to_string(&mut answer).expect("metrics are text");
+        let told = answer.lines().find_map(|line| line.strip_prefix("shardd_lies_total ")?.parse().ok());
+        told.unwrap_or(0)
     }
 
     /// Whether a node runs.
@@ -147,10 +175,13 @@ impl Cluster {
         self.folder.path().join(format!("node{node}.{kind}"))
     }
 
-    fn launch(&self, node: usize, address: SocketAddr) -> Process {
+    fn launch(&self, node: usize, address: SocketAddr, evil: &[String]) -> Process {
         let file = |kind| File::create(self.output_path(node, kind)).expect("the folder can be written");
         let mut command = process::command("shardd");
         command.arg("--listen").arg(address.to_string()).arg("--data").arg(self.data_dir(node));
+        if !evil.is_empty() {
+            command.args(evil).env("SHARDD_ALLOW_EVIL", "1");
+        }
         command.args(&self.options[node]).stdout(Stdio::from(file("out"))).stderr(Stdio::from(file("log")));
         Process::start(command)
     }
