@@ -347,7 +347,11 @@ mod tests {
             Request::Versions { path: b"a/b".to_vec() },
             Request::Fsck(FsckWish::default()),
         ];
-        let valid = valid.map(|request| serde_json::to_vec(&request).unwrap());
+        let valid = valid.map(|request| {
+            let line = serde_json::to_vec(&request).unwrap();
+            assert_eq!(serde_json::from_slice::<Request>(&line).unwrap(), request);
+            line
+        });
         // Of a byte in a list, two are sent, and 32 kept until it is known which request it is.
         let most = |length| 64 * length + 4096;
         let parse = |bytes: &[u8]| serde_json::from_str::<Request>(std::str::from_utf8(bytes).ok()?).ok();

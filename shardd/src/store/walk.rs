@@ -166,6 +166,15 @@ mod tests {
         segment(&(1..=count).flat_map(record).collect::<Vec<u8>>())
     }
 
+    /// A record in whose fragment another one stands.
+    fn carrier() -> Vec<u8> {
+        let head = Head { fragment_length: 400, ..head(1) };
+        let mut record = head.encode(&SEAL, Position { segment: 1, offset: 0 });
+        record.resize(head.lengths().record() as usize, 0);
+        record[2 * ALIGNMENT as usize..][..ALIGNMENT as usize * 3].copy_from_slice(&records(1));
+        segment(&record)
+    }
+
     /// Where each record begins and ends.
     fn walked(folder: &Path, bytes: &[u8]) -> Vec<(u64, u64)> {
         let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
@@ -188,7 +197,8 @@ mod tests {
     fn whatever_the_bytes_a_walk_ends_and_its_records_stand_one_after_the_other() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(walked(folder.path(), &records(3)).len(), 3);
-        let valid = [records(3), records(1)];
+        assert_eq!(walked(folder.path(), &carrier()), [(0, carrier().len() as u64)]);
+        let valid = [records(3), records(1), carrier()];
         let parse = |bytes: &[u8]| Some(walked(folder.path(), bytes));
         fuzz(
             "segment",
