@@ -15,10 +15,11 @@ use std::sync::Arc;
 use common::wire::NodeId;
 
 pub use group::{Dispersed, Group, NoGroup, Unfit};
-pub use instance::{Instance, Recalled, Refused, Step};
+pub use instance::{Recalled, Refused, Step};
 pub use said::{NotSaid, Said};
 pub use word::{InstanceId, Message, Messages, Word};
 
+use instance::Instance;
 use queue::Queue;
 
 /// How much is kept in memory.

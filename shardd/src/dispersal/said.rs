@@ -169,6 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn flags_without_a_meaning_are_refused() {
+        for (flags, zeros, digests) in [(4, 0, 0), (5, 0, 1), (8, 0, 0), (9, 0, 1), (255, 0, 2), (1, 1, 1)] {
+            let bytes =
+                [b"AVS1".as_slice(), &[flags, 0, zeros, 0], &[9; 32], &vec![1; 32 * digests]].concat();
+            assert_eq!(Said::decode(&bytes), Err(NotSaid), "flags {flags}");
+        }
+    }
+
+    #[test]
     fn an_echo_without_its_fragment_is_not_said_again() {
         let mut said = Said::nothing(digest(9));
         said.echo(digest(1));

@@ -247,7 +247,10 @@ impl World {
 
     /// Carry out and deliver, in any order, until there is nothing more.
     fn settle(&mut self) {
+        let mut turns = 0;
         while !self.packets.is_empty() || self.nodes.iter().any(|node| !node.ahead.is_empty()) {
+            turns += 1;
+            assert!(turns < 1000, "words lead to words for ever");
             for index in 0..self.nodes.len() {
                 self.carry_out_some(index);
             }

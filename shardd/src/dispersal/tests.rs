@@ -217,6 +217,30 @@ fn a_client_brings_a_fragment_that_the_node_still_lacks() {
     assert_eq!(step, Step { keep: Some(share), stored: Some(digest), ..Step::default() });
 }
 
+/// Others may echo while the node's own fragment is on its way to the disk.
+#[test]
+fn the_echo_that_makes_a_quorum_may_be_the_nodes_own() {
+    let mut small = Small::new(10, 10);
+    let digest = small.digest;
+    let step = small.dispersals.disperse(&id(1), &small.group, small.shares[0].clone(), NEW).unwrap();
+    assert_eq!(small.hear(1, 1, Word::Echo(digest)).unwrap(), Step::default());
+    assert_eq!(small.hear(2, 1, Word::Echo(digest)).unwrap(), Step::default(), "it is not on disk yet");
+    let next = small.dispersals.persisted(&id(1), &step);
+    assert_eq!(next.say, [Word::Ready(digest)]);
+    assert_eq!(next.persist.unwrap().readied(), Some(digest));
+}
+
+#[test]
+fn a_fragment_of_another_object_is_not_taken_once_ready_was_said() {
+    let mut small = Small::new(10, 10);
+    let other = small.other;
+    for from in 1..4 {
+        let _ = small.hear(from, 1, Word::Echo(other)).unwrap();
+    }
+    let refused = small.dispersals.disperse(&id(1), &small.group, small.shares[0].clone(), never);
+    assert_eq!(refused, Err(Refused::Conflict(other)));
+}
+
 #[test]
 fn who_has_no_vote_is_refused_and_leaves_nothing() {
     let mut small = Small::new(10, 10);
