@@ -308,9 +308,7 @@ async fn bring_together(
         return differs(sequence + 1);
     }
     if missed.iter().any(|signed| signed.entry.mount != mount) {
-        // The store may not have noted all that reached the pool before others wrote.
-        let of_this = missed.iter().filter(|signed| signed.entry.mount == mount);
-        let reached = of_this.map(|signed| signed.entry.upto).max().unwrap_or(0);
+        let reached = reached_unnoted(&**metadata, reader, &missed, mount).await?;
         let own = unshipped_changes(&**metadata, reached)?;
         if own > 0 {
             return Err(Error::Pool(format!(
@@ -326,7 +324,7 @@ async fn bring_together(
             )));
         }
         // Others count their changes in their own way. That this mount began is still to be told.
-        position.upto = shipped_changes(&**metadata)?.max(reached);
+        position.upto = reached;
     }
     tracing::info!(entries = missed.len(), anew, "the store catches up with the pool's journal");
     replay(metadata, anew, reader.records(&missed, &|_, _| ())?, &position).await?;
@@ -337,6 +335,43 @@ async fn bring_together(
 fn shipped_changes(metadata: &dyn MetadataStore) -> Result<u64> {
     let waiting = metadata.outbox(0, 1)?;
     Ok(if waiting.records.is_empty() { metadata.last_change() } else { waiting.last - 1 })
+}
+
+/// Number of the last change that reached the pool before others wrote, whether or not the store had noted that: by an
+/// entry of this state folder, or, where it is a copy of the one that wrote them, by one that holds the very same.
+async fn reached_unnoted(
+    metadata: &dyn MetadataStore,
+    reader: &Reader,
+    missed: &[Signed],
+    mount: MountId,
+) -> Result<u64> {
+    let mut reached = shipped_changes(metadata)?;
+    for signed in missed {
+        if signed.entry.mount == mount {
+            reached = reached.max(signed.entry.upto);
+            continue;
+        }
+        if signed.entry.is_checkpoint() {
+            break;
+        }
+        let theirs: Vec<Vec<u8>> =
+            reader.records(std::slice::from_ref(signed), &|_, _| ())?.try_collect().await?;
+        let theirs = theirs.concat();
+        let (mut ours, mut last) = (Vec::new(), reached);
+        while ours.len() < theirs.len() {
+            let next = metadata.outbox(last, 1)?;
+            if next.records.is_empty() {
+                break;
+            }
+            last = next.last;
+            ours.extend_from_slice(&next.records);
+        }
+        if ours != theirs {
+            break;
+        }
+        reached = last;
+    }
+    Ok(reached)
 }
 
 /// Changes in the outbox after one that reached the pool, which say more than that a mount was begun.
@@ -919,12 +954,13 @@ impl Writer {
         let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
         let kept = self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
         let before = self.position.head();
+        let is_checkpoint = signed.entry.is_checkpoint();
         let (places, parts) = self.position.step(signed);
         self.position.kept_by(&kept, before);
         // It counts from now on, also where the store cannot write that down.
         self.unsent = None;
         self.unnoted += 1;
-        if self.unnoted >= NOTED_TOGETHER || !places.is_empty() {
+        if self.unnoted >= NOTED_TOGETHER || is_checkpoint {
             self.note_in_time();
         }
         if !places.is_empty() {

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::wire::ObjectId;
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
 use super::chain::Reader;
 use crate::error::{Error, Result};
 use crate::metadata::record::{self, Record};
 use crate::metadata::{MetadataStore, ObjectRecord};
-use crate::stripe::Stripe;
+use crate::stripe::{Flushed, Stripe};
 
 /// Objects looked for at once.
 const LOOKS: usize = 16;
@@ -44,26 +45,22 @@ pub(super) async fn lost_objects(
     Ok(lost)
 }
 
-/// Rebuild what nobody has of the objects that changes after `upto` name, before the journal names them.
+/// Store again those of the objects that changes after `upto` name which too few nodes are known to have, before the
+/// journal names them: one node less must not make them unreadable.
 ///
 /// # Errors
-/// `TooFewNodes`, `Unreadable`, `ReadOnly`; the store's. What was rebuilt stays so, and the call may be repeated.
+/// `TooFewNodes`, `NoSpace`, `Unreadable`, `ReadOnly`; the store's. What was stored stays so, and the call may be repeated.
 pub(super) async fn make_whole(metadata: &dyn MetadataStore, stripe: &Arc<Stripe>, upto: u64) -> Result<()> {
-    for object in named_objects(metadata, upto)? {
-        if object.exceptions.iter().all(|exception| exception.node.is_some()) {
-            continue;
-        }
-        let left = stripe.move_home(&object).await?;
-        if left != object.exceptions {
-            metadata.set_exceptions(object.id, &left)?;
-        }
-        let missing = left.iter().filter(|exception| exception.node.is_none()).count();
-        // One node less must not make it unreadable.
-        if missing >= object.code.p().max(1) {
-            let why =
-                format!("{missing} fragments of object {} are nowhere, and their homes are down", object.id);
-            return Err(Error::TooFewNodes(why));
-        }
+    let objects = named_objects(metadata, upto)?;
+    let mut found: Vec<Flushed> = Vec::with_capacity(objects.len());
+    for some in objects.chunks(LOOKS) {
+        let looks: Vec<_> = some.iter().map(|object| stripe.find_flushed_soon(object)).collect();
+        found.extend(join_all(looks).await);
+    }
+    // A node that does not answer may have forgotten what it was not asked to flush.
+    for (object, _) in objects.iter().zip(found).filter(|(_, found)| !found.is_stored) {
+        let exceptions = stripe.store_again(object).await?;
+        metadata.set_exceptions(object.id, &exceptions)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::wire::{NodeId, Operation};
 use tokio::time::Instant;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use super::Stripe;
 use super::encoded::fragment_name;
 use super::flush::holds;
+use super::spread::{is_stored, margin};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::transport::NodeAddress;
 
@@ -43,6 +45,8 @@ pub enum Presence {
 pub struct Flushed {
     /// So many different fragments.
     pub count: usize,
+    /// Whether what is known to be there makes it *stored*.
+    pub is_stored: bool,
     /// Those that are not at home; of a home that did not answer nothing is said but what the metadata says.
     pub exceptions: Vec<Exception>,
     /// Who did not answer.
@@ -52,7 +56,21 @@ pub struct Flushed {
 impl Stripe {
     /// Ask every node that may have a fragment for all of them, and have it flush what it has.
     pub async fn find_flushed(self: &Arc<Self>, object: &ObjectRecord) -> Flushed {
-        let deadline = Instant::now() + self.options.io_limit;
+        self.find_flushed_on(object, self.options.io_limit, |_| true).await
+    }
+
+    /// The same, of nodes that answer promptly; the others count as silent.
+    pub async fn find_flushed_soon(self: &Arc<Self>, object: &ObjectRecord) -> Flushed {
+        self.find_flushed_on(object, self.options.flush_patience, |node| !self.is_lagging(node)).await
+    }
+
+    async fn find_flushed_on(
+        self: &Arc<Self>,
+        object: &ObjectRecord,
+        limit: Duration,
+        is_asked: impl Fn(NodeId) -> bool,
+    ) -> Flushed {
+        let deadline = Instant::now() + limit;
         let (homes, keepers) = (self.homes_of(object), self.keepers(object));
         let mut nodes = [self.nodes_of(object.configuration), self.nodes_of(self.current)].concat();
         nodes.extend(keepers.iter().flatten());
@@ -61,26 +79,38 @@ impl Stripe {
         let wanted: Vec<Operation> =
             (0..homes.len()).map(|index| Operation::Has(fragment_name(object.id, index))).collect();
         let ask = |node| {
-            let wanted = &wanted;
-            async move { (node, self.ask_batch(node, wanted, true, deadline).await) }
+            let (wanted, is_asked) = (&wanted, is_asked(node));
+            async move {
+                match is_asked {
+                    true => (node, self.ask_batch(node, wanted, true, deadline).await.ok()),
+                    false => (node, None),
+                }
+            }
         };
         let said: BTreeMap<NodeId, _> =
             futures_util::future::join_all(nodes.into_iter().map(ask)).await.into_iter().collect();
         let has = |node: NodeId, index: usize| {
-            said[&node].as_ref().is_ok_and(|answer| holds(&answer.value[index], &object.fpcc))
+            said[&node].as_ref().is_some_and(|answer| holds(&answer.value[index], &object.fpcc))
         };
-        let (mut count, mut exceptions) = (0, Vec::new());
+        let (mut holders, mut exceptions) = (Vec::new(), Vec::new());
         for (index, (&home, &keeper)) in homes.iter().zip(&keepers).enumerate() {
-            let holder = said.keys().copied().find(|&node| has(node, index));
-            count += usize::from(holder.is_some());
-            let is_silent = |node: &NodeId| said[node].is_err();
-            let now = if has(home, index) { Some(home) } else { holder.or(keeper.filter(is_silent)) };
+            let holder = if has(home, index) {
+                Some(home)
+            } else {
+                said.keys().copied().find(|&node| has(node, index))
+            };
+            holders.push(holder);
+            let is_silent = |node: &NodeId| said[node].is_none();
+            let now = holder.or(keeper.filter(is_silent));
             if now != Some(home) {
                 exceptions.push(Exception { index: index as u8, node: now });
             }
         }
-        let silent = said.iter().filter(|(_, answer)| answer.is_err());
-        Flushed { count, exceptions, silent: silent.map(|(node, _)| self.called(*node)).collect() }
+        let silent: Vec<String> =
+            said.iter().filter(|(_, answer)| answer.is_none()).map(|(node, _)| self.called(*node)).collect();
+        let margin = margin(object.code, said.len() - silent.len());
+        let count = holders.iter().flatten().count();
+        Flushed { count, is_stored: is_stored(object.code, margin, &holders), exceptions, silent }
     }
 
     /// Where each fragment of an object is, by index. Asks each node once, and waits for the slowest as long as any

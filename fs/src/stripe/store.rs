@@ -12,10 +12,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Stripe;
 use super::encoded::Encoded;
 use super::ledger::Unsafe;
 use super::spread::{Spread, fewest_nodes};
+use super::{Stripe, pad};
 use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::placement;
@@ -40,25 +40,55 @@ impl Stripe {
         flush: bool,
     ) -> Result<ObjectRecord> {
         let deadline = Instant::now() + self.options.io_limit;
-        let (code, hash) = (self.options.code, self.options.hash);
+        let code = self.options.code;
         if length == 0 || padded.len() != code.padded_length(u64::from(length)) {
             return Err(Error::Invalid("an object is not empty and padded to whole fragments"));
         }
+        let encoded = self.encode(id, padded, length, deadline).await?;
+        self.cache_stored(&encoded);
+        let homes = self.homes(self.current, id, code);
+        let exceptions = self.patiently(|| self.disperse(&encoded, &homes, flush, deadline)).await?;
+        Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
+    }
+
+    /// Store again, flushed, what was stored before and may have been forgotten since, from what is left of it. Returns
+    /// what is not at home now.
+    ///
+    /// # Errors
+    /// As `store`, and `Unreadable`.
+    pub async fn store_again(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {
+        let bytes = self.read(object, 0..object.length).await?.concat();
+        let deadline = Instant::now() + self.options.io_limit;
+        let encoded = self.encode(object.id, pad(object.code, &bytes), object.length, deadline).await?;
+        if encoded.digest != object.fpcc {
+            let reason = "its bytes have another cross-checksum than it was stored with".into();
+            return Err(Error::Unreadable { object: object.id, reason });
+        }
+        let homes = self.homes_of(object);
+        self.patiently(|| self.disperse(&encoded, &homes, true, deadline)).await
+    }
+
+    async fn encode(
+        &self,
+        id: ObjectId,
+        padded: Bytes,
+        length: u32,
+        deadline: Instant,
+    ) -> Result<Arc<Encoded>> {
+        let (code, hash) = (self.options.code, self.options.hash);
         let permit = self.wait_for_room(padded.len() / code.m() * code.n(), deadline).await?;
         let encoding = move || Encoded::new(id, code, hash, padded, length).holding(permit);
-        let encoded = Arc::new(self.cpu.run(length as usize, encoding).await);
-        self.cache_stored(&encoded);
-        let exceptions = self.patiently(|| self.disperse(&encoded, flush, deadline)).await?;
-        Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
+        Ok(Arc::new(self.cpu.run(length as usize, encoding).await))
     }
 
     async fn disperse(
         self: &Arc<Self>,
         encoded: &Arc<Encoded>,
+        homes: &[NodeId],
         flush: bool,
         deadline: Instant,
     ) -> Result<Vec<Exception>> {
-        let homes = self.homes(self.current, encoded.id, encoded.code);
+        let homes = homes.to_vec();
         let (told, answer) = oneshot::channel();
         let dispersal = Dispersal::new(self, encoded.clone(), homes, flush, deadline);
         tokio::spawn(dispersal.run(told));

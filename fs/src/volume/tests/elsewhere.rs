@@ -40,6 +40,16 @@ async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
 /// that the pool has. They are neither a reason to refuse it, nor laid over what other hosts made of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_reached_the_pool_unnoted_is_not_laid_over_what_another_host_wrote_since() {
+    come_back_unnoted(MountId([1; 16])).await;
+}
+
+/// A copy of a state folder is known by another identity, and the entries that its outbox is in are somebody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_store_knows_what_the_original_wrote_before_it_noted_that() {
+    come_back_unnoted(MountId([3; 16])).await;
+}
+
+async fn come_back_unnoted(known_by: MountId) {
     let mut bench = Bench::new().await;
     let mut name = String::new();
     for k in 0..100 {
@@ -61,7 +71,7 @@ async fn what_reached_the_pool_unnoted_is_not_laid_over_what_another_host_wrote_
     volume.shut_down().await.unwrap();
     drop(volume);
     bench.metadata = here;
-    bench.mount = MountId([1; 16]);
+    bench.mount = known_by;
     let volume = bench.mount().await;
     assert!(bench.metadata.lookup(ROOT, name.as_bytes()).is_err());
     assert!(bench.metadata.lookup(ROOT, b"there").is_ok());
