@@ -1,5 +1,6 @@
-//! Which daemon serves which mount: one note per device, so that a daemon is found even while it does not answer.
-//! A note is a hint; whoever reads it asks the daemon, and a daemon that has ended holds its state folder no more.
+//! Which daemon serves which mount: one note per device and daemon, so that a daemon is found even while it does not
+//! answer. A note is a hint; whoever reads it asks the daemon, and a daemon that has ended holds its state folder no
+//! more.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -30,7 +31,9 @@ impl Drop for Noted {
     }
 }
 
-/// Note a mount of this process. A device has one mount as long as the kernel knows it, so an older note is void.
+/// Note a mount of this process. A device has one mount as long as the kernel knows it, so an older note is void; a
+/// daemon that has unmounted takes its own away a moment later, and none but its own: the next mount may have the device
+/// by then.
 ///
 /// # Errors
 /// The folder cannot be written, or is another user's.
@@ -46,7 +49,7 @@ fn note_in(folder: &Path, user: u32, mount: &MountEntry, state: &Path) -> io::Re
     let note =
         Note { pid: std::process::id(), mountpoint: mount.mountpoint.clone(), state: state.to_owned() };
     take_off_the_dead(folder);
-    let path = folder.join(&mount.device);
+    let path = folder.join(format!("{}-{}", mount.device, note.pid));
     host::write_durably(&path, &serde_json::to_vec(&note)?)?;
     Ok(Noted(path))
 }
@@ -75,9 +78,23 @@ pub fn find(mount: &MountEntry) -> io::Result<Option<Note>> {
 }
 
 fn find_in(folder: &Path, mount: &MountEntry) -> io::Result<Option<Note>> {
-    let Some(text) = host::read_if_there(&folder.join(&mount.device))? else { return Ok(None) };
+    let entries = match folder.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
     check_owner(folder, mount.user)?;
-    Ok(serde_json::from_str(&text).ok())
+    let written = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    let notes = entries.flatten().map(|entry| entry.path()).filter(|path| is_of(path, &mount.device));
+    let Some(newest) = notes.max_by_key(written) else { return Ok(None) };
+    let text = host::read_if_there(&newest)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+/// Whether a file is a whole note of a device.
+fn is_of(path: &Path, device: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let daemon = name.and_then(|name| name.strip_prefix(device)?.strip_prefix('-'));
+    daemon.is_some_and(|pid| pid.parse::<u32>().is_ok())
 }
 
 /// Where a user's notes may lie, best first. Found by the user's number and not by XDG_RUNTIME_DIR, so that root and
@@ -127,9 +144,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mount = some_mount();
         let dead = Note { pid: u32::MAX, mountpoint: "/mnt".into(), state: "/state".into() };
-        std::fs::write(folder.path().join("0:1"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        let left = folder.path().join("0:1-4294967295");
+        std::fs::write(&left, serde_json::to_vec(&dead).unwrap()).unwrap();
         let _noted = note_in(folder.path(), mount.user, &mount, Path::new("/state")).unwrap();
-        assert!(!folder.path().join("0:1").exists() && folder.path().join("0:98").exists());
+        assert!(!left.exists());
+        assert!(find_in(folder.path(), &mount).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_daemon_that_ends_leaves_the_note_of_the_next_mount_of_its_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = some_mount();
+        let ending = note_in(folder.path(), mount.user, &mount, Path::new("/old")).unwrap();
+        let next = Note { pid: 1, mountpoint: "/mnt".into(), state: "/new".into() };
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(folder.path().join("0:98-1"), serde_json::to_vec(&next).unwrap()).unwrap();
+        assert_eq!(find_in(folder.path(), &mount).unwrap().as_ref(), Some(&next), "the newest");
+        std::fs::write(folder.path().join("0:98-2.new"), "half of").unwrap();
+        std::fs::write(folder.path().join("0:981-2"), "another device's").unwrap();
+        drop(ending);
+        assert_eq!(find_in(folder.path(), &mount).unwrap(), Some(next));
     }
 
     #[test]

@@ -370,16 +370,17 @@ fn the_dead_mount_of_a_killed_daemon_is_no_obstacle() {
 }
 
 /// Where the daemon of a mount is noted.
-fn note_of(root: &Path) -> PathBuf {
-    let device = root.metadata().unwrap().dev();
-    Path::new("/run/avidfs").join(format!("{}:{}", libc::major(device), libc::minor(device)))
+fn note_of(mount: &Mount) -> PathBuf {
+    let device = mount.root().metadata().unwrap().dev();
+    let name = format!("{}:{}-{}", libc::major(device), libc::minor(device), mount.pid());
+    Path::new("/run/avidfs").join(name)
 }
 
 #[test]
 fn a_daemon_that_hangs_is_named_and_one_that_is_not_noted_is_found() {
     need_root("notes of root's mounts lie in /run/avidfs");
     let mount = Mount::embedded(&[]);
-    let note = note_of(&mount.root());
+    let note = note_of(&mount);
     eventually(Duration::from_secs(5), "the mount is noted", || note.exists());
     mount.signal(libc::SIGSTOP);
     let (asked, took) = timed(|| output(avidfs().arg("umount").arg(mount.root())));
@@ -394,7 +395,7 @@ fn a_daemon_that_hangs_is_named_and_one_that_is_not_noted_is_found() {
     assert!(!asked.status.success() && took < Duration::from_secs(20), "{took:?}: {}", said(&asked));
     mount.unmount();
     mount.mount();
-    let note = note_of(&mount.root());
+    let note = note_of(&mount);
     // A mount that stays in the foreground answers a moment before it is noted.
     eventually(Duration::from_secs(5), "the mount is noted", || note.exists());
     mount.unmount();
