@@ -260,6 +260,16 @@ impl Fpcc {
         Ok(Checked { index, bytes: fragment, code: self.code, point: self.point })
     }
 
+    /// The same, and the tree that makes slices of it, as `check_with_tree`.
+    pub fn check_for_good(
+        &self,
+        index: usize,
+        fragment: Bytes,
+    ) -> Result<(Checked, Option<Tree>), Inconsistent> {
+        let tree = self.check_with_tree(index, &fragment)?;
+        Ok((Checked { index, bytes: fragment, code: self.code, point: self.point }, tree))
+    }
+
     /// The same for bytes that stay where they are.
     pub fn check_bytes(&self, index: usize, fragment: &[u8]) -> Result<(), Inconsistent> {
         self.check_length(index, fragment.len() as u64)?;

@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod fpcc;
 pub mod gf256;
 pub mod hash;
+pub mod members;
 pub mod nearest;
 pub mod quorum;
 pub mod size;

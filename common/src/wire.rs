@@ -13,6 +13,10 @@ pub const WIRE_VERSION: u32 = 1;
 pub const NODE_HEADER: &str = "avid-node";
 /// Header of every answer: the node's boot id.
 pub const BOOT_HEADER: &str = "avid-boot";
+/// Header of what somebody signs: 128 hex digits.
+pub const SIGNATURE_HEADER: &str = "avid-signature";
+/// Header of words from one node to another: who says them.
+pub const FROM_HEADER: &str = "avid-from";
 /// Header of every changing request on a volume: the writer's epoch.
 pub const EPOCH_HEADER: &str = "avid-epoch";
 /// Longest key, in bytes.
@@ -98,6 +102,14 @@ hex_id!(
 hex_id!(
     /// An owner of objects in the object store: an Ed25519 public key.
     OwnerId, 32
+);
+hex_id!(
+    /// What a node signs with: an Ed25519 public key.
+    NodeKey, 32
+);
+hex_id!(
+    /// An Ed25519 signature.
+    Signature, 64
 );
 
 fn hex_digit(digit: u8) -> Option<u8> {
@@ -223,6 +235,66 @@ pub struct NodeInfo {
     pub fragments: u64,
     /// The program's version.
     pub version: String,
+    /// What its words are signed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<NodeKey>,
+}
+
+/// `GET /objects/{key}/latest` of a node that agrees with others on objects.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LatestVersion {
+    /// The highest version it has heard of, whatever became of it; 0 if none.
+    pub highest: u64,
+    /// The highest version it has verified.
+    pub verified: Option<VerifiedVersion>,
+}
+
+/// A version that a node has verified.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifiedVersion {
+    /// The name it is agreed on under.
+    pub key: String,
+    /// The version.
+    pub version: u64,
+    /// The digest of its FPCC, in hex.
+    pub fpcc: String,
+    /// Bytes in what was agreed on; none while the node has no fragment of it.
+    pub object_length: Option<u64>,
+}
+
+/// `GET /objects?owner=OWNER`: the newest verified version of each key of an owner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionList {
+    /// In the order of keys.
+    pub objects: Vec<VerifiedVersion>,
+    /// Pass as `after` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// What an owner signs for the nodes to keep a fragment of a version: that this FPCC is meant.
+pub fn version_statement(
+    members: &[u8; 32],
+    owner: &OwnerId,
+    name: &str,
+    version: u64,
+    fpcc: &[u8; 32],
+) -> Vec<u8> {
+    let mut text = b"avidfs version 1\0".to_vec();
+    text.extend_from_slice(members);
+    text.extend_from_slice(&owner.0);
+    text.extend_from_slice(&version.to_le_bytes());
+    text.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(fpcc);
+    text
+}
+
+/// What a node signs when it says words to another.
+pub fn words_statement(to: NodeId, body: &[u8]) -> Vec<u8> {
+    let mut text = b"avidfs words 1\0".to_vec();
+    text.extend_from_slice(&to.0);
+    text.extend_from_slice(body);
+    text
 }
 
 /// What the keys of a volume's journal begin with.

@@ -470,6 +470,7 @@ mod tests {
             available_bytes: 0,
             fragments: 0,
             version: String::new(),
+            key: None,
         };
         Hello { address: address(k), info, volumes: Vec::new() }
     }

@@ -344,6 +344,7 @@ async fn info(State(node): State<Arc<Node>>) -> Response {
         available_bytes: usage.available_bytes,
         fragments: usage.fragments,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: None,
     };
     Json(info).into_response()
 }

@@ -65,6 +65,7 @@ impl ScriptedNode {
             available_bytes: 990 << 20,
             fragments: 0,
             version: "test".into(),
+            key: None,
         };
         let state = Arc::new(Mutex::new(State { info, requests: Vec::new() }));
         ScriptedNode { state, script: Arc::new(script) }

@@ -581,6 +581,7 @@ mod tests {
             available_bytes: 0,
             fragments: 7,
             version: "0.1.0".into(),
+            key: None,
         };
         let lease = LeaseRequest {
             epoch: 7,

@@ -243,6 +243,7 @@ impl FragmentTransport for MemoryNodes {
                     available_bytes: if node.full { 0 } else { 1 << 40 },
                     fragments: node.kept.len() as u64,
                     version: "test".into(),
+                    key: None,
                 })
             })
         })
