@@ -17,6 +17,8 @@ pub const BOOT_HEADER: &str = "avid-boot";
 pub const SIGNATURE_HEADER: &str = "avid-signature";
 /// Header of words from one node to another: who says them.
 pub const FROM_HEADER: &str = "avid-from";
+/// Header of a list that goes on: where.
+pub const NEXT_HEADER: &str = "avid-next";
 /// Header of every changing request on a volume: the writer's epoch.
 pub const EPOCH_HEADER: &str = "avid-epoch";
 /// Longest key, in bytes.

@@ -1,4 +1,6 @@
-//! The node's HTTP interface, as docs/wire.md has it. The only file that knows axum, with `intake`, `server` and `evil`.
+//! The node's HTTP interface, as docs/wire.md has it. The only place that knows axum, with `intake`, `server` and `evil`.
+
+mod agreed;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use common::wire::{
-    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, Refusal,
-    RefusalCode, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
+    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey, OwnerId,
+    Refusal, RefusalCode, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
 };
 use credentials::Token;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -21,6 +23,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::agreement::Agreement;
 use crate::batch::{self, Batch};
 use crate::blocking;
 use crate::error::StoreError;
@@ -35,13 +38,20 @@ const HEALTH: &str = "/healthz";
 
 /// A node as a value, for everyone who can reach it.
 pub fn app(store: Arc<Store>, limits: Limits) -> Router {
-    app_for(store, limits, None)
+    app_for(store, limits, None, None)
 }
 
-/// The same for those alone who have the pool's token, if there is one. Whether it is well everyone may ask.
-pub fn app_for(store: Arc<Store>, limits: Limits, token: Option<Token>) -> Router {
+/// The same for those alone who have the pool's token, if there is one; whether it is well everyone may ask. With
+/// `agreement`, objects of the object store are those that the nodes agree on.
+pub fn app_for(
+    store: Arc<Store>,
+    limits: Limits,
+    token: Option<Token>,
+    agreement: Option<Arc<Agreement>>,
+) -> Router {
     let intake = Intake::new(limits, store.buffers().clone());
-    let node = Arc::new(Node { store, intake, metrics: Metrics::default(), token });
+    let key = NodeKey(store.signing_key().verifying_key().to_bytes());
+    let node = Arc::new(Node { store, intake, metrics: Metrics::default(), token, agreement, key });
     Router::new()
         .merge(objects())
         .nest("/volumes/{volume}", objects())
@@ -49,6 +59,9 @@ pub fn app_for(store: Arc<Store>, limits: Limits, token: Option<Token>) -> Route
         .route("/volumes/{volume}", put(register))
         .route("/volumes/{volume}/lease", post(lease))
         .route("/info", get(info))
+        .route("/members", get(agreed::members))
+        .route("/words", post(agreed::words))
+        .route("/words/verified", get(agreed::verified))
         .route(HEALTH, get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .fallback(async || Refused::new(RefusalCode::NotFound, "there is nothing of that name"))
@@ -76,6 +89,8 @@ struct Node {
     intake: Intake,
     metrics: Metrics,
     token: Option<Token>,
+    agreement: Option<Arc<Agreement>>,
+    key: NodeKey,
 }
 
 /// A request that is answered with a refusal.
@@ -164,6 +179,8 @@ struct Options {
     limit: Option<usize>,
     offset: Option<u64>,
     length: Option<u64>,
+    owner: Option<OwnerId>,
+    prefix: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Options {
@@ -180,6 +197,11 @@ fn bad_request(why: &str) -> Refused {
 }
 
 impl Node {
+    /// How the node agrees on what these names are of; none for what it need not agree on.
+    fn agreement_on(&self, names: &Names) -> Option<&Arc<Agreement>> {
+        self.agreement.as_ref().filter(|_| names.volume.is_none())
+    }
+
     /// Do disk and CPU work: the one place where it leaves the event loop, if there is much of it.
     async fn work<T: Send + 'static>(
         &self,
@@ -210,6 +232,9 @@ async fn keep(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
+    if let Some(agreement) = node.agreement_on(&names) {
+        return agreed::keep(&node, agreement, &names, &headers, body).await;
+    }
     let author = names.author(&headers)?;
     let body = node.intake.receive(body).await?;
     let name = names.fragment();
@@ -254,10 +279,14 @@ async fn status(State(node): State<Arc<Node>>, names: Names) -> Answer {
 }
 
 async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {
+    if let Some(agreement) = node.agreement_on(&names) {
+        return agreed::latest(agreement, &names);
+    }
     Ok(Json(node.store.latest(names.space(), &names.key)?).into_response())
 }
 
 async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, headers: HeaderMap) -> Answer {
+    node.agreement_on(&names).map_or(Ok(()), |_| Err(agreed::by_agreement_alone()))?;
     let author = names.author(&headers)?;
     let index = options.index;
     let delete = move |store: &Store| {
@@ -275,6 +304,9 @@ async fn list(State(node): State<Arc<Node>>, names: Names, options: Options) -> 
     if limit == 0 {
         return Err(bad_request("a page has at least one key"));
     }
+    if let (Some(agreement), Some(owner)) = (node.agreement_on(&names), options.owner) {
+        return Ok(agreed::list(agreement, owner, &options, limit));
+    }
     let after = options.after.unwrap_or_default();
     Ok(Json(node.store.list(names.space(), &after, limit)?).into_response())
 }
@@ -290,6 +322,9 @@ async fn batch(
     let received = body.len();
     let batch = Batch::decode(body)?;
     let author = if batch.changes() { Some(names.author(&headers)?) } else { None };
+    if author.is_some() && node.agreement_on(&names).is_some() {
+        return Err(agreed::by_agreement_alone());
+    }
     let space = names.space();
     node.store.check_space(space)?;
     let answer_length = batch.answer_length(&node.store, space);
@@ -344,7 +379,7 @@ async fn info(State(node): State<Arc<Node>>) -> Response {
         available_bytes: usage.available_bytes,
         fragments: usage.fragments,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        key: None,
+        key: Some(node.key),
     };
     Json(info).into_response()
 }

@@ -44,6 +44,13 @@ pub struct Flags {
     /// File with the pool's token: it then answers those alone who have it
     #[arg(long, env = "SHARDD_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// The list of the nodes that agree on objects, as avidfs members prints it; the node then is part of their object
+    /// store
+    #[arg(long, env = "SHARDD_MEMBERS", value_name = "FILE")]
+    pub members: Option<PathBuf>,
+    /// Bytes that one owner of objects may fill on this node [default: all]
+    #[arg(long, env = "SHARDD_OWNER_QUOTA", value_name = "SIZE")]
+    pub owner_quota: Option<ByteSize>,
     /// Listen on an address that others can reach, without anything that keeps strangers out
     #[arg(long, env = "SHARDD_INSECURE")]
     pub insecure: bool,
@@ -76,12 +83,27 @@ struct FileConfig {
     tls_ca: Option<PathBuf>,
     #[serde(rename = "token-file")]
     token_file: Option<PathBuf>,
+    members: Option<PathBuf>,
+    #[serde(rename = "owner-quota")]
+    owner_quota: Option<ByteSize>,
     insecure: Option<bool>,
     log: Option<String>,
 }
 
-const KEYS: [&str; 10] =
-    ["listen", "data", "capacity", "zone", "tls-cert", "tls-key", "tls-ca", "token-file", "insecure", "log"];
+const KEYS: [&str; 12] = [
+    "listen",
+    "data",
+    "capacity",
+    "zone",
+    "tls-cert",
+    "tls-key",
+    "tls-ca",
+    "token-file",
+    "members",
+    "owner-quota",
+    "insecure",
+    "log",
+];
 
 /// What a node is to do, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +120,10 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The file with the pool's token; without it everyone is answered.
     pub token_file: Option<PathBuf>,
+    /// The file with the list of those it agrees on objects with.
+    pub members: Option<PathBuf>,
+    /// Bytes that one owner of objects may fill.
+    pub owner_quota: Option<u64>,
     /// How it lies; it does not otherwise.
     pub evil: Option<Evil>,
     /// What to log.
@@ -149,6 +175,8 @@ impl Config {
             zone: flags.zone.or(file.zone),
             tls,
             token_file,
+            members: flags.members.or(file.members),
+            owner_quota: flags.owner_quota.or(file.owner_quota).map(|size| size.bytes()),
             evil: evil(flags.evil, flags.evil_seed),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
         })

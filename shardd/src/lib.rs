@@ -2,6 +2,7 @@
 //!
 //! [`Store`] keeps them, [`app`] is the node as an HTTP service without a socket, [`serve`] gives it one.
 
+pub mod agreement;
 mod api;
 mod batch;
 mod blocking;

@@ -4,9 +4,12 @@ use std::io::IsTerminal;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
+use common::members::Members;
 use credentials::{TlsFiles, Token};
+use shardd::agreement::{Agreement, AgreementOptions, HttpLink};
 use shardd::config::{Config, Evil, Flags};
 use shardd::evil::{self, Mode};
 use shardd::{Limits, Store, StoreOptions};
@@ -66,7 +69,8 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let usage = store.usage();
     tracing::info!(%address, node = %store.node(), fragments = usage.fragments, used = usage.used_bytes, "started");
     let limits = Limits::default();
-    let mut app = shardd::app_for(store.clone(), limits.clone(), token);
+    let agreement = agreement(config, &store, token.as_ref()).await?;
+    let mut app = shardd::app_for(store.clone(), limits.clone(), token, agreement);
     if let Some(Evil { modes, seed }) = &config.evil {
         app = evil::made_evil(app, modes, *seed);
         if tls.is_none() && modes.contains(&Mode::GarbageHttp) {
@@ -86,6 +90,27 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     tracing::info!("stopping");
     tokio::task::spawn_blocking(move || store.close()).await??;
     Ok(())
+}
+
+/// How long a client waits for the others to agree.
+const AGREEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the node agrees on objects with, if it is to.
+async fn agreement(
+    config: &Config,
+    store: &Arc<Store>,
+    token: Option<&Token>,
+) -> Result<Option<Arc<Agreement>>, Box<dyn std::error::Error>> {
+    let Some(path) = &config.members else { return Ok(None) };
+    let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let members = Members::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let options = AgreementOptions {
+        members,
+        owner_quota: config.owner_quota,
+        patience: AGREEMENT_LIMIT,
+        link: Arc::new(HttpLink::new(token)),
+    };
+    Ok(Some(Arc::new(Agreement::start(store.clone(), options)?)))
 }
 
 /// Nobody is to start a lying node by mistake.

@@ -29,14 +29,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use common::fpcc::Fpcc;
 use common::hash::{Hash, HashId};
-use common::slice::GROUP_LENGTH;
+use common::slice::{GROUP_LENGTH, Tree};
 use common::wire::{
     BootId, FragmentName, JOURNAL_PREFIX, LeaseRequest, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus,
     VolumeDescriptor, VolumeId, VolumeList,
 };
+use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 
 use crate::buffers::Buffers;
+use crate::dispersal::Dispersed;
 use crate::error::StoreError;
 use crate::metrics::StoreCounts;
 use flush::Flushing;
@@ -213,6 +215,22 @@ impl Store {
         let tree = tree.map_err(|error| inconsistent(&error))?.map_or_else(Vec::new, |tree| tree.to_bytes());
         let shape = shape(&parsed, fpcc.len());
         self.admitted(author, |space| self.keep(space, name, &shape, fpcc, fragment, &tree))
+    }
+
+    /// Keep a fragment of the object store that was checked already, under this key.
+    pub fn put_dispersed(&self, key: &str, version: u64, dispersed: &Dispersed) -> Result<(), StoreError> {
+        let fragment = dispersed.fragment();
+        let name = FragmentName { key: key.to_owned(), version, index: fragment.index() as u8 };
+        check_name(&name)?;
+        let fpcc = dispersed.fpcc().to_bytes();
+        let tree = dispersed.tree().map_or_else(Vec::new, Tree::to_bytes);
+        let shape = shape(dispersed.fpcc(), fpcc.len());
+        self.keep(Space::ObjectStore, &name, &shape, &fpcc, fragment.bytes(), &tree)
+    }
+
+    /// What the node signs with: derived from the secret of its folder, so it is there as long as the node is itself.
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_bytes(&blake3::derive_key("avidfs 2026 shardd signing key", &self.folder.seal.0))
     }
 
     /// Read a fragment.

@@ -5,6 +5,7 @@ use common::code::Code;
 use common::fpcc::{Checked, Fpcc, Inconsistent};
 use common::hash::Hash;
 use common::quorum::{NoQuorum, Quorums};
+use common::slice::Tree;
 use common::wire::NodeId;
 
 /// The n nodes that agree on an instance, as one of them sees it. Node i is the one for fragment i.
@@ -91,6 +92,7 @@ pub struct Dispersed {
     digest: Hash,
     fpcc: Fpcc,
     fragment: Checked,
+    tree: Option<Tree>,
 }
 
 /// Why a fragment cannot be this node's share of an instance.
@@ -116,8 +118,8 @@ impl Dispersed {
         if found != expected {
             return Err(Unfit::Code { expected, found });
         }
-        let fragment = fpcc.check(group.own, fragment)?;
-        Ok(Dispersed { digest: fpcc.digest(), fpcc, fragment })
+        let (fragment, tree) = fpcc.check_for_good(group.own, fragment)?;
+        Ok(Dispersed { digest: fpcc.digest(), fpcc, fragment, tree })
     }
 
     /// The digest of its FPCC.
@@ -133,6 +135,11 @@ impl Dispersed {
     /// The fragment.
     pub fn fragment(&self) -> &Checked {
         &self.fragment
+    }
+
+    /// What makes slices of it, if it takes one.
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
     }
 }
 

@@ -78,15 +78,19 @@ impl Said {
         self.is_verified = self.readied.is_some();
     }
 
+    /// Its flags as a number, which only grows: what was said is never taken back.
+    pub fn flags(&self) -> u8 {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        flag(self.echoed.is_some(), ECHOED)
+            | flag(self.readied.is_some(), READIED)
+            | flag(self.is_verified, VERIFIED)
+    }
+
     /// Its encoding.
     pub fn encode(&self) -> Vec<u8> {
-        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        let flags = flag(self.echoed.is_some(), ECHOED)
-            | flag(self.readied.is_some(), READIED)
-            | flag(self.is_verified, VERIFIED);
         let mut bytes = Vec::with_capacity(HEADER + 2 * Hash::LENGTH);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[flags, 0, 0, 0]);
+        bytes.extend_from_slice(&[self.flags(), 0, 0, 0]);
         bytes.extend_from_slice(self.configuration.as_bytes());
         [self.echoed, self.readied].iter().flatten().for_each(|d| bytes.extend_from_slice(d.as_bytes()));
         bytes

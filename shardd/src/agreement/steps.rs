@@ -1,0 +1,225 @@
+//! What the machine wants done, done in the order in which it wanted it: disk first, then words, then clients.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use common::wire::{FragmentName, NodeId};
+use tokio::sync::mpsc;
+
+use super::complete::Lacking;
+use super::notes::fragment_key;
+use super::{Inner, NotAgreed, State};
+use crate::blocking;
+use crate::dispersal::{Group, InstanceId, Message, Refused, Step};
+use crate::error::StoreError;
+use crate::store::{Author, Space};
+
+/// Steps that one flush covers.
+const TOGETHER: usize = 1024;
+/// Until a flush that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A step that waits to be carried out.
+#[derive(Clone)]
+pub struct Queued {
+    /// Counts the steps of this node.
+    pub number: u64,
+    /// What it is about.
+    pub id: InstanceId,
+    /// Its nodes.
+    pub group: Arc<Group>,
+    /// Who gets its answer.
+    pub asked_by: Option<NodeId>,
+    /// What to do.
+    pub step: Step,
+}
+
+/// The name of a node's fragment of an instance in its store.
+pub fn fragment_name(id: &InstanceId, index: usize) -> FragmentName {
+    FragmentName { key: fragment_key(id), version: id.version(), index: index as u8 }
+}
+
+/// Carry out steps as long as the node lives.
+pub async fn carry_out_all(inner: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Queued>) {
+    let mut steps = Vec::new();
+    while queue.recv_many(&mut steps, TOGETHER).await > 0 {
+        let Some(inner) = inner.upgrade() else { return };
+        inner.carry_out(std::mem::take(&mut steps)).await;
+    }
+}
+
+impl Inner {
+    async fn carry_out(self: &Arc<Self>, steps: Vec<Queued>) {
+        let steps = self.without_void(steps);
+        let steps = Arc::new(steps);
+        let failed = self.put_on_disk(&steps).await;
+        let mut superseding = Vec::new();
+        for queued in steps.iter().filter(|queued| !failed.contains(&queued.id)) {
+            superseding.extend(self.conclude(queued));
+        }
+        for id in superseding {
+            self.collect(&id).await;
+        }
+    }
+
+    /// Steps of instances that were not forgotten after they were queued.
+    fn without_void(&self, steps: Vec<Queued>) -> Vec<Queued> {
+        let mut state = self.state.lock();
+        let is_void = |state: &State, queued: &Queued| {
+            state.void.get(&queued.id).is_some_and(|last| queued.number <= *last)
+        };
+        let last = steps.last().map_or(0, |queued| queued.number);
+        let left = steps.into_iter().filter(|queued| !is_void(&state, queued)).collect();
+        state.void.retain(|_, void| *void > last);
+        left
+    }
+
+    /// Keep and note what the steps want kept and noted, and flush it once. Returns the instances for which that failed;
+    /// they are forgotten.
+    async fn put_on_disk(self: &Arc<Self>, steps: &Arc<Vec<Queued>>) -> HashSet<InstanceId> {
+        let (inner, wanted) = (self.clone(), steps.clone());
+        let mut failed = blocking::run(move || inner.append(&wanted)).await;
+        let is_flushed = |queued: &Queued| {
+            let verifies_alone = queued.step.keep.is_none()
+                && queued.step.persist.as_ref().is_some_and(|said| said.verified().is_some());
+            // What f + 1 honest nodes have on disk leads to it again.
+            queued.step.needs_disk() && !verifies_alone
+        };
+        if steps.iter().any(is_flushed) && self.flush().await {
+            let lost = steps.iter().filter(|queued| !self.is_there(queued));
+            failed.extend(lost.map(|queued| (queued.id.clone(), None)));
+        }
+        let mut forgotten = HashSet::new();
+        for (id, why) in failed {
+            if forgotten.insert(id.clone()) {
+                let error = why.unwrap_or_else(|| StoreError::Flush("it is lost".into()));
+                self.give_up(&id, || NotAgreed::from(&error));
+            }
+        }
+        forgotten
+    }
+
+    fn append(&self, steps: &[Queued]) -> Vec<(InstanceId, Option<StoreError>)> {
+        let mut failed: Vec<(InstanceId, Option<StoreError>)> = Vec::new();
+        for queued in steps {
+            if !failed.iter().any(|(id, _)| *id == queued.id)
+                && let Err(error) = self.append_one(queued)
+            {
+                tracing::error!(id = %queued.id, %error, "not kept");
+                failed.push((queued.id.clone(), Some(error)));
+            }
+        }
+        failed
+    }
+
+    fn append_one(&self, Queued { id, group, step, .. }: &Queued) -> Result<(), StoreError> {
+        if let Some(dispersed) = &step.keep {
+            let key = fragment_key(id);
+            // One under another FPCC can never be verified.
+            if let Ok(other) = self.store.has(Space::ObjectStore, &fragment_name(id, group.own()))
+                && other != dispersed.digest()
+            {
+                self.store.delete(&Author::Client, &key, id.version(), None)?;
+            }
+            self.store.put_dispersed(&key, id.version(), dispersed)?;
+        }
+        step.persist.as_ref().map_or(Ok(()), |said| self.notes.write(id, said))
+    }
+
+    /// Until it succeeds: what is not known to be on disk must not be spoken of. Whether an attempt failed, after which
+    /// things may be missing.
+    async fn flush(&self) -> bool {
+        let mut has_failed = false;
+        while let Err(error) = self.store.flush().await {
+            tracing::error!(%error, "flush");
+            has_failed = true;
+            tokio::time::sleep(PAUSE).await;
+        }
+        has_failed
+    }
+
+    fn is_there(&self, Queued { id, group, step, .. }: &Queued) -> bool {
+        let held = || self.held(id, group);
+        step.keep.as_ref().is_none_or(|dispersed| held() == Some(dispersed.digest()))
+            && step.persist.as_ref().is_none_or(|said| self.notes.has(id, said))
+    }
+
+    /// Forget an instance of which something could not be put on disk: what the disk has is what counts.
+    fn give_up(&self, id: &InstanceId, why: impl Fn() -> NotAgreed) {
+        let mut state = self.state.lock();
+        state.dispersals.forget(id);
+        let queued = state.queued;
+        state.void.insert(id.clone(), queued);
+        for waiting in state.waiting.remove(id).into_iter().flatten() {
+            // Who no longer waits need not know.
+            let _ = waiting.answer.send(Err(why()));
+        }
+    }
+
+    /// After a step's disk work: what follows, what is said, who is told. Returns the instance if it supersedes others.
+    fn conclude(&self, queued: &Queued) -> Option<InstanceId> {
+        let Queued { id, group, step, asked_by, .. } = queued;
+        let mut state = self.state.lock();
+        if let Some(said) = &step.persist {
+            state.names.note(id, said);
+            if let Err(error) = self.notes.drop_older(id, said) {
+                tracing::error!(%id, %error, "an old note stays");
+            }
+        }
+        if let Some(kept) = &step.keep {
+            state.names.keep(id, kept.fragment().bytes().len() as u64);
+        }
+        if step.needs_disk() {
+            let next = state.dispersals.persisted(id, step);
+            self.queue(&mut state, id, group, None, next);
+        }
+        for word in &step.say {
+            for peer in group.others() {
+                self.mouth.say(peer, Message { id: id.clone(), word: *word });
+            }
+        }
+        for word in &step.answer {
+            asked_by.iter().for_each(|peer| self.mouth.say(*peer, Message { id: id.clone(), word: *word }));
+        }
+        if let Some(digest) = step.complete {
+            let _ = self.lacking.send(Lacking::new(id.clone(), group.clone(), digest));
+        }
+        let stored = step.stored?;
+        for waiting in state.waiting.remove(id).into_iter().flatten() {
+            let answer = match waiting.digest == stored {
+                true => Ok(()),
+                false => Err(Refused::Conflict(stored).into()),
+            };
+            let _ = waiting.answer.send(answer);
+        }
+        step.persist.is_some().then(|| id.clone())
+    }
+
+    /// Delete what a verified version supersedes, once it is on stable storage that it is verified.
+    async fn collect(self: &Arc<Self>, id: &InstanceId) {
+        let gone = self.state.lock().names.take_superseded(id);
+        if gone.is_empty() {
+            return;
+        }
+        self.flush().await;
+        let inner = self.clone();
+        blocking::run(move || inner.delete_all(&gone)).await;
+    }
+
+    fn delete_all(&self, gone: &[InstanceId]) {
+        for id in gone {
+            self.give_up(id, || NotAgreed::Superseded);
+            let deleted = self.forget_fragment(id).and_then(|()| self.notes.drop_all(id));
+            if let Err(error) = deleted {
+                tracing::error!(%id, %error, "what is superseded stays");
+            }
+        }
+        self.store.give_back();
+    }
+
+    /// Delete the fragment of an instance.
+    pub fn forget_fragment(&self, id: &InstanceId) -> Result<(), StoreError> {
+        self.store.delete(&Author::Client, &fragment_key(id), id.version(), None).map(|_| ())
+    }
+}

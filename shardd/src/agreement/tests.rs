@@ -1,0 +1,459 @@
+//! Five real nodes in one process, with their stores and requests; only the wires are not there.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use axum::Router;
+use axum::body::Body;
+use bytes::BytesMut;
+use common::codec::{Codec, split};
+use common::hash::HashId;
+use common::members::{Member, part_name};
+use common::wire::{NodeKey, Refusal, RefusalCode, SIGNATURE_HEADER, fragment_prefix};
+use ed25519_dalek::{Signer, SigningKey};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tower::ServiceExt;
+
+use super::*;
+use crate::StoreOptions;
+use crate::intake;
+
+const NODES: usize = 5;
+
+/// Requests between nodes, as calls; a node that is cut off neither asks nor answers.
+#[derive(Default)]
+struct Wires {
+    routers: Mutex<HashMap<NodeId, Router>>,
+    cut: Mutex<HashSet<NodeId>>,
+}
+
+struct Wire {
+    own: NodeId,
+    wires: Arc<Wires>,
+}
+
+impl Link for Wire {
+    fn carry<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Carried<'a> {
+        Box::pin(async move {
+            if [self.own, to.node].iter().any(|node| self.wires.cut.lock().contains(node)) {
+                return Err("cut off".into());
+            }
+            let router = self.wires.routers.lock().get(&to.node).cloned().ok_or("not there")?;
+            Ok(ask(router, request.map(Body::from)).await)
+        })
+    }
+}
+
+async fn ask(router: Router, request: Request<Body>) -> Response<Bytes> {
+    let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
+    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+}
+
+struct Pool {
+    wires: Arc<Wires>,
+    members: Members,
+    stores: Vec<Option<Arc<Store>>>,
+    owner: SigningKey,
+    quota: Option<u64>,
+    folder: tempfile::TempDir,
+}
+
+impl Pool {
+    fn new() -> Pool {
+        Pool::with_quota(None)
+    }
+
+    fn with_quota(quota: Option<u64>) -> Pool {
+        let folder = tempfile::tempdir().unwrap();
+        let stores: Vec<Arc<Store>> = (0..NODES).map(|k| open(folder.path(), k)).collect();
+        let member = |store: &Arc<Store>| Member {
+            node: store.node(),
+            key: NodeKey(store.signing_key().verifying_key().to_bytes()),
+            url: String::new(),
+        };
+        let members = Members::new("3+2".parse().unwrap(), stores.iter().map(member).collect()).unwrap();
+        let stores = stores.into_iter().map(Some).collect();
+        let owner = SigningKey::from_bytes(&[3; 32]);
+        let mut pool = Pool { wires: Arc::default(), members, stores, owner, quota, folder };
+        (0..NODES).for_each(|k| pool.start(k));
+        pool
+    }
+
+    fn start(&mut self, k: usize) {
+        let store = self.stores[k].get_or_insert_with(|| open(self.folder.path(), k)).clone();
+        let options = AgreementOptions {
+            members: self.members.clone(),
+            owner_quota: self.quota,
+            patience: Duration::from_secs(2),
+            link: Arc::new(Wire { own: store.node(), wires: self.wires.clone() }),
+        };
+        let node = store.node();
+        let agreement = Arc::new(Agreement::start(store.clone(), options).unwrap());
+        let router = crate::app_for(store, intake::Limits::default(), None, Some(agreement));
+        self.wires.routers.lock().insert(node, router);
+    }
+
+    /// It ends; what the disk has of it is all that is left.
+    async fn stop(&mut self, k: usize) {
+        let store = self.stores[k].take().unwrap();
+        let router = self.wires.routers.lock().remove(&store.node());
+        drop(router);
+        let weak = Arc::downgrade(&store);
+        drop(store);
+        until("the node has ended", || weak.strong_count() == 0).await;
+    }
+
+    fn cut_off(&self, k: usize) {
+        self.wires.cut.lock().insert(self.node(k));
+    }
+
+    fn reconnect(&self, k: usize) {
+        self.wires.cut.lock().remove(&self.node(k));
+    }
+
+    fn node(&self, k: usize) -> NodeId {
+        self.stores[k].as_ref().unwrap().node()
+    }
+
+    fn owner(&self) -> OwnerId {
+        OwnerId(self.owner.verifying_key().to_bytes())
+    }
+
+    fn id(&self, name: &str, version: u64) -> InstanceId {
+        InstanceId::new(self.owner(), name, version).unwrap()
+    }
+
+    /// Which of the nodes here has which fragment.
+    fn places(&self, name: &str) -> Vec<usize> {
+        let position = |member: &&Member| {
+            (0..NODES).find(|k| self.stores[*k].as_ref().is_some_and(|store| store.node() == member.node))
+        };
+        self.members
+            .group(self.owner(), name)
+            .iter()
+            .map(|member| position(member).unwrap_or(NODES))
+            .collect()
+    }
+
+    async fn bring(
+        &self,
+        index: usize,
+        name: &str,
+        version: u64,
+        object: &Encoded,
+        signed: Signature,
+    ) -> Response<Bytes> {
+        let key = format!("{}/{name}", self.owner());
+        let key = utf8_percent_encode(&key, NON_ALPHANUMERIC);
+        let request = Request::post(format!("/objects/{key}/{version}/fragment/{index}"));
+        let request = request.header(SIGNATURE_HEADER, signed.to_string()).body(object.body(index).into());
+        let node = self.members.group(self.owner(), name)[index].node;
+        let Some(router) = self.wires.routers.lock().get(&node).cloned() else {
+            return Response::builder().status(StatusCode::BAD_GATEWAY).body(Bytes::new()).unwrap();
+        };
+        ask(router, request.unwrap()).await
+    }
+
+    fn signed(&self, name: &str, version: u64, object: &Encoded) -> Signature {
+        let (members, owner) = (*self.members.digest().as_bytes(), self.owner());
+        let text = version_statement(&members, &owner, name, version, object.fpcc.digest().as_bytes());
+        Signature(self.owner.sign(&text).to_bytes())
+    }
+
+    /// What the nodes answer to whom fragments `indexes` are brought, at once.
+    async fn put(&self, name: &str, version: u64, object: &Encoded, indexes: &[usize]) -> Vec<u16> {
+        let signed = self.signed(name, version, object);
+        let brought = indexes.iter().map(|index| self.bring(*index, name, version, object, signed));
+        let answers = futures_util::future::join_all(brought).await;
+        answers.iter().map(|answer| answer.status().as_u16()).collect()
+    }
+
+    async fn latest(&self, k: usize, name: &str) -> LatestVersion {
+        let key = format!("{}/{name}", self.owner());
+        let key = utf8_percent_encode(&key, NON_ALPHANUMERIC);
+        let request = Request::get(format!("/objects/{key}/latest")).body(Body::empty()).unwrap();
+        let router = self.wires.routers.lock()[&self.node(k)].clone();
+        serde_json::from_slice(ask(router, request).await.body()).unwrap()
+    }
+
+    /// The version and digest that a node has verified.
+    async fn verified(&self, k: usize, name: &str) -> Option<(u64, String)> {
+        self.latest(k, name).await.verified.map(|verified| (verified.version, verified.fpcc))
+    }
+
+    async fn until_all_verified(&self, name: &str, version: u64, object: &Encoded) {
+        let wanted = Some((version, object.fpcc.digest().to_string()));
+        for k in (0..NODES).filter(|k| self.stores[*k].is_some()) {
+            for _ in 0..1000 {
+                if self.verified(k, name).await == wanted {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(self.verified(k, name).await, wanted, "node {k}");
+        }
+    }
+
+    fn fragments(&self, name: &str, version: u64) -> usize {
+        let stores = self.stores.iter().flatten();
+        let key = format!("{}/{name}", self.owner());
+        stores.filter(|store| store.status(Space::ObjectStore, &key, version).is_ok()).count()
+    }
+
+    /// Everything the nodes keep, notes included.
+    fn kept(&self) -> Vec<u64> {
+        self.stores.iter().flatten().map(|store| store.usage().fragments).collect()
+    }
+}
+
+fn open(folder: &std::path::Path, k: usize) -> Arc<Store> {
+    Store::open(StoreOptions { capacity: Some(256 << 20), ..StoreOptions::new(folder.join(format!("{k}"))) })
+        .unwrap()
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not within 10 s");
+}
+
+struct Encoded {
+    fpcc: Fpcc,
+    fragments: Vec<Bytes>,
+}
+
+impl Encoded {
+    fn new(text: &str, length: usize) -> Encoded {
+        let codec = Codec::of("3+2".parse().unwrap());
+        let bytes: Bytes = text.as_bytes().iter().copied().cycle().take(length).collect();
+        let data = split(codec.code(), &bytes);
+        let parity = codec.parity_of(&data);
+        let fragments: Vec<Bytes> = data.into_iter().chain(parity.into_iter().map(Bytes::from)).collect();
+        let slices: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
+        let fpcc = Fpcc::compute(&codec, HashId::Blake3, length as u64, &slices);
+        Encoded { fpcc, fragments }
+    }
+
+    fn body(&self, index: usize) -> Bytes {
+        let mut body = BytesMut::from(&fragment_prefix(&self.fpcc.to_bytes())[..]);
+        body.extend_from_slice(&self.fragments[index]);
+        body.freeze()
+    }
+}
+
+const ALL: [usize; NODES] = [0, 1, 2, 3, 4];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_nodes_get_is_stored_and_everyone_says_the_same_also_after_a_restart() {
+    let mut pool = Pool::new();
+    let object = Encoded::new("an object", 200_000);
+    assert_eq!(pool.put("a/b", 1, &object, &ALL).await, [200; 5]);
+    pool.until_all_verified("a/b", 1, &object).await;
+    assert_eq!(pool.latest(0, "a/b").await.verified.unwrap().object_length, Some(200_000));
+    for k in ALL {
+        pool.stop(k).await;
+    }
+    ALL.iter().for_each(|k| pool.start(*k));
+    pool.until_all_verified("a/b", 1, &object).await;
+    assert_eq!(pool.put("a/b", 1, &object, &ALL).await, [200; 5], "the same again");
+    assert_eq!(pool.put("a/b", 1, &Encoded::new("another", 200_000), &ALL).await, [409; 5]);
+    assert_eq!(pool.fragments("a/b", 1), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_one_node_dead_objects_are_stored_and_it_completes_them_when_it_is_back() {
+    let mut pool = Pool::new();
+    let dead = pool.places("a")[1];
+    pool.stop(dead).await;
+    let object = Encoded::new("an object", 100_000);
+    assert_eq!(pool.put("a", 1, &object, &[0, 2, 3, 4]).await, [200; 4]);
+    assert_eq!(pool.fragments("a", 1), 4);
+    pool.start(dead);
+    pool.until_all_verified("a", 1, &object).await;
+    until("it has its fragment", || pool.fragments("a", 1) == 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_cut_off_and_one_that_the_client_left_out_learn_of_it() {
+    let pool = Pool::new();
+    let cut = pool.places("a")[4];
+    pool.cut_off(cut);
+    let object = Encoded::new("an object", 100_000);
+    assert_eq!(pool.put("a", 1, &object, &[0, 1, 2, 3]).await, [200; 4]);
+    pool.reconnect(cut);
+    pool.until_all_verified("a", 1, &object).await;
+    until("it has its fragment", || pool.fragments("a", 1) == 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_crashes_before_enough_nodes_have_something_has_stored_nothing() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 1000);
+    assert_eq!(pool.put("a", 1, &object, &[0, 1, 2]).await, [503; 3], "4 must echo");
+    for k in ALL {
+        assert_eq!(pool.verified(k, "a").await, None);
+    }
+    // It comes back, and sends the rest.
+    assert_eq!(pool.put("a", 1, &object, &[3]).await, [200]);
+    pool.until_all_verified("a", 1, &object).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_objects_under_one_name_all_nodes_verify_the_same_or_none() {
+    let mut pool = Pool::new();
+    for round in 0..10 {
+        let name = format!("a{round}");
+        let (one, other) = (Encoded::new("one", 5000), Encoded::new("other", 5000));
+        let split = round % 5;
+        let (ones, others): (Vec<usize>, Vec<usize>) = ALL.iter().partition(|index| **index >= split);
+        let (first, second) =
+            tokio::join!(pool.put(&name, 1, &one, &ones), pool.put(&name, 1, &other, &others));
+        let mut verified = BTreeSet::new();
+        for k in ALL {
+            verified.extend(pool.verified(k, &name).await.map(|(_, digest)| digest));
+        }
+        assert!(verified.len() <= 1, "{verified:?}");
+        let all_got = |answers: &[u16], digest: &Encoded| {
+            !answers.contains(&200) || verified.contains(&digest.fpcc.digest().to_string())
+        };
+        assert!(all_got(&first, &one) && all_got(&second, &other), "{first:?} {second:?}");
+        if split == 1 {
+            assert_eq!((first, second), (vec![200; 4], vec![409]), "four are enough for one of them");
+            let lied_to = pool.places(&name)[0];
+            until("the fifth has the right fragment", || {
+                let store = pool.stores[lied_to].as_ref().unwrap();
+                let kept = store.has(Space::ObjectStore, &steps::fragment_name(&pool.id(&name, 1), 0));
+                kept.is_ok_and(|digest| digest == one.fpcc.digest())
+            })
+            .await;
+        }
+    }
+    // A node echoes one object, also after a restart.
+    let one = Encoded::new("one", 5000);
+    assert_eq!(pool.put("b", 1, &one, &[2]).await, [503]);
+    let restarted = pool.places("b")[2];
+    pool.stop(restarted).await;
+    pool.start(restarted);
+    assert_eq!(pool.put("b", 1, &Encoded::new("other", 5000), &[2]).await, [409]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_higher_version_supersedes_and_what_is_replayed_is_refused() {
+    let mut pool = Pool::new();
+    let (first, second) = (Encoded::new("first", 3000), Encoded::new("second", 4000));
+    let part = part_name("a", 0);
+    assert_eq!(pool.put(&part, 1, &first, &ALL).await, [200; 5]);
+    assert_eq!(pool.put("a", 1, &first, &ALL).await, [200; 5]);
+    let before = pool.kept();
+    assert_eq!(pool.put(&part, 2, &second, &ALL).await, [200; 5]);
+    assert_eq!(pool.latest(0, "a").await.highest, 2);
+    assert_eq!(pool.put("a", 2, &second, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 2, &second).await;
+    until("the first is gone", || pool.fragments("a", 1) + pool.fragments(&part, 1) == 0).await;
+    until("and so are its notes", || pool.kept() == before).await;
+    for k in ALL {
+        pool.stop(k).await;
+    }
+    ALL.iter().for_each(|k| pool.start(*k));
+    assert_eq!(pool.put("a", 1, &first, &ALL).await, [409; 5], "a replay");
+    assert_eq!(pool.put(&part, 1, &first, &ALL).await, [409; 5]);
+    assert_eq!((pool.fragments("a", 1), pool.fragments("a", 2)), (0, 5));
+    assert_eq!(pool.kept(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_owner_puts_and_only_this_nodes_fragment_is_taken() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 3000);
+    let good = pool.signed("a", 1, &object);
+    let mut forged = good;
+    forged.0[40] ^= 1;
+    let refused = |answer: Response<Bytes>| {
+        let refusal: Refusal = serde_json::from_slice(answer.body()).unwrap();
+        (answer.status().as_u16(), refusal.error)
+    };
+    let wrong = (422, RefusalCode::Inconsistent);
+    assert_eq!(refused(pool.bring(0, "a", 1, &object, forged).await), wrong);
+    assert_eq!(refused(pool.bring(0, "a", 2, &object, good).await), wrong, "of another version");
+    assert_eq!(refused(pool.bring(0, "b", 1, &object, good).await), wrong, "of another key");
+    let mut damaged = Encoded::new("an object", 3000);
+    damaged.fragments[0] = Bytes::from(vec![1; damaged.fragments[0].len()]);
+    assert_eq!(refused(pool.bring(0, "a", 1, &damaged, good).await), wrong);
+    // Fragment 1 brought to the node of fragment 0.
+    let key = format!("{}/a", pool.owner());
+    let key = utf8_percent_encode(&key, NON_ALPHANUMERIC).to_string();
+    let router = pool.wires.routers.lock()[&pool.members.group(pool.owner(), "a")[0].node].clone();
+    let request = |method: Method, path: &str, body: Bytes| {
+        let request = Request::builder().method(method).uri(path).header(SIGNATURE_HEADER, good.to_string());
+        ask(router.clone(), request.body(body.into()).unwrap())
+    };
+    let path = format!("/objects/{key}/1/fragment/1");
+    assert_eq!(refused(request(Method::POST, &path, object.body(1)).await), wrong);
+    assert_eq!(pool.kept(), [0; 5], "nothing was kept");
+    assert_eq!(pool.put("a", 1, &object, &ALL).await, [200; 5]);
+    let path = format!("/objects/{key}/1");
+    assert_eq!(refused(request(Method::DELETE, &path, Bytes::new()).await), (400, RefusalCode::BadRequest));
+    assert_eq!(pool.fragments("a", 1), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_has_his_quota_and_gets_it_back() {
+    let pool = Pool::with_quota(Some(10_000));
+    let (small, large) = (Encoded::new("small", 20_000), Encoded::new("large", 30_000));
+    assert_eq!(pool.put("a", 1, &small, &ALL).await, [200; 5]);
+    assert_eq!(pool.put("b", 1, &large, &ALL).await, [507; 5]);
+    assert_eq!(pool.put("a", 2, &Encoded::new("tombstone", 90), &ALL).await, [200; 5]);
+    until("the first is gone", || pool.fragments("a", 1) == 0).await;
+    assert_eq!(pool.put("b", 1, &small, &ALL).await, [200; 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_count_only_if_a_member_signed_them_for_this_node() {
+    let pool = Pool::new();
+    let (from, to) = (pool.stores[0].as_ref().unwrap(), pool.stores[1].as_ref().unwrap());
+    let mut messages = Messages::new(pool.members.digest());
+    messages.push(Message { id: pool.id("a", 1), word: Word::Ready([1; 32].into()) }).unwrap();
+    let say = |from: NodeId, to: NodeId, body: Bytes, signature: [u8; 64]| {
+        let router = pool.wires.routers.lock()[&to].clone();
+        let request = Request::post("/words").header(common::wire::FROM_HEADER, from.to_string());
+        let request = request.header(SIGNATURE_HEADER, Signature(signature).to_string());
+        async move { ask(router, request.body(body.into()).unwrap()).await.status().as_u16() }
+    };
+    let sign = |key: &SigningKey, to: NodeId, body: &[u8]| key.sign(&words_statement(to, body)).to_bytes();
+    let (key, body) = (from.signing_key(), messages.encode());
+    let good = sign(&key, to.node(), &body);
+    assert_eq!(say(from.node(), to.node(), body.clone(), good).await, 200);
+    let third = pool.stores[2].as_ref().unwrap().node();
+    assert_eq!(say(third, to.node(), body.clone(), good).await, 422, "somebody else's");
+    assert_eq!(say(from.node(), third, body.clone(), good).await, 422, "for somebody else");
+    assert_eq!(say(NodeId([9; 16]), to.node(), body.clone(), good).await, 422, "of nobody");
+    assert_eq!(say(to.node(), to.node(), body.clone(), good).await, 422, "of itself");
+    let elsewhere = Messages::new([9; 32].into()).encode();
+    let signed = sign(&key, to.node(), &elsewhere);
+    assert_eq!(say(from.node(), to.node(), elsewhere, signed).await, 409, "of another pool");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_listed_without_parts_and_with_what_is_deleted() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 128);
+    for name in ["x/2", "x/1", "y", &part_name("x/1", 0)] {
+        assert_eq!(pool.put(name, 1, &object, &ALL).await, [200; 5]);
+    }
+    let path = format!("/objects?owner={}&prefix=x%2F&limit=1", pool.owner());
+    let router = pool.wires.routers.lock()[&pool.node(0)].clone();
+    let list = async |path: &str| -> VersionList {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        serde_json::from_slice(ask(router.clone(), request).await.body()).unwrap()
+    };
+    let first = list(&path).await;
+    assert_eq!((first.objects[0].key.as_str(), first.next.as_deref()), ("x/1", Some("x/1")));
+    let second = list(&format!("{path}&after=x%2F1")).await;
+    assert_eq!((second.objects[0].key.as_str(), second.next), ("x/2", None));
+    assert_eq!(second.objects[0].object_length, Some(128));
+}

@@ -1,0 +1,98 @@
+//! The requests of a node that agrees with others on objects.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Json, Response};
+use common::wire::{FROM_HEADER, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde_json::json;
+
+use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer};
+use crate::agreement::{Agreement, NotAgreed, NotHeard, split_fragment_key};
+use crate::dispersal::InstanceId;
+
+impl From<NotAgreed> for Refused {
+    fn from(error: NotAgreed) -> Refused {
+        Refused::new(error.code(), error.to_string())
+    }
+}
+
+impl From<NotHeard> for Refused {
+    fn from(error: NotHeard) -> Refused {
+        Refused::new(error.code(), error.to_string())
+    }
+}
+
+/// What would change an object behind the backs of the others.
+pub fn by_agreement_alone() -> Refused {
+    bad_request("objects of this node's object store change by agreement alone")
+}
+
+pub async fn keep(
+    node: &Node,
+    agreement: &Arc<Agreement>,
+    names: &Names,
+    headers: &HeaderMap,
+    body: Body,
+) -> Answer {
+    let (owner, name) = owned(&names.key)?;
+    let id = InstanceId::new(owner, name, names.version)?;
+    let signature: Signature = header(headers, SIGNATURE_HEADER)?;
+    let body = node.intake.receive(body).await?;
+    agreement.disperse(id, names.index, signature, body).await?;
+    Ok(Json(json!({ "stored": true })).into_response())
+}
+
+pub fn latest(agreement: &Agreement, names: &Names) -> Answer {
+    let (owner, name) = owned(&names.key)?;
+    Ok(Json(agreement.latest(owner, name)).into_response())
+}
+
+pub fn list(agreement: &Agreement, owner: OwnerId, options: &Options, limit: usize) -> Response {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Json(agreement.list(owner, &text(&options.prefix), &text(&options.after), limit)).into_response()
+}
+
+pub async fn members(State(node): State<Arc<Node>>) -> Answer {
+    let text = agreement_of(&node)?.members().to_json();
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+}
+
+pub async fn words(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Answer {
+    let agreement = agreement_of(&node)?;
+    let (from, signature): (NodeId, Signature) =
+        (header(&headers, FROM_HEADER)?, header(&headers, SIGNATURE_HEADER)?);
+    let body = node.intake.receive(body).await?;
+    agreement.hear(from, signature, body)?;
+    Ok(Json(json!({})).into_response())
+}
+
+pub async fn verified(State(node): State<Arc<Node>>, options: Options, headers: HeaderMap) -> Answer {
+    let agreement = agreement_of(&node)?.clone();
+    let asker: NodeId = header(&headers, FROM_HEADER)?;
+    let after = options.after.unwrap_or_default().parse();
+    let after = after.map_err(|_| bad_request("after is the number of a place"))?;
+    let told = node.apart(move |_| agreement.verified_after(asker, after)).await;
+    let (body, next, signature) = told;
+    let mut response = bytes_answer(Body::from(body));
+    response.headers_mut().insert(NEXT_HEADER, HeaderValue::from(next));
+    let signature = HeaderValue::from_str(&signature.to_string()).expect("hex digits make a header");
+    response.headers_mut().insert(SIGNATURE_HEADER, signature);
+    Ok(response)
+}
+
+fn agreement_of(node: &Node) -> Result<&Arc<Agreement>, Refused> {
+    let none = || Refused::new(RefusalCode::NotFound, "this node has no members to agree with (--members)");
+    node.agreement.as_ref().ok_or_else(none)
+}
+
+fn owned(key: &str) -> Result<(OwnerId, &str), Refused> {
+    split_fragment_key(key).ok_or_else(|| bad_request("a name is OWNER/KEY, with the owner in hex"))
+}
+
+fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refused> {
+    let value = headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+    value.ok_or_else(|| bad_request(&format!("{name} is missing, or not of its form")))
+}
