@@ -1,13 +1,16 @@
-//! Who one is, and whom one believes: certificates, keys and the pool's token, read from files or made. No sockets.
+//! Who one is, and whom one believes: certificates, keys and the pool's token, read from files or made; and connections
+//! that show and check them.
 
 pub mod pki;
+mod secured;
 mod tls;
 mod token;
 
 use std::path::Path;
 
 pub use rustls::{ClientConfig, ServerConfig};
-pub use tls::{TlsFiles, explain, node_in};
+pub use secured::{BoundTo, Ending, Secured, Securing};
+pub use tls::{TlsFiles, explain, is_a_nodes, node_in};
 pub use token::Token;
 
 /// Why credentials cannot be used, in one sentence that names the file.

@@ -1,5 +1,5 @@
 //! A small CA: a folder with its key, and the certificates of nodes and clients that it signed.
-//! Nodes may only be asked and clients may only ask: what a node has does not let it ask other nodes.
+//! Clients may only ask. Nodes may be asked, and may ask other nodes for what their certificates' role allows.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 
-use crate::tls::NODE_URI;
+use crate::tls::{NODE_URI, ROLE_URI};
 use crate::{CredentialsError, TlsFiles, read_secret};
 
 /// How long what is made is valid, unless something else is said: there is nothing that would renew it unasked.
@@ -60,10 +60,11 @@ impl Pki {
     /// # Errors
     /// A name is none, or there are files of the first one already.
     pub fn node(&self, names: &[&str], node: Option<NodeId>) -> Result<TlsFiles, CredentialsError> {
-        let mut params = self.params(names, ExtendedKeyUsagePurpose::ServerAuth)?;
-        if let Some(node) = node {
-            let uri = format!("{NODE_URI}{node}").try_into().expect("a URN of hex digits is ASCII");
-            params.subject_alt_names.push(SanType::URI(uri));
+        let usage = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let mut params = self.params(names, usage)?;
+        let bound = node.map(|node| format!("{NODE_URI}{node}"));
+        for uri in [Some(ROLE_URI.to_owned()), bound].into_iter().flatten() {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a URN of these is ASCII")));
         }
         self.issue(names[0], &params)
     }
@@ -73,13 +74,13 @@ impl Pki {
     /// # Errors
     /// As `node`.
     pub fn client(&self, name: &str) -> Result<TlsFiles, CredentialsError> {
-        self.issue(name, &self.params(&[name], ExtendedKeyUsagePurpose::ClientAuth)?)
+        self.issue(name, &self.params(&[name], vec![ExtendedKeyUsagePurpose::ClientAuth])?)
     }
 
     fn params(
         &self,
         names: &[&str],
-        purpose: ExtendedKeyUsagePurpose,
+        usage: Vec<ExtendedKeyUsagePurpose>,
     ) -> Result<CertificateParams, CredentialsError> {
         names.iter().try_for_each(|name| check_name(name))?;
         let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -88,7 +89,7 @@ impl Pki {
             params.map_err(|error| CredentialsError(format!("{}: {error}", names.join(", "))))?;
         params.distinguished_name = common_name(names[0]);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![purpose];
+        params.extended_key_usages = usage;
         params.use_authority_key_identifier_extension = true;
         valid_for(&mut params, self.days);
         Ok(params)

@@ -18,6 +18,8 @@ use crate::{CredentialsError, read_secret};
 
 /// What stands before a node's identity in a certificate that is bound to it.
 pub(crate) const NODE_URI: &str = "urn:avidfs:node:";
+/// In every certificate of a node: such a one may ask other nodes for little.
+pub(crate) const ROLE_URI: &str = "urn:avidfs:role:node";
 
 /// The three files a program needs to speak TLS.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +136,12 @@ pub(crate) fn certificates_in(text: &[u8]) -> Option<Vec<CertificateDer<'static>
 pub fn node_in(certificate: &CertificateDer<'_>) -> Option<NodeId> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(NODE_URI)?.parse().ok())
+}
+
+/// Whether a certificate is a node's. It says nothing about whether the certificate is to be believed.
+pub fn is_a_nodes(certificate: &CertificateDer<'_>) -> bool {
+    let certificate = webpki::EndEntityCert::try_from(certificate);
+    certificate.is_ok_and(|certificate| certificate.valid_uri_names().any(|uri| uri == ROLE_URI))
 }
 
 /// What went wrong between a client and a node, as a sentence about the node that says what to do; none if it is no

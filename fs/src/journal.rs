@@ -867,7 +867,12 @@ impl Writer {
             // Whatever a snapshot may need stays: until that is known nothing is written, and nothing let go of.
             self.read_pins()?;
             // The newest entry may have reached too few nodes before a crash; what follows hangs on it.
-            self.spread.due = !self.spread_entries().await?;
+            let spread = self.spread_entries().await;
+            if matches!(spread, Err(Error::TooFewNodes(_))) && self.stripe.is_taken_over().await {
+                // Who has the volume now has let go of the entries this one looks for, and would look for ever.
+                return Err(Error::ReadOnly);
+            }
+            self.spread.due = !spread?;
             self.confirmed = true;
         }
         self.send_unsent().await?;

@@ -29,6 +29,7 @@ use crate::blocking;
 use crate::error::StoreError;
 use crate::intake::{Intake, Limits};
 use crate::metrics::{Metrics, Operation};
+use crate::server::OfNode;
 use crate::store::{Author, Space, Store};
 
 /// Work on fewer bytes than this is done where the request is served: it takes less time than handing it over.
@@ -398,7 +399,10 @@ async fn around(
 ) -> Response {
     let operation = operation(request.method(), path.as_ref().map(MatchedPath::as_str));
     let timed = node.metrics.begin(operation, body_bytes(request.body()));
+    let is_beyond_role = request.extensions().get() == Some(&OfNode)
+        && !is_between_nodes(request.method(), path.as_ref().map(MatchedPath::as_str));
     let mut response = match node.lets_in(&request) {
+        true if is_beyond_role => beyond_role(),
         true => next.run(request).await,
         false => stranger(),
     };
@@ -423,6 +427,19 @@ fn stranger() -> Response {
     let mut response = Refused::new(RefusalCode::Unauthorized, why).into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// What nodes ask each other for, and no more: one that was broken into is not to empty the others.
+fn is_between_nodes(method: &Method, path: Option<&str>) -> bool {
+    let path = path.unwrap_or_default();
+    let reads = ["/objects/{key}/{version}/fragment/{index}", "/words/verified", HEALTH];
+    (*method == Method::GET && reads.contains(&path)) || (*method == Method::POST && path == "/words")
+}
+
+fn beyond_role() -> Response {
+    let why = "the certificate is a node's, good for words and fragments of the object store alone: make one for \
+               clients with avidfs pki client";
+    Refused::new(RefusalCode::Unauthorized, why).into_response()
 }
 
 fn body_bytes(body: &Body) -> u64 {

@@ -108,7 +108,7 @@ async fn agreement(
         members,
         owner_quota: config.owner_quota,
         patience: AGREEMENT_LIMIT,
-        link: Arc::new(HttpLink::new(token)),
+        link: Arc::new(HttpLink::new(config.tls.as_ref().map(TlsFiles::client).transpose()?, token)),
     };
     Ok(Some(Arc::new(Agreement::start(store.clone(), options)?)))
 }

@@ -109,6 +109,10 @@ impl<'a> Door<'a> {
     }
 }
 
+/// Goes with every request that comes over a connection at whose other end is a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OfNode;
+
 /// What every connection is served with.
 #[derive(Clone)]
 struct Served {
@@ -120,13 +124,15 @@ struct Served {
 impl Served {
     async fn serve_connection(self, stream: TcpStream, _place: Place, mut stopped: watch::Receiver<()>) {
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.speak(self.moving(stream), stopped).await };
+        let Some(tls) = &self.tls else { return self.speak(self.moving(stream), None, stopped).await };
         let begun = tokio::select! {
             begun = timeout(self.limits.handshake, self.begin_tls(tls, stream)) => begun,
             _ = stopped.changed() => return,
         };
         if let Ok(Some(stream)) = begun {
-            self.speak(stream, stopped).await;
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let node = certificate.is_some_and(credentials::is_a_nodes).then_some(OfNode);
+            self.speak(stream, node, stopped).await;
         }
     }
 
@@ -167,11 +173,14 @@ impl Served {
     async fn speak(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        of_node: Option<OfNode>,
         mut stopped: watch::Receiver<()>,
     ) {
         let app = &self.app;
-        let service =
-            service_fn(move |request: http::Request<Incoming>| app.clone().call(request.map(Body::new)));
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            of_node.map(|of_node| request.extensions_mut().insert(of_node));
+            app.clone().call(request.map(Body::new))
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::Fpcc;
-use common::wire::{EVERY_INDEX, FragmentName, MAX_BATCH, NodeId, ObjectId, ObjectStatus, Operation};
+use common::wire::{
+    EVERY_INDEX, FragmentName, JOURNAL_PREFIX, MAX_BATCH, NodeId, ObjectId, ObjectStatus, Operation,
+    RefusalCode,
+};
 use futures_util::future::join_all;
 use tokio::sync::broadcast;
 use tokio::task::JoinError;
@@ -271,6 +274,22 @@ impl Stripe {
             }
         });
         join_all(puts).await.into_iter().flatten().collect()
+    }
+
+    /// Whether a node that keeps the journal says that another mount has taken the volume over. Asked by a change that
+    /// changes nothing.
+    pub async fn is_taken_over(&self) -> bool {
+        let key = format!("{JOURNAL_PREFIX}of-nobody");
+        let nothing =
+            [Operation::Delete(FragmentName { key, version: ObjectId::VERSION, index: EVERY_INDEX })];
+        let deadline = Instant::now() + self.options.io_limit;
+        let asked = self.root_nodes().into_iter().filter(|&node| !self.is_down(node));
+        let asked = asked.map(|node| self.ask_batch(node, &nothing, false, deadline));
+        let refused = RefusalCode::StaleEpoch.status();
+        join_all(asked).await.into_iter().any(|answer| match answer {
+            Ok(answer) => answer.value[0].status == refused,
+            Err(error) => error.is_fence(),
+        })
     }
 
     /// Delete entries on every node that is up; one that is down or slow keeps its copies until they are listed again.

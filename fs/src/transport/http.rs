@@ -1,7 +1,5 @@
 //! Nodes at `http://host:port` and `https://host:port`. The only file that knows the HTTP client.
 
-mod secured;
-
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
@@ -10,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{MAX_BODY, NODE_HEADER};
-use credentials::{ClientConfig, Token};
+use credentials::{BoundTo, ClientConfig, Ending, Securing, Token};
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Extensions, Request, Response, StatusCode, Uri};
@@ -24,7 +22,6 @@ use tokio::sync::Semaphore;
 use super::verbs::{Carrier, Parts, Wire};
 use super::{NodeAddress, TransportError};
 use crate::buffers::Buffers;
-use secured::{BoundTo, Ending, Securing};
 
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);

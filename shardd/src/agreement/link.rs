@@ -2,13 +2,15 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::members::Member;
 use common::wire::MAX_BODY;
-use credentials::Token;
+use credentials::{ClientConfig, Securing, Token};
 use http::header::{AUTHORIZATION, HeaderValue};
+use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
@@ -33,26 +35,34 @@ pub trait Link: Send + Sync + 'static {
 
 /// Over HTTP/1.1 with keep-alive.
 pub struct HttpLink {
-    client: Client<HttpConnector, Full<Bytes>>,
+    speaker: Speaker,
     authorization: Option<HeaderValue>,
 }
 
+/// One of the two, so that nothing that was to be secret is ever sent in plain.
+enum Speaker {
+    Plain(Client<HttpConnector, Full<Bytes>>),
+    Secured(Client<Securing, Full<Bytes>>),
+}
+
 impl HttpLink {
-    /// Shows the pool's token, if there is one.
-    pub fn new(token: Option<&Token>) -> HttpLink {
+    /// Over TLS alone if there is some; shows the pool's token, if there is one.
+    pub fn new(tls: Option<Arc<ClientConfig>>, token: Option<&Token>) -> HttpLink {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_LIMIT)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(IDLE_LIMIT).pool_timer(TokioTimer::new());
+        let speaker = match tls {
+            Some(tls) => Speaker::Secured(builder.build(Securing::new(connector, tls))),
+            None => Speaker::Plain(builder.build(connector)),
+        };
         let authorization = token.map(|token| {
             let mut value = HeaderValue::from_str(&token.header()).expect("a token fits a header");
             value.set_sensitive(true);
             value
         });
-        HttpLink { client, authorization }
+        HttpLink { speaker, authorization }
     }
 
     async fn ask(
@@ -66,7 +76,14 @@ impl HttpLink {
         if let Some(authorization) = &self.authorization {
             parts.headers.insert(AUTHORIZATION, authorization.clone());
         }
-        let response = self.client.request(Request::from_parts(parts, Full::new(body))).await?;
+        let request = Request::from_parts(parts, Full::new(body));
+        let response = match &self.speaker {
+            Speaker::Secured(_) if request.uri().scheme() != Some(&Scheme::HTTPS) => {
+                return Err("with TLS nothing is sent to an address that is not https://".into());
+            }
+            Speaker::Plain(client) => client.request(request).await?,
+            Speaker::Secured(client) => client.request(request).await?,
+        };
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
         Ok(Response::from_parts(parts, body))

@@ -272,7 +272,9 @@ async fn too_few_nodes_is_not_no_space_when_room_would_not_have_helped() {
 async fn a_fenced_mount_is_read_only() {
     let bench = bench("3+2").await;
     let record = bench.store(5000).await;
+    assert!(!bench.stripe.is_taken_over().await);
     bench.nodes.fence(EPOCH + 1);
+    assert!(bench.stripe.is_taken_over().await);
     let error = bench.try_store(bench.stripe.next_id(), 5000, false).await.unwrap_err();
     assert!(matches!(error, Error::ReadOnly), "{error:?}");
     bench.check(&record).await;

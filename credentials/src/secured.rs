@@ -7,8 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::wire::NodeId;
-use credentials::ClientConfig;
-use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -18,6 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tower::Service;
+
+use crate::{ClientConfig, explain, node_in};
 
 /// A handshake costs both sides about a millisecond; a node that has not made it by now is busy or dead. Requests that
 /// wait for it have limits of their own.
@@ -43,7 +43,7 @@ impl Securing {
 impl Service<Uri> for Securing {
     type Response = Secured;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Secured, BoxError>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Secured, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.tcp.poll_ready(cx).map_err(Into::into)
@@ -72,13 +72,13 @@ pub struct BoundTo(pub NodeId);
 pub struct Ending(Arc<OnceLock<String>>);
 
 impl Ending {
-    /// A sentence about the node, as `credentials::explain` has them.
+    /// A sentence about the node, as `explain` has them.
     pub fn sentence(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
 
     fn note(&self, error: &io::Error) {
-        if let Some(sentence) = credentials::explain(error) {
+        if let Some(sentence) = explain(error) {
             let _ = self.0.set(sentence);
         }
     }
@@ -94,7 +94,7 @@ pub struct Secured {
 impl Secured {
     fn new(stream: TlsStream<TcpStream>) -> Secured {
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let bound = certificate.and_then(credentials::node_in).map(BoundTo);
+        let bound = certificate.and_then(node_in).map(BoundTo);
         Secured { stream: TokioIo::new(stream), bound, ending: Ending::default() }
     }
 }
