@@ -113,6 +113,10 @@ hex_id!(
     /// An Ed25519 signature.
     Signature, 64
 );
+hex_id!(
+    /// Random bytes that make a statement a fresh one.
+    Nonce, 16
+);
 
 fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
@@ -287,6 +291,35 @@ pub fn version_statement(
     text.extend_from_slice(&version.to_le_bytes());
     text.extend_from_slice(&(name.len() as u16).to_le_bytes());
     text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(fpcc);
+    text
+}
+
+/// `GET S/objects/{key}/{version}/fragment/{index}/statement?nonce=NONCE`: a node has just read a fragment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Statement {
+    /// The digest of the FPCC that it fits, in hex.
+    pub fpcc: String,
+    /// Of the holding statement, by the node's key.
+    pub signature: Signature,
+}
+
+/// What a node signs when it states that a fragment is here and fits its FPCC. `volume` is none for the object store.
+pub fn holding_statement(
+    node: NodeId,
+    nonce: Nonce,
+    volume: Option<VolumeId>,
+    name: &FragmentName,
+    fpcc: &[u8; 32],
+) -> Vec<u8> {
+    let mut text = b"avidfs holding 1\0".to_vec();
+    text.extend_from_slice(&nonce.0);
+    text.extend_from_slice(&node.0);
+    text.extend_from_slice(&volume.map_or([0; 16], |volume| volume.0));
+    text.extend_from_slice(&name.version.to_le_bytes());
+    text.push(name.index);
+    text.extend_from_slice(&(name.key.len() as u16).to_le_bytes());
+    text.extend_from_slice(name.key.as_bytes());
     text.extend_from_slice(fpcc);
     text
 }

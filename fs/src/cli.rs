@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+use common::wire::NodeId;
 use credentials::pki::USUAL_DAYS;
 
 /// A file system whose files live as erasure-coded fragments on several nodes.
@@ -30,6 +31,9 @@ pub enum Command {
     /// Check names, files, objects and fragments against each other, and repair them
     #[command(after_long_help = FSCK_HELP)]
     Fsck(FsckArgs),
+    /// List what nodes were caught at: fragments that contradict what they had acknowledged
+    #[command(after_long_help = BLAME_HELP)]
+    Blame(BlameArgs),
     /// Keep states of a volume, and bring back what was in them
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -51,6 +55,11 @@ const FSCK_HELP: &str = "\
 Exit codes: 0 all is well, 1 problems were found and all are repaired, 4 problems are left, 8 the check could not be
 made, 2 the command line is wrong. A node that does not answer is no problem as long as everything can be read.
 A mounted volume is checked by its mount daemon, by its mount point; one that is not mounted by its state folder.";
+
+const BLAME_HELP: &str = "\
+A node that gave wrong bytes is asked to look at the fragment and sign for it. One that signs that all is well has lied;
+one that gives no such answer is unexplained; both get nothing new, while others can take it, until --clear. One that
+finds that its own copy has rotted is rotten: the fragment is rebuilt, and the node trusted as before.";
 
 const MOUNT_HELP: &str = "\
 Every option may also stand in a YAML file (--config; the key is the option's name without dashes in front), in the
@@ -174,6 +183,23 @@ pub struct GcArgs {
     /// Only say what would be deleted
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `avidfs blame`.
+#[derive(Args, Debug)]
+pub struct BlameArgs {
+    /// Where the volume is mounted
+    #[arg(required_unless_present = "state", conflicts_with = "state")]
+    pub mountpoint: Option<PathBuf>,
+    /// The state folder of a volume that is not mounted
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Put aside what there is against a node, and trust it again
+    #[arg(long, value_name = "IDENTITY")]
+    pub clear: Option<NodeId>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,6 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
+mod blame;
 pub mod fsck;
 mod pki;
 mod snapshots;
@@ -29,6 +30,7 @@ use avidfs::volume::{FileReport, GarbageReport, VolumeStatus};
 
 use crate::{Failure, host_refusal, runtime, surroundings};
 
+pub use blame::blame;
 pub use pki::pki;
 pub use snapshots::{snapshot, versions};
 

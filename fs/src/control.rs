@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::wire::NodeId;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -78,6 +79,13 @@ pub enum Request {
     },
     /// Check everything, and repair it if told to: a `FsckReport`.
     Fsck(FsckWish),
+    /// What nodes were caught at: a list of `Case`.
+    Blame,
+    /// Trust a node again that was caught: how many cases were put aside.
+    Absolve {
+        /// The node.
+        node: NodeId,
+    },
     /// How far the check is that was begun last: a `FsckProgress`.
     FsckProgress,
     /// Store everything, unmount, end. Answered when all but the end is done: an `Ending`.

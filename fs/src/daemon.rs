@@ -196,6 +196,8 @@ impl Running {
                     }
                     Request::Status => Answer::from(volume.status().await),
                     Request::Info { ino } => Answer::from(volume.locate(Ino(ino)).await),
+                    Request::Blame => Answer::from::<_, Refusal>(Ok(volume.evidence())),
+                    Request::Absolve { node } => Answer::from(volume.absolve(node)),
                     Request::Gc { dry_run } => Answer::from(volume.collect_garbage(dry_run).await),
                     Request::TakeSnapshot { name } => {
                         Answer::from(volume.take_snapshot(&name).await.map_err(|error| about(&name, error)))

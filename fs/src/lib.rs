@@ -15,6 +15,7 @@ pub mod control;
 pub mod daemon;
 pub mod embedded;
 pub mod error;
+pub mod evidence;
 pub mod fuse;
 pub mod helper;
 pub mod host;

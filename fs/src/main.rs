@@ -53,6 +53,7 @@ fn obey() -> ExitCode {
         Command::Status(args) => commands::status(args),
         Command::Info(args) => commands::info(args),
         Command::Gc(args) => commands::gc(args),
+        Command::Blame(args) => commands::blame(args),
         Command::Snapshot(command) => commands::snapshot(command),
         Command::Versions(args) => commands::versions(args),
         Command::Fsck(args) => return commands::fsck::fsck(args),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::cache::{Cache, CacheOptions};
 use crate::config::MountConfig;
 use crate::embedded::Embedded;
+use crate::evidence::Evidence;
 use crate::host;
 use crate::inode::Time;
 use crate::journal::chain::Reader;
@@ -115,6 +116,7 @@ async fn reopen(
     let newest = newest_configuration(&*store, &settings)?;
     let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
     let pool = connect(config, transport.clone(), &nodes).await?;
+    collect_evidence(&pool, &state)?;
     let key = state.key()?;
     if !config.read_only && matches!(key, VolumeKey::Public(_)) {
         return Err(Refusal(format!(
@@ -164,6 +166,14 @@ async fn reopen(
     };
     state.remember(&remembered_nodes(&settings, &nodes))?;
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
+}
+
+/// What nodes were caught at before counts, and what they are caught at is noted.
+fn collect_evidence(pool: &Pool, state: &StateFolder) -> Result<(), Refusal> {
+    let evidence = Evidence::open(state.path());
+    let evidence = evidence.map_err(|error| Refusal(format!("the evidence: {}", host::reason(&error))))?;
+    pool.collect_evidence(Arc::new(evidence));
+    Ok(())
 }
 
 /// Who asks to write the volume.
@@ -306,6 +316,7 @@ async fn format(
     state.remember(&remembered_nodes(&settings, &nodes))?;
     register(&transport, &survey, &settings, config.io_timeout).await?;
     let pool = connect(config, transport, &nodes).await?;
+    collect_evidence(&pool, &state)?;
     let applicant = applicant(state.mount_id()?, &pool, &settings, &configuration);
     let lease = Some(lease(&applicant, &*store, 0, false).await?);
     let position = Position::default();

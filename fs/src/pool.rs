@@ -5,22 +5,25 @@ mod members;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use common::wire::{BootId, NodeId, NodeInfo};
+use common::wire::{BootId, NodeId, NodeInfo, NodeKey};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::evidence::{Case, Evidence};
 use crate::transport::{Answer, FragmentTransport, NodeAddress, TransportError};
 use members::{LAG, Members, Slot};
 
 /// Hellos under way at once.
 const HELLOS: usize = 64;
+/// Nodes asked at once about what they were caught at.
+const INQUIRIES: usize = 4;
 /// Events a receiver may be behind before it misses some.
 const EVENTS: usize = 256;
 /// Before a node's latency is known.
@@ -88,6 +91,8 @@ pub struct NodeView {
     pub boot: Option<BootId>,
     /// What it said last.
     pub info: Option<NodeInfo>,
+    /// Whether it gets nothing new while others can take it.
+    pub quarantined: bool,
 }
 
 /// How a request ended, as told by whoever sent it.
@@ -162,6 +167,10 @@ pub struct Pool {
     events: broadcast::Sender<PoolEvent>,
     /// The prober has something to look at, or the pool is gone.
     wake: Arc<Notify>,
+    /// Where it is noted what nodes were caught at, if it is.
+    evidence: OnceLock<Arc<Evidence>>,
+    /// Permits to ask nodes about it.
+    inquiries: Arc<Semaphore>,
 }
 
 impl Pool {
@@ -180,6 +189,8 @@ impl Pool {
             events: members.events.clone(),
             members: Mutex::new(members),
             wake: Arc::default(),
+            evidence: OnceLock::new(),
+            inquiries: Arc::new(Semaphore::new(INQUIRIES)),
         };
         let hellos = addresses.iter().enumerate().map(|(place, address)| pool.hello(place, address));
         let mut hellos = stream::iter(hellos).buffer_unordered(HELLOS);
@@ -223,7 +234,13 @@ impl Pool {
 
     /// Every address, in the order given.
     pub fn nodes(&self) -> Vec<NodeView> {
-        self.members.lock().slots.iter().map(Slot::view).collect()
+        let members = self.members.lock();
+        let is_quarantined = |slot: &Slot| slot.identity.is_some_and(|id| members.quarantined.contains(&id));
+        members
+            .slots
+            .iter()
+            .map(|slot| NodeView { quarantined: is_quarantined(slot), ..slot.view() })
+            .collect()
     }
 
     /// Identities known from earlier, so that a node that is down has its name; those that said hello are kept.
@@ -249,14 +266,65 @@ impl Pool {
         self.members.lock().slot(node)?.boot()
     }
 
-    /// Nodes worth sending data to: neither down nor full.
+    /// Note from now on what nodes are caught at; those that were caught before get nothing new.
+    pub fn collect_evidence(&self, evidence: Arc<Evidence>) {
+        let _ = self.evidence.set(evidence);
+        self.quarantine();
+    }
+
+    /// What nodes were caught at, if it is noted.
+    pub fn evidence(&self) -> Option<&Arc<Evidence>> {
+        self.evidence.get()
+    }
+
+    /// The right to ask a node what it has to say; none while enough are being asked.
+    pub fn inquiry(&self) -> Option<OwnedSemaphorePermit> {
+        self.inquiries.clone().try_acquire_owned().ok()
+    }
+
+    /// Note a case against a node, which then gets nothing new while others can take it, unless its disk rots.
+    pub fn accuse(&self, case: Case) {
+        let Some(evidence) = self.evidence.get() else { return };
+        let (address, verdict) = (case.address.clone(), case.verdict);
+        let noted = evidence.note(case);
+        self.quarantine();
+        match noted {
+            Ok(true) => tracing::error!(address, ?verdict, "evidence against a node: avidfs blame"),
+            Ok(false) => (),
+            Err(error) => tracing::warn!(%error, "evidence could not be kept"),
+        }
+    }
+
+    /// The operator has looked into a node: it is trusted again. How many cases were put aside.
+    ///
+    /// # Errors
+    /// `Host`: the evidence cannot be written.
+    pub fn absolve(&self, node: NodeId) -> Result<usize> {
+        let Some(evidence) = self.evidence.get() else { return Ok(0) };
+        let cleared = evidence.clear(node).map_err(|error| Error::Host(format!("the evidence: {error}")))?;
+        self.quarantine();
+        Ok(cleared)
+    }
+
+    fn quarantine(&self) {
+        let quarantined = self.evidence.get().map(|evidence| evidence.quarantined());
+        self.members.lock().quarantined = quarantined.unwrap_or_default();
+    }
+
+    /// What a node said that it signs with.
+    pub fn key_of(&self, node: NodeId) -> Option<NodeKey> {
+        self.members.lock().slot(node)?.info.as_ref()?.key
+    }
+
+    /// Nodes worth sending data to: neither down nor full, nor quarantined.
     /// Those doing well first, then the lagging, then the suspect, which check what they keep like the others:
     /// one rotten fragment must not cost a small pool its writes.
     pub fn usable_for_writing(&self) -> Vec<NodeId> {
         let members = self.members.lock();
         let usable = members.slots.iter().filter(|slot| !slot.is_down() && slot.full_since.is_none());
+        let ranked = usable.filter_map(|slot| Some((slot.rank(), slot.identity?)));
         let mut ranked: Vec<(u8, NodeId)> =
-            usable.filter_map(|slot| Some((slot.rank(), slot.identity?))).collect();
+            ranked.filter(|(_, node)| !members.quarantined.contains(node)).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         ranked.into_iter().map(|(_, node)| node).collect()
     }

@@ -4,9 +4,11 @@ mod fsck;
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::code::Code;
 
+use crate::evidence::{Case, Verdict};
 use crate::journal::entry::Signed;
 use crate::journal::key::VolumeKey;
 use crate::metadata::Usage;
@@ -236,12 +238,41 @@ fn liars(status: &VolumeStatus) -> Option<String> {
     (!lies.is_empty()).then(|| lies.join(", "))
 }
 
+/// `avidfs blame`.
+pub fn blame(cases: &[Case]) -> String {
+    if cases.is_empty() {
+        return "no node was caught at anything\n".to_owned();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let mut rows =
+        vec![["", "NODE", "AGO", "OBJECT", "FRAGMENT", "VERDICT", "WHAT", "IDENTITY"].map(str::to_owned)];
+    rows.extend(cases.iter().map(|case| {
+        let verdict = match case.verdict {
+            Verdict::Lied => "lied, signed",
+            Verdict::Rotten => "rotten",
+            Verdict::Unexplained => "unexplained",
+        };
+        [
+            String::new(),
+            case.address.clone(),
+            age(now.saturating_sub(case.at)),
+            case.object.clone(),
+            case.index.to_string(),
+            verdict.to_owned(),
+            case.what.clone(),
+            case.node.to_string(),
+        ]
+    }));
+    columns(&rows)
+}
+
 fn node_table(nodes: &[NodeReport]) -> String {
     let mut rows =
         vec![["", "NODE", "STATE", "USED", "CAPACITY", "FRAGMENTS", "ZONE", "IDENTITY"].map(str::to_owned)];
     rows.extend(nodes.iter().map(|node| {
         let state = match node.down_seconds {
             Some(seconds) => format!("{} for {}", node.state, age(seconds)),
+            None if node.quarantined => format!("{}, quarantined", node.state),
             None => node.state.clone(),
         };
         // Of a node that never answered to this mount nothing is known but its address.
@@ -271,6 +302,7 @@ pub fn pool(survey: &Survey) -> String {
         capacity_bytes: hello.info.capacity_bytes,
         used_bytes: hello.info.used_bytes,
         fragments: hello.info.fragments,
+        quarantined: false,
     });
     let nodes: Vec<NodeReport> = answered.collect();
     let mut text = node_table(&nodes);
@@ -442,6 +474,7 @@ mod tests {
             capacity_bytes: 100 << 30,
             used_bytes: 5 << 30,
             fragments: 12_345,
+            quarantined: false,
         }
     }
 

@@ -12,6 +12,7 @@ use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::evidence;
 use crate::host::{self, MountEntry, reason};
 use crate::journal::key::VolumeKey;
 use crate::roster;
@@ -37,7 +38,7 @@ const KEY: &str = "volume.key";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 14] = [
+const OWN_NAMES: [&str; 15] = [
     "lock",
     "mount.id",
     "volume.key",
@@ -52,6 +53,7 @@ const OWN_NAMES: [&str; 14] = [
     "backlog",
     "views",
     "snapshots",
+    evidence::FILE,
 ];
 
 /// What a mount must know before it can reach its pool: pool.json.

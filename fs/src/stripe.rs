@@ -12,6 +12,7 @@ mod encoded;
 mod fetch;
 mod flush;
 mod gather;
+mod inquiry;
 mod ledger;
 mod listing;
 mod locate;

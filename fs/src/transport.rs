@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    BootId, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, ObjectStatus, Operation, OperationAnswer,
-    RefusalCode, VolumeDescriptor, VolumeEntry, VolumeId,
+    BootId, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, Nonce, ObjectStatus, Operation,
+    OperationAnswer, RefusalCode, Statement, VolumeDescriptor, VolumeEntry, VolumeId,
 };
 use futures_util::future::BoxFuture;
 
@@ -138,6 +138,17 @@ pub trait FragmentTransport: Send + Sync + 'static {
         range: std::ops::Range<u64>,
         limit: Duration,
     ) -> Reply<'a, RawFragment>;
+    /// Have the node look at a fragment, and sign for it.
+    fn statement<'a>(
+        &'a self,
+        _node: &'a NodeAddress,
+        _volume: VolumeId,
+        _name: &'a FragmentName,
+        _nonce: Nonce,
+        _limit: Duration,
+    ) -> Reply<'a, Statement> {
+        Box::pin(async { Err(TransportError::Garbage("it states nothing".into())) })
+    }
     /// Several operations in one request, answered in order.
     fn batch<'a>(
         &'a self,

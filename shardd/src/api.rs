@@ -13,10 +13,12 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use common::wire::{
-    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey, OwnerId,
-    Refusal, RefusalCode, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError, split_fragment_body,
+    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey, Nonce,
+    OwnerId, Refusal, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError,
+    holding_statement, split_fragment_body,
 };
 use credentials::Token;
+use ed25519_dalek::Signer;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -81,6 +83,7 @@ fn objects() -> Router<Arc<Node>> {
         .route("/objects/{key}/{version}", delete(remove))
         .route("/objects/{key}/{version}/status", get(status))
         .route("/objects/{key}/{version}/fragment/{index}", get(fetch).post(keep))
+        .route("/objects/{key}/{version}/fragment/{index}/statement", get(state))
         .route("/batch", post(batch))
         .route("/flush", post(flush))
 }
@@ -180,6 +183,7 @@ struct Options {
     limit: Option<usize>,
     offset: Option<u64>,
     length: Option<u64>,
+    nonce: Option<Nonce>,
     owner: Option<OwnerId>,
     prefix: Option<String>,
 }
@@ -277,6 +281,19 @@ fn bytes_answer(body: Body) -> Response {
 
 async fn status(State(node): State<Arc<Node>>, names: Names) -> Answer {
     Ok(Json(node.store.status(names.space(), &names.key, names.version)?).into_response())
+}
+
+/// Look at a fragment, and sign for it.
+async fn state(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
+    let nonce = options.nonce.ok_or_else(|| bad_request("a statement is made for a nonce"))?;
+    let (space, volume, name) = (names.space(), names.volume, names.fragment());
+    let length = node.store.body_length(space, &name).unwrap_or(0);
+    let _share = node.intake.share(length).await?;
+    let audited = name.clone();
+    let digest = node.apart(move |store| store.audit(space, &audited)).await?;
+    let text = holding_statement(node.store.node(), nonce, volume, &name, digest.as_bytes());
+    let signature = Signature(node.store.signing_key().sign(&text).to_bytes());
+    Ok(Json(Statement { fpcc: digest.to_string(), signature }).into_response())
 }
 
 async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {

@@ -259,6 +259,20 @@ impl Store {
         Err(not_found(space, name))
     }
 
+    /// Read a fragment and check it: the digest of the FPCC that it fits. One that fits none is not kept any more.
+    pub fn audit(&self, space: Space, name: &FragmentName) -> Result<Hash, StoreError> {
+        let (_, position, _) = self.locate(space, name)?;
+        let kept = self.get(space, name)?;
+        let fpcc = Fpcc::parse(&kept.fpcc()).ok();
+        match fpcc.filter(|fpcc| fpcc.check_bytes(name.index.into(), &kept.fragment()).is_ok()) {
+            Some(fpcc) => Ok(fpcc.digest()),
+            None => {
+                self.drop_damaged(space, name, position);
+                Err(not_found(space, name))
+            }
+        }
+    }
+
     /// Bytes of the fragment body that `get` would return.
     pub fn body_length(&self, space: Space, name: &FragmentName) -> Option<usize> {
         let index = self.index.lock();

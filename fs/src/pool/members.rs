@@ -1,7 +1,7 @@
 //! Who is at which address and how each node is doing: what the pool's lock guards. Answers and errors in, events out;
 //! it sends nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use common::wire::{BootId, MAX_BODY, NodeId, NodeInfo, RefusalCode};
@@ -27,6 +27,8 @@ pub(super) struct Members {
     pub(super) places: HashMap<NodeId, usize>,
     /// Nodes whose address another one has taken: down until they turn up elsewhere.
     pub(super) displaced: HashMap<NodeId, Instant>,
+    /// Nodes that get nothing new while others can take it.
+    pub(super) quarantined: HashSet<NodeId>,
     pub(super) born: Instant,
     pub(super) events: broadcast::Sender<PoolEvent>,
 }
@@ -34,7 +36,14 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn new(addresses: Vec<NodeAddress>, events: broadcast::Sender<PoolEvent>) -> Members {
         let slots = addresses.into_iter().map(Slot::new).collect();
-        Members { slots, places: HashMap::new(), displaced: HashMap::new(), born: Instant::now(), events }
+        Members {
+            slots,
+            places: HashMap::new(),
+            displaced: HashMap::new(),
+            quarantined: HashSet::new(),
+            born: Instant::now(),
+            events,
+        }
     }
 
     pub(super) fn place_of(&self, node: NodeId) -> Option<usize> {
@@ -228,6 +237,7 @@ impl Slot {
             zone: self.info.as_ref().and_then(|info| info.zone.clone()),
             boot: self.boot(),
             info: self.info.clone(),
+            quarantined: false,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Stripe;
 use super::encoded::fragment_name;
+use super::inquiry::Contradiction;
 use crate::metadata::ObjectRecord;
 use crate::transport::TransportError;
 
@@ -161,7 +162,7 @@ impl Stripe {
             }
             Err(error) => return Err(Unverified::Silent(error.to_string())),
         };
-        let (expected, bytes) = (object.fpcc, raw.fragment.len());
+        let (expected, bytes, found) = (object.fpcc, raw.fragment.len(), raw.fragment.clone());
         let checking = move || {
             let fpcc = Fpcc::parse(&raw.fpcc).map_err(|error| error.to_string())?;
             if fpcc.digest() != expected {
@@ -169,7 +170,12 @@ impl Stripe {
             }
             fpcc.check(usize::from(index), raw.fragment).map(drop).map_err(|error| error.to_string())
         };
-        self.cpu.run(bytes, checking).await.map_err(Unverified::Wrong)
+        self.cpu.run(bytes, checking).await.map_err(|what| {
+            let name = fragment_name(object.id, usize::from(index));
+            let about = Contradiction { name, fpcc: expected, known: None, found, what: what.clone() };
+            self.inquire(node, about);
+            Unverified::Wrong(what)
+        })
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::encoded::fragment_name;
 use super::gather::{Gather, Miss, Rank, Source};
+use super::inquiry::Contradiction;
 use super::{Stripe, cover};
 use crate::error::{Error, Result};
 use crate::metadata::ObjectRecord;
@@ -525,7 +526,11 @@ impl Stripe {
             let miss = if final_ { Miss::Final } else { Miss::Passing };
             Missed(miss, format!("{} {error}", self.called(node)))
         })?;
-        self.check(object, index, raw).await.map_err(|what| {
+        self.check(object, index, raw.clone()).await.map_err(|what| {
+            let name = fragment_name(object.id, index);
+            let known = self.fetches.fpccs.lock().get(&object.id).cloned();
+            let (fpcc, found, what_came) = (object.fpcc, raw.fragment, what.clone());
+            self.inquire(node, Contradiction { name, fpcc, known, found, what: what_came });
             self.count_lie(node);
             self.pool.report(node, Outcome::Lied { what: &what });
             tracing::warn!(object = %object.id, index, node = %self.called(node), what, "an answer did not check");

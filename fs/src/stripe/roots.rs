@@ -20,9 +20,10 @@ use tokio::time::{Instant, timeout};
 
 use super::Stripe;
 use super::answers::answers;
+use super::inquiry::Contradiction;
 use crate::error::{Error, Result};
 use crate::pool::{Outcome, PoolEvent};
-use crate::transport::{Answer, TransportError};
+use crate::transport::{Answer, RawFragment, TransportError};
 
 /// What nodes hold of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -153,12 +154,13 @@ impl Stripe {
     /// # Errors
     /// `Pool`: none of them gives a good copy.
     pub async fn get_root<T>(
-        &self,
+        self: &Arc<Self>,
         key: &str,
         nodes: &[NodeId],
         check: impl Fn(&Bytes) -> Result<T>,
     ) -> Result<T> {
         let mut reasons = Vec::new();
+        let mut bad = Vec::new();
         let mut nodes = nodes.to_vec();
         nodes.sort_by_key(|&node| self.is_lagging(node));
         for (place, &node) in nodes.iter().enumerate() {
@@ -166,9 +168,13 @@ impl Stripe {
             let is_last = place + 1 == nodes.len();
             let limit = if is_last { self.options.io_limit } else { self.options.flush_patience };
             match self.copy_of(key, node, limit).await {
-                Ok(copy) => match check(&copy) {
-                    Ok(entry) => return Ok(entry),
+                Ok((index, copy)) => match check(&copy.fragment) {
+                    Ok(entry) => {
+                        self.blame_for_copies(key, &copy.fpcc, bad);
+                        return Ok(entry);
+                    }
                     Err(error) => {
+                        bad.push(BadCopy { node, index, found: copy.fragment, what: error.to_string() });
                         self.pool.report(node, Outcome::Lied { what: "an entry of the journal" });
                         self.count_lie(node);
                         reasons.push(format!("{}: {error}", self.called(node)));
@@ -180,13 +186,23 @@ impl Stripe {
         Err(Error::Pool(format!("no good copy of {key} is to be had: {}", reasons.join(", "))))
     }
 
+    /// Copies that did not check, once a good one is known, with the FPCC it came under: all copies have the same.
+    fn blame_for_copies(self: &Arc<Self>, key: &str, fpcc: &Bytes, bad: Vec<BadCopy>) {
+        let Ok(fpcc) = Fpcc::parse(fpcc).map(Arc::new) else { return };
+        for BadCopy { node, index, found, what } in bad {
+            let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index };
+            let known = Some(fpcc.clone());
+            self.inquire(node, Contradiction { name, fpcc: fpcc.digest(), known, found, what });
+        }
+    }
+
     /// The copy a node keeps, under whatever index.
     async fn copy_of(
         &self,
         key: &str,
         node: NodeId,
         limit: Duration,
-    ) -> std::result::Result<Bytes, TransportError> {
+    ) -> std::result::Result<(u8, RawFragment), TransportError> {
         let address = self.address(node)?;
         let (transport, volume) = (self.pool.transport(), self.options.volume);
         let began = Instant::now();
@@ -197,7 +213,7 @@ impl Stripe {
         let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index };
         let began = Instant::now();
         let got = transport.get(&address, volume, &name, limit).await;
-        Ok(self.pool.read_ended(node, began, got)?.value.fragment)
+        Ok((index, self.pool.read_ended(node, began, got)?.value))
     }
 
     /// Copy entries to the root nodes that are up and lack them: those that were down when an entry was put. What does
@@ -313,6 +329,14 @@ impl Stripe {
         // Whoever asks for this writes the journal, and others wait for him.
         let _given_up = timeout(self.options.flush_patience, join_all(deletes)).await;
     }
+}
+
+/// A copy of an entry that is none.
+struct BadCopy {
+    node: NodeId,
+    index: u8,
+    found: Bytes,
+    what: String,
 }
 
 /// The FPCC of so many whole copies.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    FragmentName, LeaseRequest, Listing, NodeInfo, ObjectStatus, Operation, OperationAnswer, RefusalCode,
-    VolumeDescriptor, VolumeEntry, VolumeId,
+    FragmentName, LeaseRequest, Listing, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer,
+    RefusalCode, Statement, VolumeDescriptor, VolumeEntry, VolumeId,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -33,6 +33,8 @@ pub enum Verb {
     Get,
     /// `FragmentTransport::get_slice`.
     GetSlice,
+    /// `FragmentTransport::statement`.
+    Statement,
     /// `FragmentTransport::batch`.
     Batch,
     /// `FragmentTransport::flush`.
@@ -398,6 +400,18 @@ impl FragmentTransport for FaultyTransport {
     ) -> Reply<'a, RawFragment> {
         let request = async move |limit| self.inner.get_slice(node, volume, name, range, limit).await;
         Box::pin(self.fetch(node, Verb::GetSlice, name, limit, request))
+    }
+
+    fn statement<'a>(
+        &'a self,
+        node: &'a NodeAddress,
+        volume: VolumeId,
+        name: &'a FragmentName,
+        nonce: Nonce,
+        limit: Duration,
+    ) -> Reply<'a, Statement> {
+        let request = async move |limit| self.inner.statement(node, volume, name, nonce, limit).await;
+        Box::pin(self.pass(node, Verb::Statement, limit, request))
     }
 
     fn batch<'a>(

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::wire::{
     self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, NODE_HEADER, NodeId,
-    NodeInfo, ObjectStatus, Operation, OperationAnswer, Refusal, VolumeDescriptor, VolumeEntry, VolumeId,
-    VolumeList, WIRE_VERSION,
+    NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, Refusal, Statement, VolumeDescriptor,
+    VolumeEntry, VolumeId, VolumeList, WIRE_VERSION,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
@@ -135,6 +135,20 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
             let length = range.end.saturating_sub(range.start);
             let path = format!("{}?offset={}&length={length}", fragment_path(volume, name), range.start);
             self.ask(node, get(&path), limit).await?.read(parse_fragment)
+        })
+    }
+
+    fn statement<'a>(
+        &'a self,
+        node: &'a NodeAddress,
+        volume: VolumeId,
+        name: &'a FragmentName,
+        nonce: Nonce,
+        limit: Duration,
+    ) -> Reply<'a, Statement> {
+        Box::pin(async move {
+            let path = format!("{}/statement?nonce={nonce}", fragment_path(volume, name));
+            self.ask(node, get(&path), limit).await?.read(|body| from_json(&body))
         })
     }
 

@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use common::code::Code;
+use common::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
 use crate::error::Result;
+use crate::evidence::Case;
 use crate::inode::Ino;
 use crate::journal::JournalStatus;
 use crate::lease::{LeaseReport, LeaseWatch};
@@ -87,6 +89,9 @@ pub struct NodeReport {
     pub used_bytes: u64,
     /// Fragments it holds.
     pub fragments: u64,
+    /// Whether it gets nothing new while others can take it: there is evidence against it.
+    #[serde(default)]
+    pub quarantined: bool,
 }
 
 /// Room for users' bytes.
@@ -186,6 +191,19 @@ impl Volume {
         })
     }
 
+    /// What nodes were caught at.
+    pub fn evidence(&self) -> Vec<Case> {
+        self.pool.evidence().map_or_else(Vec::new, |evidence| evidence.cases())
+    }
+
+    /// Trust a node again; how many cases were put aside.
+    ///
+    /// # Errors
+    /// `Host`: the evidence cannot be written.
+    pub fn absolve(&self, node: NodeId) -> Result<usize> {
+        self.pool.absolve(node)
+    }
+
     fn node_reports(&self) -> Vec<NodeReport> {
         let report = |node: crate::pool::NodeView| {
             let info = node.info.as_ref();
@@ -205,6 +223,7 @@ impl Volume {
                 used_bytes: info.map_or(0, |info| info.used_bytes),
                 fragments: info.map_or(0, |info| info.fragments),
                 zone: node.zone,
+                quarantined: node.quarantined,
             }
         };
         self.pool.nodes().into_iter().map(report).collect()
