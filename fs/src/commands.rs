@@ -1,6 +1,8 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
+mod bar;
 pub mod fsck;
+pub mod objects;
 mod pki;
 mod snapshots;
 

@@ -243,6 +243,11 @@ impl ObjectStore {
         self.owner
     }
 
+    /// The nodes of its pool.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
     /// Wait until what a put still sends has arrived, or was given up: a few seconds at most.
     pub async fn settle(&self) {
         let mut rest = self.rest.lock().await;
