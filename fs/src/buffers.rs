@@ -144,6 +144,11 @@ impl Buffer {
         }
     }
 
+    /// Append the next bytes of `source`, up to `length`; fewer there are at its end.
+    pub fn extend_from_stream(&mut self, source: impl Read, length: usize) -> io::Result<usize> {
+        source.take(length as u64).read_to_end(&mut self.bytes)
+    }
+
     /// Cut to `length`, or pad to it with `value`.
     pub fn resize(&mut self, length: usize, value: u8) {
         self.bytes.resize(length, value);

@@ -1,11 +1,18 @@
 //! What was typed. Nothing here is checked or filled in: config.rs says what was meant.
 
+mod objects;
+
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use common::wire::NodeId;
 use credentials::pki::USUAL_DAYS;
+
+use self::objects::OBJECTS_HELP;
+pub use self::objects::{
+    DeleteArgs, GetArgs, ListArgs, MembersArgs, OwnerArgs, PutArgs, ReadArgs, StoreArgs,
+};
 
 /// A file system whose files live as erasure-coded fragments on several nodes.
 #[derive(Parser, Debug)]
@@ -49,6 +56,21 @@ pub enum Command {
     Pki(PkiCommand),
     /// Say where a file's fragments are, and how many more losses it survives
     Info(InfoArgs),
+    /// Store a file under a key of the object store
+    #[command(after_long_help = OBJECTS_HELP)]
+    Put(Box<PutArgs>),
+    /// Read an object into a file
+    #[command(after_long_help = OBJECTS_HELP)]
+    Get(Box<GetArgs>),
+    /// Delete an object
+    #[command(after_long_help = OBJECTS_HELP)]
+    Delete(Box<DeleteArgs>),
+    /// List the keys of an owner's objects
+    #[command(after_long_help = OBJECTS_HELP)]
+    List(Box<ListArgs>),
+    /// Ask all nodes of a pool who they are, and write the list that each is started with
+    #[command(after_long_help = OBJECTS_HELP)]
+    Members(MembersArgs),
 }
 
 const FSCK_HELP: &str = "\

@@ -1,7 +1,9 @@
 //! The commands that ask somebody and print: a running mount daemon, a pool of nodes, or a state folder.
 
+mod bar;
 mod blame;
 pub mod fsck;
+pub mod objects;
 mod pki;
 mod snapshots;
 

@@ -1,6 +1,8 @@
 //! What was meant: options typed over the environment over a YAML file over defaults.
 //! It reads no socket and no state folder; what a volume already is, mount.rs compares.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use crate::host::reason;
 use crate::state;
 use crate::transport::NodeAddress;
 use crate::volume::{AccessTimes, check_snapshot_name};
+
+pub use self::objects::{StoreConfig, ToldBy, named_peers, owner_key, put_config, store_config};
 
 /// A wrong option, in one sentence that names it and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

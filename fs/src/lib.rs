@@ -24,6 +24,7 @@ pub mod journal;
 pub mod lease;
 pub mod metadata;
 pub mod mount;
+pub mod objects;
 pub mod open_file;
 pub mod opening;
 pub mod placement;

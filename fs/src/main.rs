@@ -60,6 +60,11 @@ fn obey() -> ExitCode {
         Command::Recover(args) => commands::recover(args),
         Command::Key(KeyCommand::Export { state }) => commands::export_key(state),
         Command::Pki(command) => commands::pki(command),
+        Command::Put(args) => return commands::objects::put(args),
+        Command::Get(args) => return commands::objects::get(args),
+        Command::Delete(args) => return commands::objects::delete(args),
+        Command::List(args) => return commands::objects::list(args),
+        Command::Members(args) => return commands::objects::members(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

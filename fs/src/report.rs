@@ -1,6 +1,7 @@
 //! What `status` and `info` print for people. The values come from elsewhere; here they become lines.
 
 mod fsck;
+mod objects;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::volume::{
 };
 
 pub use fsck::fsck;
+pub use objects::{deleted, got, keys, stored, transfer_progress};
 
 /// `avidfs status` of a mount.
 pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {

@@ -36,6 +36,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
 pub use self::census::{Census, Held, Standing, Unverified, Verdict};
+pub use self::encoded::{Coded, encode};
 pub use self::listing::Listed;
 pub use self::locate::{Flushed, FragmentLocation, Presence};
 pub use self::roots::RootKeys;

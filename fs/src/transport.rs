@@ -4,6 +4,7 @@
 pub mod faulty;
 pub mod http;
 pub mod in_process;
+pub mod objects;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod verbs;

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["acl", "transport", "metadata", "buffers", "host", "roster", "busy"],
     &["pool", "cache", "placement"],
     &["stripe"],
-    &["open_file", "journal", "lease"],
+    &["open_file", "journal", "lease", "objects"],
     &["volume"],
     &["fuse"],
     &[

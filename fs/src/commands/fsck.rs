@@ -1,12 +1,9 @@
 //! `avidfs fsck`: asked of the daemon of a mount, or done here for a volume that is not mounted. Its exit codes are
 //! those of fsck(8).
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use avidfs::cli::{FsckArgs, MountArgs};
@@ -19,6 +16,7 @@ use avidfs::state::{self, Refusal};
 use avidfs::umount;
 use avidfs::volume::{FsckProgress, FsckReport, FsckWish, Volume};
 
+use super::bar::Bar;
 use super::{QUESTION_LIMIT, daemon, garbled, pretty, print};
 use crate::{Failure, fail, runtime, surroundings};
 
@@ -30,9 +28,6 @@ const USAGE: u8 = 2;
 const LEFT: u8 = 4;
 /// The check could not be made.
 const NOT_RUN: u8 = 8;
-
-/// Between two looks at how far a check is.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 pub fn fsck(args: &FsckArgs) -> ExitCode {
     let wish = FsckWish { repair: args.repair, deep: args.deep };
@@ -66,7 +61,7 @@ fn of_mount(mountpoint: &Path, wish: FsckWish) -> Result<FsckReport, Failure> {
     let mount = umount::find(&mountpoint)?;
     let mut daemon_beside = daemon(&mount)?;
     let look = move || daemon_beside.ask(Request::FsckProgress, Some(QUESTION_LIMIT)).ok();
-    let bar = wish.deep.then(|| Bar::show(look));
+    let bar = wish.deep.then(|| show(look));
     let value = daemon(&mount)?.ask(Request::Fsck(wish), None);
     drop(bar);
     let value: serde_json::Value = value?;
@@ -100,7 +95,7 @@ async fn check(config: &MountConfig, wish: FsckWish) -> Result<FsckReport, Refus
     let rows = if wish.repair { opening::rebuild(config, &opened).await? } else { 0 };
     let volume = opening::volume(config, &opened).await?;
     let checking = volume.clone();
-    let bar = wish.deep.then(|| Bar::show(move || Some(checking.fsck_progress())));
+    let bar = wish.deep.then(|| show(move || Some(checking.fsck_progress())));
     let checked = volume.fsck(wish).await;
     drop(bar);
     let ended = end(volume, opened).await;
@@ -109,40 +104,11 @@ async fn check(config: &MountConfig, wish: FsckWish) -> Result<FsckReport, Refus
 }
 
 /// How far a deep check is, on a terminal, until dropped.
-struct Bar {
-    stop: Option<Sender<()>>,
-    drawing: Option<JoinHandle<()>>,
-}
-
-impl Bar {
-    fn show(mut look: impl FnMut() -> Option<FsckProgress> + Send + 'static) -> Bar {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let draw = move || {
-            while stopped.recv_timeout(BETWEEN_LOOKS) == Err(RecvTimeoutError::Timeout) {
-                draw(look(), "");
-            }
-            draw(look(), "\n");
-        };
-        let drawing = std::io::stderr().is_terminal().then(|| std::thread::spawn(draw));
-        Bar { stop: Some(stop), drawing }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(drawing) = self.drawing.take() {
-            let _ = drawing.join();
-        }
-    }
-}
-
-fn draw(progress: Option<FsckProgress>, end: &str) {
-    if let Some(FsckProgress { done, all }) = progress
-        && all > 0
-    {
-        eprint!("\rverifying fragments: {done} of {all} objects{end}");
-    }
+fn show(mut look: impl FnMut() -> Option<FsckProgress> + Send + 'static) -> Bar {
+    Bar::show(move || {
+        let FsckProgress { done, all } = look().filter(|progress| progress.all > 0)?;
+        Some(format!("verifying fragments: {done} of {all} objects"))
+    })
 }
 
 async fn open(config: &MountConfig) -> Result<Opened, Refusal> {

@@ -26,16 +26,32 @@ pub(super) struct Encoded {
     _room: Option<OwnedSemaphorePermit>,
 }
 
+/// What bytes become on nodes: all n fragments and what names them.
+pub struct Coded {
+    /// The FPCC as nodes keep it.
+    pub fpcc: Bytes,
+    /// Its digest.
+    pub digest: Hash,
+    /// All n; data fragments are slices of what was encoded, parity is in a buffer of its own.
+    pub fragments: Vec<Bytes>,
+}
+
+/// Encode `padded`, m * L bytes of which the first `length` are the object's. Costs CPU, waits for nothing.
+pub fn encode(code: Code, hash: HashId, padded: &Bytes, length: u64) -> Coded {
+    let codec = Codec::of(code);
+    let fragment_length = code.fragment_length(length);
+    let mut fragments = cut(padded, fragment_length);
+    fragments.extend(parity(&codec, &fragments, fragment_length));
+    let slices: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
+    let fpcc = Fpcc::compute(&codec, hash, length, &slices);
+    Coded { fpcc: fpcc.to_bytes().into(), digest: fpcc.digest(), fragments }
+}
+
 impl Encoded {
     /// Encode `padded`, m * L bytes of which the first `length` are the object's. Costs CPU, waits for nothing.
     pub(super) fn new(id: ObjectId, code: Code, hash: HashId, padded: Bytes, length: u32) -> Encoded {
-        let codec = Codec::of(code);
-        let fragment_length = code.fragment_length(u64::from(length));
-        let mut fragments = cut(&padded, fragment_length);
-        fragments.extend(parity(&codec, &fragments, fragment_length));
-        let slices: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
-        let fpcc = Fpcc::compute(&codec, hash, u64::from(length), &slices);
-        Encoded { id, code, fpcc: fpcc.to_bytes().into(), digest: fpcc.digest(), fragments, _room: None }
+        let Coded { fpcc, digest, fragments } = encode(code, hash, &padded, u64::from(length));
+        Encoded { id, code, fpcc, digest, fragments, _room: None }
     }
 
     /// It gives this back when it is dropped.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use common::wire::{
     self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, MAX_BODY, NODE_HEADER, NodeId, NodeInfo,
-    Operation, OperationAnswer, VolumeId, WIRE_VERSION,
+    Operation, OperationAnswer, SIGNATURE_HEADER, VolumeId, WIRE_VERSION,
 };
 use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ pub struct Arrived {
     pub method: Method,
     pub uri: String,
     pub epoch: Option<String>,
+    pub signature: Option<String>,
     pub body: Bytes,
 }
 
@@ -106,9 +107,10 @@ impl ScriptedNode {
 
     async fn answer(&self, request: Request<Body>) -> Response {
         let (head, body) = request.into_parts();
-        let epoch = head.headers.get(EPOCH_HEADER).map(|epoch| epoch.to_str().unwrap().to_owned());
+        let header = |name| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (epoch, signature) = (header(EPOCH_HEADER), header(SIGNATURE_HEADER));
         let body = to_bytes(body, 2 * MAX_BODY).await.unwrap();
-        let arrived = Arrived { method: head.method, uri: head.uri.to_string(), epoch, body };
+        let arrived = Arrived { method: head.method, uri: head.uri.to_string(), epoch, signature, body };
         let info = {
             let mut state = self.state.lock();
             state.requests.push(arrived.clone());

@@ -42,7 +42,7 @@ pub struct Wire<C> {
 }
 
 impl<C: Carrier> Wire<C> {
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         node: &NodeAddress,
         request: Request<Parts>,
@@ -207,7 +207,7 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
     }
 }
 
-fn get(path: &str) -> Request<Parts> {
+pub(super) fn get(path: &str) -> Request<Parts> {
     request(Method::GET, path, None, [])
 }
 
@@ -232,7 +232,7 @@ fn fragment_path(volume: VolumeId, name: &FragmentName) -> String {
     format!("/volumes/{volume}/objects/{}/{}/fragment/{}", in_path(&name.key), name.version, name.index)
 }
 
-fn in_path(key: &str) -> impl std::fmt::Display {
+pub(super) fn in_path(key: &str) -> impl std::fmt::Display {
     utf8_percent_encode(key, KEPT_IN_KEYS)
 }
 
@@ -241,7 +241,7 @@ fn flush_query(flush: bool) -> &'static str {
 }
 
 impl<T> Answer<T> {
-    fn read<U>(
+    pub(super) fn read<U>(
         self,
         parse: impl FnOnce(T) -> Result<U, TransportError>,
     ) -> Result<Answer<U>, TransportError> {
@@ -269,16 +269,16 @@ fn identity<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, 
     parsed.ok_or_else(|| garbage(format!("the {name} header is not hex of its length")))
 }
 
-fn garbage(what: impl ToString) -> TransportError {
+pub(super) fn garbage(what: impl ToString) -> TransportError {
     TransportError::Garbage(what.to_string())
 }
 
-fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, TransportError> {
+pub(super) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, TransportError> {
     serde_json::from_slice(body).map_err(|error| garbage(format!("the JSON of its answer: {error}")))
 }
 
 /// Another version's answer may have other fields, so the version is looked at alone first.
-fn parse_info(answer: Answer<Bytes>) -> Result<Answer<NodeInfo>, TransportError> {
+pub(super) fn parse_info(answer: Answer<Bytes>) -> Result<Answer<NodeInfo>, TransportError> {
     #[derive(Deserialize)]
     struct Spoken {
         wire: u32,
@@ -308,7 +308,7 @@ fn parse_kept(body: &[u8]) -> Result<(), TransportError> {
     }
 }
 
-fn parse_fragment(body: Bytes) -> Result<RawFragment, TransportError> {
+pub(super) fn parse_fragment(body: Bytes) -> Result<RawFragment, TransportError> {
     let (fpcc, fragment) = wire::split_fragment_body(body).map_err(garbage)?;
     Ok(RawFragment { fpcc, fragment })
 }
@@ -321,7 +321,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    fn new(parts: impl IntoIterator<Item = Bytes>) -> Parts {
+    pub(super) fn new(parts: impl IntoIterator<Item = Bytes>) -> Parts {
         let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Parts { remaining_bytes: parts.iter().map(|part| part.len() as u64).sum(), parts }
     }
