@@ -17,10 +17,14 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use common::hash::{Hash, HashId};
+use common::members::Member;
 use common::wire::{
-    FragmentName, Listing, MAX_BODY, ObjectStatus, Operation, OperationAnswer, Refusal, RefusalCode,
-    decode_answers, decode_batch, encode_answers, encode_batch, fragment_prefix, split_fragment_body,
+    FragmentName, LatestVersion, Listing, MAX_BODY, ObjectStatus, Operation, OperationAnswer, Refusal,
+    RefusalCode, SIGNATURE_HEADER, Signature, VerifiedVersion, VersionList, decode_answers, decode_batch,
+    encode_answers, encode_batch, fragment_prefix, split_fragment_body, words_statement,
 };
+use ed25519_dalek::{Signer, SigningKey};
 use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -31,6 +35,10 @@ use rand::{Rng, RngCore, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
+
+use crate::agreement::{Carried, Link};
+use crate::dispersal::{Message, Messages, Word};
+use crate::store::Store;
 
 /// The program lies only where this variable is 1.
 pub const ALLOWED: &str = "SHARDD_ALLOW_EVIL";
@@ -66,11 +74,15 @@ pub enum Mode {
     WrongLength,
     /// It gives an answer that it gave before, to another request.
     Replay,
+    /// Half of the other nodes hear other votes from it than the rest.
+    Equivocate,
+    /// It shows versions of objects as verified that nobody put, and other bytes under those that somebody did.
+    LieAboutVerified,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 10] = [
+    pub const ALL: [Mode; 12] = [
         Mode::Flip,
         Mode::Stale,
         Mode::Swap,
@@ -81,6 +93,8 @@ impl Mode {
         Mode::Oversize,
         Mode::WrongLength,
         Mode::Replay,
+        Mode::Equivocate,
+        Mode::LieAboutVerified,
     ];
 
     /// As it is typed.
@@ -96,6 +110,8 @@ impl Mode {
             Mode::Oversize => "oversize",
             Mode::WrongLength => "wrong-length",
             Mode::Replay => "replay",
+            Mode::Equivocate => "equivocate",
+            Mode::LieAboutVerified => "lie-about-verified",
         }
     }
 
@@ -107,6 +123,9 @@ impl Mode {
             Mode::Stale | Mode::Withhold => reads || names,
             Mode::DropAfterAck => writes,
             Mode::Slow | Mode::GarbageHttp | Mode::Replay => reads || writes || names,
+            // Told by the link to other nodes.
+            Mode::Equivocate => false,
+            Mode::LieAboutVerified => matches!(asked, Asked::Latest { .. } | Asked::Listing { .. }),
         }
     }
 }
@@ -127,14 +146,9 @@ impl FromStr for Mode {
 
     fn from_str(text: &str) -> Result<Mode, NotAMode> {
         let known = Mode::ALL.into_iter().find(|mode| mode.name() == text);
-        known.ok_or_else(|| match text {
-            "equivocate" | "lie-about-verified" => NotAMode(format!(
-                "{text} is a lie about what nodes agree on, and these nodes do not speak to each other yet"
-            )),
-            text => {
-                let names = Mode::ALL.map(Mode::name).join(", ");
-                NotAMode(format!("{text} is no way to lie: there are {names}"))
-            }
+        known.ok_or_else(|| {
+            let names = Mode::ALL.map(Mode::name).join(", ");
+            NotAMode(format!("{text} is no way to lie: there are {names}"))
         })
     }
 }
@@ -151,6 +165,48 @@ pub fn made_evil(app: Router, modes: &[Mode], seed: u64) -> Router {
         told: AtomicU64::new(0),
     };
     Router::new().fallback(answer).with_state(Arc::new(liar))
+}
+
+/// The way to other nodes, made to lie if one of the modes says so: who has an odd first digit hears votes for objects
+/// that there are not, rightly signed.
+pub fn made_lying(link: Arc<dyn Link>, modes: &[Mode], store: &Store) -> Arc<dyn Link> {
+    match modes.contains(&Mode::Equivocate) {
+        true => Arc::new(Equivocating { link, key: store.signing_key() }),
+        false => link,
+    }
+}
+
+struct Equivocating {
+    link: Arc<dyn Link>,
+    key: SigningKey,
+}
+
+impl Link for Equivocating {
+    fn carry<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Carried<'a> {
+        let hears_lies = to.node.0[0] & 1 == 1 && request.uri().path() == "/words";
+        self.link.carry(to, if hears_lies { self.falsified(to, request) } else { request })
+    }
+}
+
+impl Equivocating {
+    fn falsified(&self, to: &Member, mut request: Request<Bytes>) -> Request<Bytes> {
+        let Ok(honest) = Messages::decode(request.body().clone()) else { return request };
+        let mut lies = Messages::new(honest.configuration());
+        let other = |digest: &Hash| HashId::Blake3.hash(digest.as_bytes());
+        for Message { id, word } in honest.list() {
+            let word = match word {
+                Word::Echo(digest) => Word::Echo(other(digest)),
+                Word::Ready(digest) => Word::Ready(other(digest)),
+                Word::Ask => Word::Ask,
+            };
+            lies.push(Message { id: id.clone(), word }).expect("as many as there were");
+        }
+        let body = lies.encode();
+        let signature = Signature(self.key.sign(&words_statement(to.node, &body)).to_bytes()).to_string();
+        request.headers_mut().insert(SIGNATURE_HEADER, signature.parse().expect("hex digits"));
+        *request.body_mut() = body;
+        request
+    }
 }
 
 struct Liar {
@@ -330,6 +386,8 @@ impl Liar {
                 Response::new(self.garbage())
             }
             Mode::Replay => self.replayed(request).await,
+            Mode::Equivocate => self.honest(request).await,
+            Mode::LieAboutVerified => self.misreported(request).await,
             Mode::Oversize => {
                 let honest = self.honest(request).await;
                 self.count();
@@ -366,6 +424,32 @@ impl Liar {
         let Some(body) = body.filter(|body| body != answer.body()) else { return answer };
         self.count();
         with_body(&answer, body)
+    }
+
+    /// Versions that nobody put. The truth where the answer is not about versions.
+    async fn misreported(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let answer = self.honest(request).await;
+        let invented = |real: Option<VerifiedVersion>| VerifiedVersion {
+            key: real.as_ref().map_or_else(|| "invented".into(), |real| real.key.clone()),
+            version: real.map_or(1, |real| real.version) + self.below(3) as u64,
+            fpcc: HashId::Blake3.hash(&self.garbage()).to_string(),
+            object_length: Some(4096),
+        };
+        let latest = serde_json::from_slice::<LatestVersion>(answer.body()).ok();
+        let list = serde_json::from_slice::<VersionList>(answer.body()).ok();
+        let body = match (latest, list) {
+            (Some(latest), _) => serde_json::to_vec(&LatestVersion {
+                highest: u64::MAX / 2,
+                verified: Some(invented(latest.verified)),
+            }),
+            (None, Some(list)) => {
+                let objects = list.objects.into_iter().map(Some).chain([None]).map(invented).collect();
+                serde_json::to_vec(&VersionList { objects, ..list })
+            }
+            (None, None) => return answer,
+        };
+        self.count();
+        with_body(&answer, body.expect("versions are strings and numbers").into())
     }
 
     fn flipped(&self, fragment: &Bytes) -> Bytes {

@@ -104,11 +104,14 @@ async fn agreement(
     let Some(path) = &config.members else { return Ok(None) };
     let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let members = Members::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let tls = config.tls.as_ref().map(TlsFiles::client).transpose()?;
+    let link = Arc::new(HttpLink::new(tls, token));
+    let modes = config.evil.as_ref().map_or(&[][..], |evil| &evil.modes);
     let options = AgreementOptions {
         members,
         owner_quota: config.owner_quota,
         patience: AGREEMENT_LIMIT,
-        link: Arc::new(HttpLink::new(config.tls.as_ref().map(TlsFiles::client).transpose()?, token)),
+        link: evil::made_lying(link, modes, store),
     };
     Ok(Some(Arc::new(Agreement::start(store.clone(), options)?)))
 }

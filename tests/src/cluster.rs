@@ -58,6 +58,21 @@ impl Cluster {
         cluster
     }
 
+    /// Nodes that agree on objects by this code. `access` are the options by which clients reach them over `scheme`.
+    pub fn agreeing(count: usize, code: &str, options: &[&str], scheme: &str, access: &[&str]) -> Cluster {
+        let mut cluster = Cluster::with(count, options);
+        let members = cluster.folder.path().join("members.json");
+        let mut asking = process::command("avidfs");
+        asking.args(["members", "--code", code, "--peers", &cluster.peers_by(scheme)]).args(access);
+        std::fs::write(&members, process::run(&mut asking)).expect("a temporary folder takes a file");
+        let members = members.to_str().expect("a temporary folder has a plain name").to_owned();
+        for options in &mut cluster.options {
+            options.extend(["--members".to_owned(), members.clone()]);
+        }
+        (0..count).for_each(|node| cluster.restart(node));
+        cluster
+    }
+
     /// How many there are, living or not.
     pub fn len(&self) -> usize {
         self.nodes.len()

@@ -92,7 +92,10 @@ fn insert_rows(mount: &Mount, journal: &str, told: &Mutex<Acknowledged>, over: &
 fn check(mount: &Mount, told: &Acknowledged) {
     for i in 1..=told.folders {
         let below = mount.path("folders").join(format!("{i}/below"));
-        assert!(below.is_dir(), "folder {i} of {} is gone", told.folders);
+        if let Err(error) = below.read_dir() {
+            let left = fs::read_dir(mount.path("folders")).map(Iterator::count);
+            panic!("folder {i} of {}, {left:?} are there: {error}", told.folders);
+        }
     }
     let document = mount.path("document");
     let is = |i: u64| data::compare(&document, i, 10_000 + i);
