@@ -40,6 +40,8 @@ use crate::transport::{Answer, NodeAddress, TransportError};
 
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 900;
+/// The highest version that nodes take.
+pub const MAX_VERSION: u64 = 1 << 62;
 /// Bytes in a part, if nothing else is asked for.
 pub const USUAL_PART: u32 = 4 << 20;
 

@@ -115,8 +115,8 @@ impl Mount {
         let mut ended = None;
         eventually(MOUNT_LIMIT, "the mount answers", || {
             ended = daemon.ended();
-            // A dead mount that a kill left is mounted as well, but answers nothing.
-            ended.is_some() || (is_mounted(&self.root()) && statfs(&self.root()).is_ok())
+            // A dead mount that a kill left answers nothing; when it is detached, the folder below it answers.
+            ended.is_some() || is_fuse(&self.root())
         });
         if let Some(status) = ended {
             return Err(Refused { status, sentence: self.log() });
@@ -250,6 +250,17 @@ fn last_lines(text: &str, count: usize) -> String {
 /// What a program printed.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Whether a FUSE mount answers at a path.
+fn is_fuse(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` is a C string and `answer` has room for what statfs writes; zeros are a valid statfs.
+    let answer = unsafe {
+        let mut answer: libc::statfs = std::mem::zeroed();
+        (libc::statfs(path.as_ptr(), &raw mut answer) == 0).then_some(answer)
+    };
+    answer.is_some_and(|answer| answer.f_type == libc::FUSE_SUPER_MAGIC)
 }
 
 /// statvfs(2).

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::AccessArgs;
+use crate::objects::MAX_VERSION;
 
 /// What every command of the object store has in its long help.
 pub(super) const OBJECTS_HELP: &str = "\
-Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 3 there is no object of this key or version.
---peers, --io-timeout, --object-size and the options of TLS and the token may also stand in the environment (AVIDFS_PEERS,
-..) or in the YAML file that AVIDFS_CONFIG names. Sizes are written 64KiB, 4MiB; times 500ms, 30s, 2m.";
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 3 there is no object of
+this key or version.
+--peers, --io-timeout, --object-size and the options of TLS and token may also stand in the
+environment (AVIDFS_PEERS, ..) or in the YAML file that AVIDFS_CONFIG names.
+Sizes are written 64KiB, 4MiB; times 500ms, 30s, 2m.";
 
 /// Which pool, and how it is reached.
 #[derive(Args, Clone, Debug, Default)]
@@ -65,7 +68,7 @@ pub struct PutArgs {
     #[command(flatten)]
     pub owner: OwnerArgs,
     /// The version, which must be higher than all before [default: the next one]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_VERSION))]
     pub version: Option<u64>,
     /// Bytes in each part of a longer object [default: 4MiB]
     #[arg(long, value_name = "SIZE")]
@@ -97,7 +100,7 @@ pub struct GetArgs {
     #[command(flatten)]
     pub owner: ReadArgs,
     /// Fail unless this is the newest version: older ones are not kept
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_VERSION))]
     pub version: Option<u64>,
     /// Parts read at once, and held in memory
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -218,7 +221,9 @@ mod tests {
         assert_eq!(sentence("avidfs put F"), "--key <KEY> is missing");
         assert_eq!(sentence("avidfs get --key k"), "--out <FILE|-> is missing");
         assert_eq!(sentence("avidfs members --peers a:1"), "--code <M+P> is missing");
-        for wrong in ["--version 0", "--parallel 0", "--parallel 65", "--version -1"] {
+        for wrong in
+            ["--version 0", "--version 4611686018427387905", "--parallel 0", "--parallel 65", "--version -1"]
+        {
             let said = sentence(&format!("avidfs put F --key k {wrong}"));
             assert!(said.contains(wrong.split(' ').nth(1).unwrap()), "{said}");
         }

@@ -96,7 +96,7 @@ impl ObjectStore {
         let mut asked: FuturesUnordered<_> =
             waiting.by_ref().take(m).map(|seat| self.ask_checked(seat, wanted)).collect();
         let (mut found, mut said) = (Vec::<Found>::new(), Vec::new());
-        let mut hedge = Instant::now() + HEDGE;
+        let (mut hedge, mut overdue) = (Instant::now() + HEDGE, 0);
         while found.len() < m {
             tokio::select! {
                 biased;
@@ -109,12 +109,22 @@ impl ObjectStore {
                     None => return Err(Shortage { good: found.len(), said }),
                 },
                 () = sleep_until(hedge), if waiting.len() > 0 => {
+                    overdue = group.len() - waiting.len();
                     asked.extend(waiting.next().map(|seat| self.ask_checked(seat, wanted)));
                     hedge = Instant::now() + HEDGE;
                 }
             }
         }
         drop(asked);
+        // Whoever was too slow for this one is asked last for the next.
+        let has_answered = |seat: &&Seat| {
+            found.iter().any(|(fragment, _)| fragment.index() == seat.index)
+                || said.iter().any(|(address, _)| *address == seat.address)
+        };
+        group[..overdue]
+            .iter()
+            .filter(|seat| !has_answered(seat))
+            .for_each(|seat| self.standing.failed(seat.node));
         self.decode(found)
             .await
             .map_err(|why| Shortage { good: 0, said: vec![(NodeAddress("here".into()), why)] })

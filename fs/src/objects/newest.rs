@@ -9,7 +9,7 @@ use common::wire::LatestVersion;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{ObjectError, ObjectStore, Seat, of_node, reasons};
+use super::{MAX_VERSION, ObjectError, ObjectStore, Seat, of_node, reasons};
 use crate::transport::{NodeAddress, TransportError};
 
 /// The longest a node may take for this question; the others are enough then.
@@ -160,8 +160,11 @@ impl ObjectStore {
         let tally = self.ask_group(key, |_| false).await;
         let needed = tally.quorums.echo();
         let heard_of = tally.heard_of().filter(|_| tally.answers.len() >= needed);
-        let next = heard_of.ok_or_else(|| tally.too_few(needed))?.checked_add(1);
-        next.ok_or_else(|| ObjectError::Conflict { key: key.to_owned(), version: u64::MAX })
+        let next = heard_of.ok_or_else(|| tally.too_few(needed))?.saturating_add(1);
+        match next <= MAX_VERSION {
+            true => Ok(next),
+            false => Err(ObjectError::Conflict { key: key.to_owned(), version: next }),
+        }
     }
 
     /// Ask every node of a key, until all have answered, `enough` is, or the last ones take longer than the others.

@@ -249,6 +249,18 @@ async fn a_slow_node_costs_a_third_of_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silent_node_is_waited_for_once_and_not_for_every_part() {
+    let (pool, store) = pool();
+    let object = bytes(50 * 4096);
+    put(&store, "a", &object).await;
+    store.settle().await;
+    pool.fault(2, Fault::Hangs);
+    let began = Instant::now();
+    assert!(get(&store, "a").await.unwrap() == object);
+    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_liars_than_tolerated_bring_an_error_and_no_wrong_byte() {
     let object = bytes(10_000);
     for fault in [Fault::Flips, Fault::FarVersion, Fault::OtherDigest, Fault::Denies] {
