@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod data;
+pub mod evil;
 pub mod files;
 pub mod fsck;
 pub mod fuzz;

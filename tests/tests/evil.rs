@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
+use avidfs_tests::evil;
 use avidfs_tests::mount::Mount;
 use avidfs_tests::seed::{Dice, is_soak, seed};
 use avidfs_tests::{data, timed};
@@ -61,24 +62,22 @@ impl Pool {
     }
 }
 
-/// All sets of so many nodes in the long form, otherwise one.
-fn subsets(nodes: usize, size: u32, dice: &mut Dice) -> Vec<Vec<usize>> {
-    let all = (0u32..1 << nodes).filter(|set| set.count_ones() == size);
-    let all: Vec<Vec<usize>> =
-        all.map(|set| (0..nodes).filter(|node| set >> node & 1 == 1).collect()).collect();
-    if is_soak() { all } else { vec![dice.pick(&all).clone()] }
-}
-
-fn one_evil_node_costs_no_byte_and_no_call(code: &str, nodes: usize) {
-    let mut dice = Dice::new(seed());
+/// With as many liars as the code is made for, each set of them lying in each of these ways.
+fn evil_nodes_cost_no_byte_and_no_call(
+    code: &str,
+    nodes: usize,
+    modes: &[&str],
+    dice: &mut Dice,
+    sets: impl Fn(&mut Dice) -> Vec<Vec<usize>>,
+) {
     let pool = Pool::new(code, nodes);
     let mount = &pool.mount;
     let mut silent = Vec::new();
     // No content twice, so that an older version of a file is a wrong one.
     let mut contents = OLD..;
-    for mode in MODES {
-        for evil in subsets(nodes, 1, &mut dice) {
-            let case = format!("{mode} by node {evil:?} of {code}");
+    for mode in modes {
+        for evil in sets(dice) {
+            let case = format!("{mode} by nodes {evil:?} of {code}");
             pool.make_evil(&evil, mode, dice.roll());
             mount.mount();
             let mut content = || contents.next().expect("there is no end of them");
@@ -113,6 +112,11 @@ fn assert_few_were(silent: &[String]) {
     assert!(silent.len() <= if is_soak() { 20 } else { 2 }, "nobody lied: {}", silent.join(", "));
 }
 
+fn one_evil_node_costs_no_byte_and_no_call(code: &str, nodes: usize) {
+    let mut dice = Dice::new(seed());
+    evil_nodes_cost_no_byte_and_no_call(code, nodes, &MODES, &mut dice, |dice| evil::subsets(nodes, 1, dice));
+}
+
 #[test]
 fn one_evil_node_of_3_and_2_costs_no_byte_and_no_call() {
     one_evil_node_costs_no_byte_and_no_call("3+2", 5);
@@ -121,6 +125,16 @@ fn one_evil_node_of_3_and_2_costs_no_byte_and_no_call() {
 #[test]
 fn one_evil_node_of_2_and_2_costs_no_byte_and_no_call() {
     one_evil_node_costs_no_byte_and_no_call("2+2", 4);
+}
+
+#[test]
+fn as_many_evil_nodes_as_a_larger_code_is_made_for_cost_no_byte_and_no_call() {
+    let mut dice = Dice::new(seed());
+    for (code, nodes, faults) in evil::LARGER {
+        let modes = evil::modes(&MODES, &mut dice);
+        let sets = |dice: &mut Dice| vec![evil::some(nodes, faults, dice)];
+        evil_nodes_cost_no_byte_and_no_call(code, nodes, &modes, &mut dice, sets);
+    }
 }
 
 /// A file has these bytes, or cannot be read, and in time.
@@ -152,7 +166,7 @@ fn evil_nodes_give_no_wrong_byte(code: &str, nodes: usize, count: u32) {
     let mut silent = Vec::new();
     let enough = if count == 2 || is_soak() { modes.len() } else { 3 };
     for mode in modes.into_iter().cycle().skip(begin).take(enough) {
-        for evil in subsets(nodes, count, &mut dice) {
+        for evil in evil::subsets(nodes, count, &mut dice) {
             let case = format!("{mode} by nodes {evil:?} of {code}");
             pool.make_evil(&evil, mode, dice.roll());
             let (mounted, time) = timed(|| pool.mount.try_mount());
@@ -189,7 +203,7 @@ fn two_or_three_evil_nodes_of_2_and_2_give_no_wrong_byte() {
 /// More nodes than the code is made for say that they keep what they are given, or answer something else.
 fn what_two_evil_nodes_were_given_is_right_or_an_error(code: &str, nodes: usize, mode: &str) {
     let mut dice = Dice::new(seed());
-    for evil in subsets(nodes, 2, &mut dice) {
+    for evil in evil::subsets(nodes, 2, &mut dice) {
         let case = format!("{mode} by nodes {evil:?} of {code}");
         let pool = Pool::new(code, nodes);
         pool.make_evil(&evil, mode, dice.roll());

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use avidfs_tests::cluster::{Cluster, own_ip};
+use avidfs_tests::evil;
 use avidfs_tests::mount::said;
 use avidfs_tests::process::{command, output, run};
 use avidfs_tests::scratch::scratch;
@@ -240,23 +241,20 @@ const MODES: [&str; 12] = [
     "lie-about-verified",
 ];
 
-/// All sets of so many nodes in the long form, otherwise one.
-fn subsets(nodes: usize, size: u32, dice: &mut Dice) -> Vec<Vec<usize>> {
-    let all = (0u32..1 << nodes).filter(|set| set.count_ones() == size);
-    let all: Vec<Vec<usize>> =
-        all.map(|set| (0..nodes).filter(|node| set >> node & 1 == 1).collect()).collect();
-    if is_soak() { all } else { vec![dice.pick(&all).clone()] }
-}
-
-fn with_one_evil_node_all_puts_and_gets_complete(code: &str, nodes: usize) {
-    let mut dice = Dice::new(seed());
+fn with_evil_nodes_all_puts_and_gets_complete(
+    code: &str,
+    nodes: usize,
+    modes: &[&str],
+    dice: &mut Dice,
+    sets: impl Fn(&mut Dice) -> Vec<Vec<usize>>,
+) {
     let cluster = Cluster::agreeing(nodes, code, &[], "http", &[]);
     let client = Client::new(&cluster);
     (0..3).for_each(|key| client.put(&format!("old{key}"), key, SIZE));
     let mut contents = 10..;
-    for mode in MODES {
-        for evil in subsets(nodes, 1, &mut dice) {
-            let case = format!("{mode} by node {evil:?} of {code}");
+    for mode in modes {
+        for evil in sets(dice) {
+            let case = format!("{mode} by nodes {evil:?} of {code}");
             eprintln!("{case}");
             evil.iter().for_each(|node| cluster.make_evil(*node, mode, dice.roll()));
             let (new, newest) = (contents.next().unwrap(), contents.next().unwrap());
@@ -277,6 +275,22 @@ fn with_one_evil_node_all_puts_and_gets_complete(code: &str, nodes: usize) {
     }
 }
 
+fn with_one_evil_node_all_puts_and_gets_complete(code: &str, nodes: usize) {
+    let mut dice = Dice::new(seed());
+    let sets = |dice: &mut Dice| evil::subsets(nodes, 1, dice);
+    with_evil_nodes_all_puts_and_gets_complete(code, nodes, &MODES, &mut dice, sets);
+}
+
+#[test]
+fn with_as_many_evil_nodes_as_a_larger_code_is_made_for_all_puts_and_gets_complete() {
+    let mut dice = Dice::new(seed());
+    for (code, nodes, faults) in evil::LARGER {
+        let modes = evil::modes(&MODES, &mut dice);
+        let sets = |dice: &mut Dice| vec![evil::some(nodes, faults, dice)];
+        with_evil_nodes_all_puts_and_gets_complete(code, nodes, &modes, &mut dice, sets);
+    }
+}
+
 #[test]
 fn with_one_evil_node_of_3_and_2_all_puts_and_gets_complete() {
     with_one_evil_node_all_puts_and_gets_complete("3+2", 5);
@@ -294,7 +308,7 @@ fn with_two_evil_nodes_no_wrong_byte_is_read() {
     let client = Client::new(&cluster);
     client.put("old", 1, SIZE);
     for mode in MODES {
-        for evil in subsets(5, 2, &mut dice) {
+        for evil in evil::subsets(5, 2, &mut dice) {
             evil.iter().for_each(|node| cluster.make_evil(*node, mode, dice.roll()));
             let to = client.path("to");
             let to_name = to.to_str().unwrap();
