@@ -6,8 +6,8 @@
 // A benchmark that cannot go on has nothing better to do than to stop.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+mod support;
+
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,10 +17,9 @@ use common::hash::HashId;
 use common::wire::{FragmentName, Operation, encode_batch, fragment_prefix};
 use futures_util::future::join_all;
 use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http_body_util::Full;
+
+use support::{Node, ask};
 
 const GIB: f64 = (1u64 << 30) as f64;
 /// Nodes on one disk, all of which an fsync of a mount waits for.
@@ -183,62 +182,5 @@ impl Nodes {
 
     fn peak_memory_mib(&self) -> f64 {
         self.0.iter().map(Node::peak_memory_mib).sum()
-    }
-}
-
-async fn ask(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) {
-    let response = sender.send_request(request).await.unwrap();
-    assert_eq!(response.status(), 200);
-    let mut body = response.into_body();
-    while let Some(frame) = body.frame().await {
-        frame.unwrap();
-    }
-}
-
-struct Node {
-    process: Child,
-    address: String,
-}
-
-impl Node {
-    fn start(data: &std::path::Path) -> Node {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_shardd"))
-            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
-        Node { process, address }
-    }
-
-    async fn connect(&self) -> SendRequest<Full<Bytes>> {
-        let stream = TcpStream::connect(&self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        sender
-    }
-
-    fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-        ticks / 100.0
-    }
-
-    fn peak_memory_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
