@@ -13,6 +13,7 @@ pub mod fsck;
 pub mod fuzz;
 pub mod liar;
 pub mod mount;
+pub mod namespaces;
 pub mod posix;
 pub mod process;
 pub mod scratch;
