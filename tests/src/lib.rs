@@ -16,6 +16,7 @@ pub mod mount;
 pub mod namespaces;
 pub mod posix;
 pub mod process;
+pub mod relay;
 pub mod scratch;
 pub mod seed;
 pub mod segments;
