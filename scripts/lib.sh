@@ -66,7 +66,7 @@ need_fuse() {
 # What the tests run on a mount: programs of the system, and two test suites from the package registry, which are
 # kept below the target folder. An argument `long` adds what the long form of the tests runs.
 need_test_programs() {
-  need setfattr:attr getfacl:acl sqlite3:sqlite3 fuser:psmisc git:git rsync:rsync python3:python3
+  need setfattr:attr getfacl:acl sqlite3:sqlite3 fuser:psmisc git:git rsync:rsync python3:python3 ip:iproute2
   python3 -m ensurepip --version >/dev/null 2>&1 || need_packages python3-venv
   if [ "${1:-}" = long ]; then
     need stress-ng:stress-ng runuser:util-linux

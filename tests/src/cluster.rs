@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::eventually;
+use crate::namespaces::Namespace;
 use crate::process::{self, Process};
 use crate::scratch::scratch;
 
@@ -30,6 +31,18 @@ struct Node {
     address: SocketAddr,
     /// What makes it lie, if it does.
     evil: Vec<String>,
+    /// What leaves it no room, if anything does.
+    narrow: Vec<String>,
+    /// Where it lives, if not beside everyone else.
+    namespace: Option<Namespace>,
+}
+
+impl Node {
+    fn new(namespace: Option<Namespace>) -> Node {
+        let ip = namespace.as_ref().map_or_else(own_ip, Namespace::address);
+        let address = SocketAddr::new(ip, 0);
+        Node { process: None, address, evil: Vec::new(), narrow: Vec::new(), namespace }
+    }
 }
 
 impl Cluster {
@@ -46,14 +59,23 @@ impl Cluster {
     /// The same with further options for each.
     pub fn with_each<'a>(count: usize, options: impl Fn(usize) -> Vec<&'a str>) -> Cluster {
         let owned = |node| options(node).into_iter().map(str::to_owned).collect();
-        let options = (0..count).map(owned).collect();
+        Cluster::of((0..count).map(|_| Node::new(None)).collect(), (0..count).map(owned).collect())
+    }
+
+    /// So many nodes, each in a network namespace of its own, for tests that take its link down.
+    pub fn apart(count: usize) -> Cluster {
+        let nodes = (0..count).map(|_| Node::new(Some(Namespace::create()))).collect();
+        Cluster::of(nodes, vec![vec!["--insecure".to_owned()]; count])
+    }
+
+    fn of(mut nodes: Vec<Node>, options: Vec<Vec<String>>) -> Cluster {
         let mut cluster = Cluster { nodes: Vec::new(), options, folder: scratch() };
-        let starting: Vec<Process> =
-            (0..count).map(|node| cluster.launch(node, own_address(), &[])).collect();
-        for (node, process) in starting.into_iter().enumerate() {
-            let mut node_started = Node { process: Some(process), address: own_address(), evil: Vec::new() };
-            node_started.address = cluster.wait_for_address(node, &mut node_started);
-            cluster.nodes.push(Mutex::new(node_started));
+        for (number, node) in nodes.iter_mut().enumerate() {
+            node.process = Some(cluster.launch(number, node));
+        }
+        for (number, mut node) in nodes.into_iter().enumerate() {
+            node.address = cluster.wait_for_address(number, &mut node);
+            cluster.nodes.push(Mutex::new(node));
         }
         cluster
     }
@@ -137,7 +159,7 @@ impl Cluster {
     pub fn restart(&self, node: usize) {
         let mut guard = self.node(node);
         guard.process = None;
-        guard.process = Some(self.launch(node, guard.address, &guard.evil));
+        guard.process = Some(self.launch(node, &guard));
         let address = self.wait_for_address(node, &mut guard);
         assert_eq!(address, guard.address, "node {node} listens where it was told to");
     }
@@ -153,6 +175,28 @@ impl Cluster {
     pub fn make_honest(&self, node: usize) {
         self.node(node).evil.clear();
         self.restart(node);
+    }
+
+    /// Start a node again as one that has room for nothing but what it has.
+    pub fn make_full(&self, node: usize) {
+        self.node(node).narrow = ["--capacity", "1MiB"].map(str::to_owned).to_vec();
+        self.restart(node);
+    }
+
+    /// Start a node again with all the room there is.
+    pub fn make_roomy(&self, node: usize) {
+        self.node(node).narrow.clear();
+        self.restart(node);
+    }
+
+    /// Take the link of a node apart down: it lives, and nothing arrives.
+    pub fn cut(&self, node: usize) {
+        self.node(node).namespace.as_ref().expect("the node lives apart").cut();
+    }
+
+    /// Take the link up again.
+    pub fn mend(&self, node: usize) {
+        self.node(node).namespace.as_ref().expect("the node lives apart").mend();
     }
 
     /// How many answers a node falsified in its present life; 0 of an honest one.
@@ -190,14 +234,18 @@ impl Cluster {
         self.folder.path().join(format!("node{node}.{kind}"))
     }
 
-    fn launch(&self, node: usize, address: SocketAddr, evil: &[String]) -> Process {
-        let file = |kind| File::create(self.output_path(node, kind)).expect("the folder can be written");
+    fn launch(&self, number: usize, node: &Node) -> Process {
+        let file = |kind| File::create(self.output_path(number, kind)).expect("the folder can be written");
         let mut command = process::command("shardd");
-        command.arg("--listen").arg(address.to_string()).arg("--data").arg(self.data_dir(node));
-        if !evil.is_empty() {
-            command.args(evil).env("SHARDD_ALLOW_EVIL", "1");
+        command.arg("--listen").arg(node.address.to_string()).arg("--data").arg(self.data_dir(number));
+        if !node.evil.is_empty() {
+            command.args(&node.evil).env("SHARDD_ALLOW_EVIL", "1");
         }
-        command.args(&self.options[node]).stdout(Stdio::from(file("out"))).stderr(Stdio::from(file("log")));
+        if let Some(namespace) = &node.namespace {
+            namespace.hold(&mut command);
+        }
+        command.args(&self.options[number]).args(&node.narrow);
+        command.stdout(Stdio::from(file("out"))).stderr(Stdio::from(file("log")));
         Process::start(command)
     }
 
@@ -226,13 +274,8 @@ fn address_in(line: &str) -> Option<SocketAddr> {
     rest.split(|c: char| c.is_whitespace() || c == '/' || c == ',' || c == '"').next()?.parse().ok()
 }
 
-/// A loopback address that only this process uses: a node finds its port free when it comes back, because nobody
-/// else's connection can have taken it meanwhile.
-fn own_address() -> SocketAddr {
-    SocketAddr::from((own_ip(), 0))
-}
-
-/// Where all nodes of this process listen.
+/// Where all nodes of this process listen that do not live apart: a loopback address that only this process uses. A node
+/// finds its port free when it comes back, because nobody else's connection can have taken it meanwhile.
 pub fn own_ip() -> IpAddr {
     let [_, a, b, c] = std::process::id().to_be_bytes();
     IpAddr::from([127, 64 + a % 64, b, c])

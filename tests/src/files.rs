@@ -30,6 +30,15 @@ pub fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
 }
 
+/// Drop what the kernel keeps of a file's pages, so that the next read asks the file system.
+pub fn forget_pages(file: &File) -> io::Result<()> {
+    // SAFETY: it takes integers only.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// lseek(2) with SEEK_DATA or SEEK_HOLE.
 pub fn seek(file: &File, offset: u64, whence: i32) -> io::Result<u64> {
     // SAFETY: it takes integers only.

@@ -1,9 +1,12 @@
 //! A node's segments from outside, as docs/node-store.md draws them: find a fragment's bytes on the disk and damage them.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use crate::seed::Dice;
 
 const ALIGNMENT: u64 = 64;
 const HEADER: u64 = 64;
@@ -79,19 +82,33 @@ impl Record {
 
     /// Damage one byte of a place (`choice` says which), or set all of them to zero for `FragmentZeroed`.
     pub fn damage(&self, place: Place, choice: u64) {
-        let file =
-            File::options().read(true).write(true).open(&self.file).expect("the segment can be written");
+        self.try_damage(place, choice).unwrap_or_else(|error| panic!("{}: {error}", self.file.display()));
+    }
+
+    fn try_damage(&self, place: Place, choice: u64) -> io::Result<()> {
+        let file = File::options().read(true).write(true).open(&self.file)?;
         let range = self.range(place);
         if place == Place::FragmentZeroed {
             let zeros = vec![0; (range.end - range.start) as usize];
-            return file.write_all_at(&zeros, range.start).expect("the segment can be written");
+            return file.write_all_at(&zeros, range.start);
         }
         let at = range.start + choice % (range.end - range.start);
         let mut byte = [0];
-        file.read_exact_at(&mut byte, at).expect("the segment can be read");
-        let flipped = [byte[0] ^ (1 << (choice % 8))];
-        file.write_all_at(&flipped, at).expect("the segment can be written");
+        file.read_exact_at(&mut byte, at)?;
+        file.write_all_at(&[byte[0] ^ (1 << (choice % 8))], at)
     }
+}
+
+/// Damage about so many of a hundred live records anywhere, each in one place, and say how many. The node may run: what it
+/// takes away meanwhile is passed by.
+pub fn rot(data_dir: &Path, percent: u64, dice: &mut Dice) -> usize {
+    let records = files(data_dir).iter().flat_map(|file| walk(file).unwrap_or_default()).collect::<Vec<_>>();
+    let chosen = records.iter().filter(|_| dice.chance(percent)).collect::<Vec<_>>();
+    let mut damage = |record: &&&Record| {
+        let place = *dice.pick(&every_place(record.m, record.n));
+        record.try_damage(place, dice.roll()).is_ok()
+    };
+    chosen.iter().filter(|record| damage(record)).count()
 }
 
 /// Every class of byte of a record of code m+p with n fragments.
@@ -110,13 +127,18 @@ pub fn every_place(m: u64, n: u64) -> Vec<Place> {
 
 /// All live records in a node's data folder.
 pub fn records(data_dir: &Path) -> Vec<Record> {
+    let walked = |file: &PathBuf| walk(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    files(data_dir).iter().flat_map(walked).collect()
+}
+
+fn files(data_dir: &Path) -> Vec<PathBuf> {
     let folder = data_dir.join("segments");
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("a folder can be listed").path())
         .collect();
     files.sort();
-    files.iter().flat_map(|file| walk(file)).collect()
+    files
 }
 
 /// The live records of one object.
@@ -124,8 +146,8 @@ pub fn records_of(data_dir: &Path, key: &str) -> Vec<Record> {
     records(data_dir).into_iter().filter(|record| record.key == key).collect()
 }
 
-fn walk(path: &Path) -> Vec<Record> {
-    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+fn walk(path: &Path) -> io::Result<Vec<Record>> {
+    let bytes = std::fs::read(path)?;
     let mut found = Vec::new();
     let mut offset = 0;
     while offset + HEADER <= bytes.len() as u64 {
@@ -140,7 +162,7 @@ fn walk(path: &Path) -> Vec<Record> {
             None => offset += ALIGNMENT,
         }
     }
-    found
+    Ok(found)
 }
 
 fn record(bytes: &[u8], path: &Path, offset: u64) -> Option<(Record, u8)> {

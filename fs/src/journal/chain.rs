@@ -115,6 +115,16 @@ impl Reader {
         self.back_from(&stripe, head, known).await.map(Some)
     }
 
+    /// The sequence of the checkpoint where reading begins now; none if the pool holds nothing of the journal.
+    ///
+    /// # Errors
+    /// `Pool`: the newest entry is not to be had.
+    pub async fn checkpoint(&self, public: &VerifyingKey) -> Result<Option<u64>> {
+        let stripe = self.stripe(Vec::new())?;
+        let head = self.head(&stripe, &known(&stripe).await, Some(public)).await?;
+        Ok(head.map(|head| head.entry.checkpoint))
+    }
+
     /// The journal up to the entry a snapshot is pinned to.
     ///
     /// # Errors

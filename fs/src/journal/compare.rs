@@ -16,7 +16,7 @@ use crate::metadata::MetadataStore;
 
 /// A store that is written meanwhile is looked at so often.
 const TRIES: u32 = 8;
-/// A journal that cannot be read is believed to be so at this try.
+/// A journal that cannot be read from one checkpoint on is believed to be so after so many tries.
 const UNREADABLE: u32 = 3;
 /// And between two looks so much longer each time.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,16 +50,22 @@ pub async fn compare(
     reader: &Reader,
     public: &VerifyingKey,
 ) -> Result<Comparison> {
+    let (mut begins_at, mut failures) = (None, 0);
     for attempt in 1..=TRIES {
         let (chain, records) = match read(reader, public).await {
             Ok(None) => return Ok(Comparison::None),
             Ok(Some(read)) => read,
-            // A checkpoint may have been written meanwhile, and what was before it deleted.
-            Err(_) if attempt < UNREADABLE => {
+            Err(error) => {
+                // If a checkpoint was written meanwhile, what was before it was deleted, and that says nothing.
+                let now = reader.checkpoint(public).await.ok().flatten();
+                failures = if now == begins_at { failures + 1 } else { 1 };
+                begins_at = now;
+                if failures == UNREADABLE {
+                    return Err(error);
+                }
                 tokio::time::sleep(PAUSE * attempt).await;
                 continue;
             }
-            Err(error) => return Err(error),
         };
         let (metadata, head) = (metadata.clone(), place(&chain));
         let looked = blocking::run(move || look(&*metadata, &records, head)).await;
