@@ -5,10 +5,12 @@ mod members;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use common::wire::{BootId, NodeId, NodeInfo, NodeKey};
+use common::wire::{BootId, FragmentName, NodeId, NodeInfo, NodeKey};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
@@ -74,6 +76,26 @@ pub enum NodeState {
     Lagging,
     /// It answers, and gave bytes lately that did not check.
     Suspect,
+}
+
+/// A node is being asked about a fragment, as long as this lives.
+pub struct Inquiry {
+    pool: Arc<Pool>,
+    about: (NodeId, FragmentName),
+    _place: OwnedSemaphorePermit,
+}
+
+impl Inquiry {
+    /// Whether the fragment was changed there meanwhile.
+    pub fn is_moot(&self) -> bool {
+        self.pool.asked_about.lock().get(&self.about).copied().unwrap_or(true)
+    }
+}
+
+impl Drop for Inquiry {
+    fn drop(&mut self) {
+        self.pool.asked_about.lock().remove(&self.about);
+    }
 }
 
 /// One line of `Pool::nodes`.
@@ -171,6 +193,8 @@ pub struct Pool {
     evidence: OnceLock<Arc<Evidence>>,
     /// Permits to ask nodes about it.
     inquiries: Arc<Semaphore>,
+    /// What nodes are being asked about, and whether that has changed meanwhile.
+    asked_about: Mutex<HashMap<(NodeId, FragmentName), bool>>,
 }
 
 impl Pool {
@@ -191,6 +215,7 @@ impl Pool {
             wake: Arc::default(),
             evidence: OnceLock::new(),
             inquiries: Arc::new(Semaphore::new(INQUIRIES)),
+            asked_about: Mutex::default(),
         };
         let hellos = addresses.iter().enumerate().map(|(place, address)| pool.hello(place, address));
         let mut hellos = stream::iter(hellos).buffer_unordered(HELLOS);
@@ -277,9 +302,26 @@ impl Pool {
         self.evidence.get()
     }
 
-    /// The right to ask a node what it has to say; none while enough are being asked.
-    pub fn inquiry(&self) -> Option<OwnedSemaphorePermit> {
-        self.inquiries.clone().try_acquire_owned().ok()
+    /// The right to ask a node what it has to say about a fragment; none while enough are being asked, or it is already.
+    pub fn inquiry(self: &Arc<Self>, node: NodeId, name: &FragmentName) -> Option<Inquiry> {
+        let place = self.inquiries.clone().try_acquire_owned().ok()?;
+        let about = (node, name.clone());
+        match self.asked_about.lock().entry(about.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(false);
+                Some(Inquiry { pool: self.clone(), about, _place: place })
+            }
+        }
+    }
+
+    /// A fragment is stored or deleted on a node: what the node says of it from now on is not about what it gave before.
+    pub fn note_change(&self, node: NodeId, name: &FragmentName) {
+        if self.inquiries.available_permits() < INQUIRIES
+            && let Some(is_changed) = self.asked_about.lock().get_mut(&(node, name.clone()))
+        {
+            *is_changed = true;
+        }
     }
 
     /// Note a case against a node, which then gets nothing new while others can take it, unless its disk rots.
@@ -304,6 +346,11 @@ impl Pool {
         let cleared = evidence.clear(node).map_err(|error| Error::Host(format!("the evidence: {error}")))?;
         self.quarantine();
         Ok(cleared)
+    }
+
+    /// Whether a node gets nothing new while others can take it.
+    pub fn is_quarantined(&self, node: NodeId) -> bool {
+        self.members.lock().quarantined.contains(&node)
     }
 
     fn quarantine(&self) {

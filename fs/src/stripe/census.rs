@@ -170,12 +170,11 @@ impl Stripe {
             }
             fpcc.check(usize::from(index), raw.fragment).map(drop).map_err(|error| error.to_string())
         };
-        self.cpu.run(bytes, checking).await.map_err(|what| {
-            let name = fragment_name(object.id, usize::from(index));
-            let about = Contradiction { name, fpcc: expected, known: None, found, what: what.clone() };
-            self.inquire(node, about);
-            Unverified::Wrong(what)
-        })
+        let Err(what) = self.cpu.run(bytes, checking).await else { return Ok(()) };
+        let name = fragment_name(object.id, usize::from(index));
+        let about = Contradiction { name, fpcc: expected, known: None, found, what: what.clone() };
+        self.inquire_at_once(node, about).await;
+        Err(Unverified::Wrong(what))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bytes came that contradict what the node acknowledged: it is asked what it has to say, and that is noted.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use common::fpcc::Fpcc;
@@ -29,22 +29,31 @@ pub(super) struct Contradiction {
     pub(super) what: String,
 }
 
+/// Before a node that did not answer, or not with what was asked, is asked again.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
+
 impl Stripe {
     /// Ask in the background; a few nodes at a time. What is not asked about now will come again.
     pub(super) fn inquire(self: &Arc<Self>, node: NodeId, contradiction: Contradiction) {
-        if self.pool.evidence().is_none() {
-            return;
-        }
-        let Some(place) = self.pool.inquiry() else { return };
         let stripe = self.clone();
-        tokio::spawn(async move {
-            stripe.ask_to_explain(node, contradiction).await;
-            drop(place);
-        });
+        if self.pool.evidence().is_some() {
+            tokio::spawn(async move { stripe.ask_to_explain(node, contradiction, &PAUSES).await });
+        }
     }
 
-    async fn ask_to_explain(&self, node: NodeId, contradiction: Contradiction) {
-        let (verdict, signed) = self.explained(node, &contradiction).await;
+    /// Ask now, once, as what came is about to be replaced.
+    pub(super) async fn inquire_at_once(&self, node: NodeId, contradiction: Contradiction) {
+        if self.pool.evidence().is_some() {
+            self.ask_to_explain(node, contradiction, &[]).await;
+        }
+    }
+
+    async fn ask_to_explain(&self, node: NodeId, contradiction: Contradiction, pauses: &[Duration]) {
+        let Some(inquiry) = self.pool.inquiry(node, &contradiction.name) else { return };
+        let (verdict, signed) = self.explained(node, &contradiction, pauses).await;
+        if verdict != Verdict::Rotten && inquiry.is_moot() {
+            return;
+        }
         let Contradiction { name, fpcc, known, found, what } = contradiction;
         let index = usize::from(name.index);
         let known = known.filter(|known| index < known.code().n());
@@ -65,21 +74,34 @@ impl Stripe {
         });
     }
 
-    async fn explained(&self, node: NodeId, about: &Contradiction) -> (Verdict, Option<Signed>) {
+    async fn explained(
+        &self,
+        node: NodeId,
+        about: &Contradiction,
+        pauses: &[Duration],
+    ) -> (Verdict, Option<Signed>) {
         let mut nonce = Nonce([0; 16]);
         // Without randomness an old statement could be given again; then none is asked for.
         let (Ok(()), Ok(address)) = (OsRng.try_fill_bytes(&mut nonce.0), self.address(node)) else {
             return (Verdict::Unexplained, None);
         };
-        let limit = self.left(Instant::now() + self.options.io_limit);
         let (transport, volume) = (self.pool.transport(), self.options.volume);
-        match transport.statement(&address, volume, &about.name, nonce, limit).await {
-            Ok(answer) => match self.signed_by(node, nonce, &answer.value, about) {
-                Some(signed) => (Verdict::Lied, Some(signed)),
-                None => (Verdict::Unexplained, None),
-            },
-            Err(TransportError::Refused { code: RefusalCode::NotFound, .. }) => (Verdict::Rotten, None),
-            Err(_) => (Verdict::Unexplained, None),
+        let mut pauses = pauses.iter();
+        loop {
+            let limit = self.left(Instant::now() + self.options.io_limit);
+            match transport.statement(&address, volume, &about.name, nonce, limit).await {
+                Ok(answer) => {
+                    let signed = self.signed_by(node, nonce, &answer.value, about);
+                    return (signed.as_ref().map_or(Verdict::Unexplained, |_| Verdict::Lied), signed);
+                }
+                Err(TransportError::Refused { code: RefusalCode::NotFound, .. }) => {
+                    return (Verdict::Rotten, None);
+                }
+                Err(_) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => return (Verdict::Unexplained, None),
+                },
+            }
         }
     }
 

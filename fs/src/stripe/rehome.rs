@@ -28,7 +28,10 @@ impl Stripe {
         let mut left = Vec::new();
         for exception in &object.exceptions {
             let home = homes[usize::from(exception.index)];
-            if !self.takes_data(home) || !self.bring_home(object, *exception, home, deadline).await? {
+            // What nobody has goes to a node in quarantine all the same: it is better there than nowhere.
+            let stays = exception.node.is_some() && self.pool.is_quarantined(home);
+            if stays || !self.takes_data(home) || !self.bring_home(object, *exception, home, deadline).await?
+            {
                 left.push(*exception);
             }
         }
@@ -88,6 +91,7 @@ impl Stripe {
     }
 
     async fn drop_copy(&self, guest: NodeId, name: FragmentName, deadline: Instant) -> bool {
+        self.pool.note_change(guest, &name);
         let answer = self.ask_batch(guest, &[Operation::Delete(name)], false, deadline).await;
         answer.is_ok_and(|answer| is_gone(answer.value[0].status))
     }

@@ -452,6 +452,7 @@ impl Stripe {
         limit: Duration,
     ) -> std::result::Result<Answer<()>, TransportError> {
         let address = self.address(node)?;
+        self.pool.note_change(node, name);
         let began = Instant::now();
         let put = self.pool.transport().put(&address, self.writer(), name, fpcc, fragment, flush, limit);
         self.pool.write_ended(node, began, put.await)

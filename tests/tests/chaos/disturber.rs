@@ -1,18 +1,21 @@
 //! What goes wrong: nodes that are killed, hang, are cut off, late, full, rotten and lying, and a mount daemon that is
 //! killed. Never more at a time than the code is made for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use avidfs_tests::cluster::{Cluster, own_ip};
+use avidfs_tests::eventually;
 use avidfs_tests::fsck::fsck_mount;
 use avidfs_tests::mount::Mount;
+use avidfs_tests::process::{command, run};
 use avidfs_tests::relay::{Line, Relay};
 use avidfs_tests::seed::Dice;
 use avidfs_tests::segments::rot;
 use avidfs_tests::timed;
+use serde_json::Value;
 
 use super::writer::Stage;
 
@@ -125,6 +128,18 @@ impl Pool {
         let mount = Mount::on(Some(peers.join(",")), options);
         Pool { mount, relays, cluster }
     }
+
+    /// Where the mount reaches a node.
+    fn address(&self, node: usize) -> SocketAddr {
+        self.relays.get(node).map_or_else(|| self.cluster.address(node), Relay::address)
+    }
+}
+
+/// What `avidfs blame` shows.
+fn blame(mount: &Mount, options: &[&str]) -> Vec<Value> {
+    let mut asking = command("avidfs");
+    let shown = run(asking.arg("blame").arg(mount.root()).arg("--json").args(options));
+    serde_json::from_str::<Value>(&shown).unwrap().as_array().unwrap().clone()
 }
 
 /// See the module.
@@ -143,6 +158,12 @@ pub struct Disturber<'a> {
     pub lies: Vec<Lies>,
     /// Answers that did not check, as the daemons counted them.
     pub lies_noticed: u64,
+    /// Identities of the nodes that lied until now.
+    liars: BTreeSet<String>,
+    /// How many answers of the lying node did not check before it lied, and in which life of the daemon.
+    before: (u64, u32),
+    /// Cases that `avidfs blame` showed, by their verdict.
+    pub blamed: BTreeMap<String, u64>,
     pub slowest_healing: Duration,
     pub hushes: u64,
     pub repairs: u64,
@@ -163,6 +184,9 @@ impl Disturber<'_> {
             counts: BTreeMap::new(),
             lies: Vec::new(),
             lies_noticed: 0,
+            liars: BTreeSet::new(),
+            before: (0, 0),
+            blamed: BTreeMap::new(),
             slowest_healing: Duration::ZERO,
             hushes: 0,
             repairs: 0,
@@ -280,6 +304,9 @@ impl Disturber<'_> {
             Kind::Lying => {
                 self.lying_as = *self.dice.pick(&LIES);
                 self.say(&format!("it lies: {}", self.lying_as));
+                let identity = self.identity(node);
+                self.before = (self.bad_answers(&identity), self.pool.mount.pid());
+                self.liars.insert(identity);
                 cluster.make_evil(node, self.lying_as, self.dice.roll());
             }
             Kind::DaemonKilled => unreachable!("the daemon is no node"),
@@ -306,9 +333,50 @@ impl Disturber<'_> {
                 // What breaks HTTP stands before the node and counts nothing.
                 let count = if self.lying_as == "garbage-http" { 0 } else { cluster.lies(node) };
                 self.lies.push(Lies { node: cluster.address(node), mode: self.lying_as, count });
+                self.is_blamed_if_noticed(node);
                 cluster.make_honest(node);
             }
             Kind::RottenAwake | Kind::DaemonKilled => {}
+        }
+    }
+
+    fn identity(&self, node: usize) -> String {
+        let status = self.pool.mount.status();
+        let address = self.pool.address(node).to_string();
+        let nodes = status["nodes"].as_array().expect("status lists nodes");
+        let found = nodes.iter().find(|node| node["address"].as_str().unwrap().ends_with(&address));
+        found.expect("the pool has it")["node"].as_str().expect("it was up once").to_owned()
+    }
+
+    /// Answers of a node that did not check in this life of the daemon.
+    fn bad_answers(&self, identity: &str) -> u64 {
+        self.pool.mount.status()["stripe"]["lies"][identity].as_u64().unwrap_or(0)
+    }
+
+    /// A fragment that was a lie, and was looked at, is evidence.
+    fn is_blamed_if_noticed(&self, node: usize) {
+        let identity = self.identity(node);
+        let (before, daemon) = self.before;
+        let contradicts = ["flip", "swap", "wrong-length"].contains(&self.lying_as);
+        let is_noticed = self.pool.mount.pid() == daemon && self.bad_answers(&identity) > before;
+        if contradicts && is_noticed && !self.stage.is_over() {
+            let is_shown = || blame(&self.pool.mount, &[]).iter().any(|case| case["node"] == *identity);
+            eventually(PATIENCE, "a lie that was noticed is blamed", is_shown);
+        }
+    }
+
+    /// What an operator does who knows that the nodes are honest now. Nobody is said to have lied who did not.
+    fn absolve(&mut self) {
+        let cases = blame(&self.pool.mount, &[]);
+        let mut caught = BTreeSet::new();
+        for case in &cases {
+            let (node, verdict) = (case["node"].as_str().unwrap(), case["verdict"].as_str().unwrap());
+            assert!(verdict != "lied" || self.liars.contains(node), "an honest node is accused: {case}");
+            *self.blamed.entry(verdict.to_owned()).or_default() += 1;
+            caught.insert(node.to_owned());
+        }
+        for node in caught {
+            blame(&self.pool.mount, &["--clear", &node]);
         }
     }
 
@@ -331,6 +399,9 @@ impl Disturber<'_> {
     /// Wait until every node is there again and has what it should have, at last without load.
     pub fn heal(&mut self) {
         let (began, stage) = (Instant::now(), self.stage);
+        if !stage.is_over() {
+            self.absolve();
+        }
         if !self.is_whole_within(PATIENCE) {
             let _hushed = stage.hush();
             self.hushes += 1;
