@@ -6,6 +6,7 @@ use bytes::Bytes;
 use common::codec::Codec;
 use common::fpcc::{Checked, Fpcc, decode};
 use common::hash::Hash;
+use common::members::split_name;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -52,6 +53,15 @@ struct Shortage {
 /// A checked fragment, and how long what it is of is.
 type Found = (Checked, u64);
 
+impl Length {
+    fn allows(self, found: u64) -> bool {
+        match self {
+            Length::Exactly(length) => found == length,
+            Length::AtMost(length) => found <= length,
+        }
+    }
+}
+
 impl ObjectStore {
     /// The bytes of an instance, in m pieces; asked for again until the limit, as nodes may be about to complete it.
     pub(super) async fn fetch(
@@ -64,7 +74,7 @@ impl ObjectStore {
         let mut pause = FIRST_PAUSE;
         loop {
             let shortage = match timeout_at(end, self.gather(wanted)).await {
-                Ok(Ok(pieces)) => return Ok(pieces),
+                Ok(Ok(pieces)) => return of_length(wanted, pieces),
                 Ok(Err(shortage)) => shortage,
                 Err(_) => Shortage { good: 0, said: Vec::new() },
             };
@@ -159,15 +169,11 @@ impl ObjectStore {
         let name = self.fragment_name(&wanted.instance, seat.index);
         let answer = self.transport.fragment(&seat.address, &name, self.options.io_limit).await;
         let raw = of_node(seat, answer?)?;
-        let (code, digest, length, index) = (self.members.code(), wanted.digest, wanted.length, seat.index);
+        let (code, digest, index) = (self.members.code(), wanted.digest, seat.index);
         let checked = blocking::run(move || {
             let check = || {
                 let fpcc = Fpcc::parse(&raw.fpcc).map_err(|error| error.to_string())?;
-                let is_right = match length {
-                    Length::Exactly(length) => fpcc.object_length() == length,
-                    Length::AtMost(length) => fpcc.object_length() <= length,
-                };
-                if fpcc.digest() != digest || fpcc.code() != code || !is_right {
+                if fpcc.digest() != digest || fpcc.code() != code {
                     return Err("it gave a fragment of something else".to_owned());
                 }
                 let fragment = fpcc.check(index, raw.fragment).map_err(|error| error.to_string())?;
@@ -195,4 +201,16 @@ impl ObjectStore {
         });
         Ok(trimmed.collect())
     }
+}
+
+/// What nodes agreed on has the length its owner put it with, or it is the owner who broke the rules.
+fn of_length(wanted: &Wanted, pieces: Vec<Bytes>) -> Result<Vec<Bytes>, Interrupted> {
+    let found = pieces.iter().map(|piece| piece.len() as u64).sum();
+    if wanted.length.allows(found) {
+        return Ok(pieces);
+    }
+    let (key, _) = split_name(&wanted.instance.name);
+    let reason = format!("{} has {found} bytes", describe(&wanted.instance));
+    let (key, version) = (key.to_owned(), wanted.instance.version);
+    Err(Interrupted::Failed(ObjectError::Wrong { key, version, reason }))
 }
