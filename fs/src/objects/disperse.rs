@@ -337,3 +337,34 @@ pub(super) fn describe(instance: &Instance) -> String {
         (key, Some(part)) => format!("part {part} of version {} of {key}", instance.version),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::wire::NodeId;
+
+    use super::*;
+    use crate::transport::NodeAddress;
+
+    fn refused(code: RefusalCode) -> TransportError {
+        TransportError::Refused { code, message: "no".into() }
+    }
+
+    #[test]
+    fn one_conflict_counts_where_the_others_do_not_come_to_agree_either() {
+        let seat = |index| Seat {
+            index,
+            node: NodeId([index as u8; 16]),
+            address: NodeAddress(format!("h{index}")),
+        };
+        let group: Vec<Seat> = (0..5).map(seat).collect();
+        let mut tally = Tally::new(Quorums::of("3+2".parse().unwrap()).unwrap(), &group);
+        tally.take(0, Event::of(Err(refused(RefusalCode::Busy))));
+        assert_eq!((tally.verdict(AGREEING), tally.last_verdict()), (None, Verdict::TooFew));
+        tally.take(1, Event::of(Err(refused(RefusalCode::Conflict))));
+        assert_eq!(tally.verdict(AGREEING - Duration::from_millis(1)), None);
+        assert_eq!(tally.verdict(AGREEING), Some(Verdict::Conflict));
+        assert_eq!(tally.last_verdict(), Verdict::Conflict);
+        (2..5).for_each(|index| tally.take(index, Event::Stored));
+        assert_eq!(tally.verdict(AGREEING), Some(Verdict::Stored));
+    }
+}

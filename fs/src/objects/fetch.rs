@@ -44,7 +44,8 @@ pub(super) enum Interrupted {
     Failed(ObjectError),
 }
 
-/// The nodes gave too little: who said what.
+/// What the nodes gave if it is too little: who said what.
+#[derive(Default)]
 struct Shortage {
     good: usize,
     said: Vec<(NodeAddress, String)>,
@@ -73,11 +74,10 @@ impl ObjectStore {
         let end = Instant::now() + self.options.io_limit;
         let mut pause = FIRST_PAUSE;
         loop {
-            let shortage = match timeout_at(end, self.gather(wanted)).await {
-                Ok(Ok(pieces)) => return of_length(wanted, pieces),
-                Ok(Err(shortage)) => shortage,
-                Err(_) => Shortage { good: 0, said: Vec::new() },
-            };
+            let mut shortage = Shortage::default();
+            if let Ok(Some(pieces)) = timeout_at(end, self.gather(wanted, &mut shortage)).await {
+                return of_length(wanted, pieces);
+            }
             if let Ok(Ok(newest)) = timeout_at(end, self.newest(key)).await
                 && newest.is_none_or(|newest| (newest.version, newest.digest) != (of.version, of.digest))
             {
@@ -99,24 +99,27 @@ impl ObjectStore {
     }
 
     /// Ask m nodes, and one more for each that fails or is slow.
-    async fn gather(&self, wanted: &Wanted) -> Result<Vec<Bytes>, Shortage> {
+    async fn gather(&self, wanted: &Wanted, shortage: &mut Shortage) -> Option<Vec<Bytes>> {
         let m = self.members.code().m();
         let group = self.in_order_of_trust(&wanted.instance.name);
         let mut waiting = group.iter();
         let mut asked: FuturesUnordered<_> =
             waiting.by_ref().take(m).map(|seat| self.ask_checked(seat, wanted)).collect();
-        let (mut found, mut said) = (Vec::<Found>::new(), Vec::new());
+        let mut found = Vec::<Found>::new();
         let (mut hedge, mut overdue) = (Instant::now() + HEDGE, 0);
         while found.len() < m {
             tokio::select! {
                 biased;
                 answer = asked.next() => match answer {
-                    Some((_, Ok(fragment))) => found.push(fragment),
+                    Some((_, Ok(fragment))) => {
+                        shortage.good += 1;
+                        found.push(fragment);
+                    }
                     Some((seat, Err(error))) => {
-                        said.push((seat.address.clone(), error.to_string()));
+                        shortage.said.push((seat.address.clone(), error.to_string()));
                         asked.extend(waiting.next().map(|seat| self.ask_checked(seat, wanted)));
                     }
-                    None => return Err(Shortage { good: found.len(), said }),
+                    None => return None,
                 },
                 () = sleep_until(hedge), if waiting.len() > 0 => {
                     overdue = group.len() - waiting.len();
@@ -129,15 +132,14 @@ impl ObjectStore {
         // Whoever was too slow for this one is asked last for the next.
         let has_answered = |seat: &&Seat| {
             found.iter().any(|(fragment, _)| fragment.index() == seat.index)
-                || said.iter().any(|(address, _)| *address == seat.address)
+                || shortage.said.iter().any(|(address, _)| *address == seat.address)
         };
         group[..overdue]
             .iter()
             .filter(|seat| !has_answered(seat))
             .for_each(|seat| self.standing.failed(seat.node));
-        self.decode(found)
-            .await
-            .map_err(|why| Shortage { good: 0, said: vec![(NodeAddress("here".into()), why)] })
+        let decoded = self.decode(found).await;
+        decoded.map_err(|why| shortage.said.push((NodeAddress("here".to_owned()), why))).ok()
     }
 
     /// Data fragments first: when none is missing there is nothing to decode. Who lied or failed comes last.

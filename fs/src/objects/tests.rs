@@ -475,6 +475,20 @@ async fn a_list_has_every_key_of_the_owner_in_order_and_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_get_of_too_few_nodes_names_them_and_ends_in_time() {
+    let (pool, store) = pool();
+    put(&store, "a", b"x").await;
+    store.settle().await;
+    (0..2).for_each(|node| pool.fault(node, Fault::Denies));
+    pool.fault(3, Fault::Flips);
+    let began = Instant::now();
+    let error = get(&store, "a").await.unwrap_err().to_string();
+    assert!(error.starts_with("2 good fragments of version 1 of a, 3 are needed: fake:"), "{error}");
+    assert!(error.contains("fake:3: not an answer of shardd: the fragment hashes to"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(32), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_of_too_few_nodes_is_none() {
     let (pool, store) = pool();
     put(&store, "a", b"x").await;
