@@ -9,7 +9,7 @@ use common::members::split_name;
 use common::quorum::Quorums;
 use common::wire::{FragmentName, RefusalCode, Signature, version_statement};
 use ed25519_dalek::Signer;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -88,7 +88,8 @@ impl ObjectStore {
         Ok(())
     }
 
-    /// A node that could not take its fragment in this time is made whole by the others.
+    /// A node that could not take its fragment in this time is made whole by the others. Who failed a moment ago is not
+    /// waited for.
     async fn send_the_rest(&self, mut sending: Sending, group: Vec<Seat>, took: Duration) {
         let grace = (took * GRACE_FACTOR).clamp(SHORTEST_GRACE, LONGEST_GRACE);
         let standing = self.standing.clone();
@@ -97,7 +98,6 @@ impl ObjectStore {
         while rest.try_join_next().is_some() {}
         rest.spawn(async move {
             let end = Instant::now() + grace;
-            sending.stop.send_replace(true);
             let node = |index: &usize| group[*index].node;
             while sending.open.iter().any(|index| standing.doubt(node(index)) == 0) {
                 if let Ok(None) | Err(_) = timeout_at(end, sending.next()).await {
@@ -119,8 +119,6 @@ struct Sending {
     events: mpsc::UnboundedReceiver<(usize, Event)>,
     /// Those that may still be stored.
     open: BTreeSet<usize>,
-    /// Set when nobody is to be tried again.
-    stop: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -131,8 +129,6 @@ enum Event {
     /// It will be sent again.
     Again(TransportError),
     Refused(TransportError),
-    /// It will not be sent again, because enough others are stored.
-    Stopped,
 }
 
 impl Event {
@@ -165,7 +161,6 @@ impl Sending {
     ) -> Result<Sending, ObjectError> {
         let signature = store.sign(instance, encoded.digest())?;
         let (told, events) = mpsc::unbounded_channel();
-        let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for seat in group {
             let sender = Sender {
@@ -176,10 +171,10 @@ impl Sending {
                 encoded: encoded.clone(),
                 told: told.clone(),
             };
-            tasks.spawn(sender.send_until_taken(stopped.clone()));
+            tasks.spawn(sender.send_until_taken());
         }
         let open = group.iter().map(|seat| seat.index).collect();
-        Ok(Sending { events, open, stop, _tasks: tasks })
+        Ok(Sending { events, open, _tasks: tasks })
     }
 
     /// What happened next; none once nothing can happen any more.
@@ -203,8 +198,8 @@ struct Sender {
 }
 
 impl Sender {
-    /// Again and again, with growing pauses, until it is stored, refused, or not needed any more.
-    async fn send_until_taken(self, mut stopped: watch::Receiver<bool>) {
+    /// Again and again, with growing pauses, until it is stored or refused.
+    async fn send_until_taken(self) {
         let end = Instant::now() + self.store.options.io_limit;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -214,10 +209,8 @@ impl Sender {
             if is_over {
                 return;
             }
-            tokio::select! {
-                _ = stopped.wait_for(|stopped| *stopped) => return self.tell(Event::Stopped),
-                () = sleep(pause) => pause = LONGEST_PAUSE.min(2 * pause),
-            }
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(2 * pause);
         }
     }
 
@@ -234,7 +227,7 @@ impl Sender {
         match event {
             Event::Stored => standing.served(node),
             Event::Again(_) => standing.failed(node),
-            Event::Refused(_) | Event::Stopped => {}
+            Event::Refused(_) => {}
         }
         // Nobody listens once enough have stored it and the others had their time.
         let _ = self.told.send((self.seat.index, event));
@@ -297,7 +290,6 @@ impl<'a> Tally<'a> {
                 self.conflicts += usize::from(has_code(&error, RefusalCode::Conflict));
                 self.others.insert(index, error.to_string());
             }
-            Event::Stopped => {}
         }
     }
 
@@ -343,5 +335,36 @@ pub(super) fn describe(instance: &Instance) -> String {
     match split_name(&instance.name) {
         (key, None) => format!("version {} of {key}", instance.version),
         (key, Some(part)) => format!("part {part} of version {} of {key}", instance.version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::wire::NodeId;
+
+    use super::*;
+    use crate::transport::NodeAddress;
+
+    fn refused(code: RefusalCode) -> TransportError {
+        TransportError::Refused { code, message: "no".into() }
+    }
+
+    #[test]
+    fn one_conflict_counts_where_the_others_do_not_come_to_agree_either() {
+        let seat = |index| Seat {
+            index,
+            node: NodeId([index as u8; 16]),
+            address: NodeAddress(format!("h{index}")),
+        };
+        let group: Vec<Seat> = (0..5).map(seat).collect();
+        let mut tally = Tally::new(Quorums::of("3+2".parse().unwrap()).unwrap(), &group);
+        tally.take(0, Event::of(Err(refused(RefusalCode::Busy))));
+        assert_eq!((tally.verdict(AGREEING), tally.last_verdict()), (None, Verdict::TooFew));
+        tally.take(1, Event::of(Err(refused(RefusalCode::Conflict))));
+        assert_eq!(tally.verdict(AGREEING - Duration::from_millis(1)), None);
+        assert_eq!(tally.verdict(AGREEING), Some(Verdict::Conflict));
+        assert_eq!(tally.last_verdict(), Verdict::Conflict);
+        (2..5).for_each(|index| tally.take(index, Event::Stored));
+        assert_eq!(tally.verdict(AGREEING), Some(Verdict::Stored));
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use common::codec::Codec;
 use common::fpcc::{Checked, Fpcc, decode};
 use common::hash::Hash;
+use common::members::split_name;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -43,7 +44,8 @@ pub(super) enum Interrupted {
     Failed(ObjectError),
 }
 
-/// The nodes gave too little: who said what.
+/// What the nodes gave if it is too little: who said what.
+#[derive(Default)]
 struct Shortage {
     good: usize,
     said: Vec<(NodeAddress, String)>,
@@ -51,6 +53,15 @@ struct Shortage {
 
 /// A checked fragment, and how long what it is of is.
 type Found = (Checked, u64);
+
+impl Length {
+    fn allows(self, found: u64) -> bool {
+        match self {
+            Length::Exactly(length) => found == length,
+            Length::AtMost(length) => found <= length,
+        }
+    }
+}
 
 impl ObjectStore {
     /// The bytes of an instance, in m pieces; asked for again until the limit, as nodes may be about to complete it.
@@ -63,11 +74,10 @@ impl ObjectStore {
         let end = Instant::now() + self.options.io_limit;
         let mut pause = FIRST_PAUSE;
         loop {
-            let shortage = match timeout_at(end, self.gather(wanted)).await {
-                Ok(Ok(pieces)) => return Ok(pieces),
-                Ok(Err(shortage)) => shortage,
-                Err(_) => Shortage { good: 0, said: Vec::new() },
-            };
+            let mut shortage = Shortage::default();
+            if let Ok(Some(pieces)) = timeout_at(end, self.gather(wanted, &mut shortage)).await {
+                return of_length(wanted, pieces);
+            }
             if let Ok(Ok(newest)) = timeout_at(end, self.newest(key)).await
                 && newest.is_none_or(|newest| (newest.version, newest.digest) != (of.version, of.digest))
             {
@@ -89,24 +99,27 @@ impl ObjectStore {
     }
 
     /// Ask m nodes, and one more for each that fails or is slow.
-    async fn gather(&self, wanted: &Wanted) -> Result<Vec<Bytes>, Shortage> {
+    async fn gather(&self, wanted: &Wanted, shortage: &mut Shortage) -> Option<Vec<Bytes>> {
         let m = self.members.code().m();
         let group = self.in_order_of_trust(&wanted.instance.name);
         let mut waiting = group.iter();
         let mut asked: FuturesUnordered<_> =
             waiting.by_ref().take(m).map(|seat| self.ask_checked(seat, wanted)).collect();
-        let (mut found, mut said) = (Vec::<Found>::new(), Vec::new());
+        let mut found = Vec::<Found>::new();
         let (mut hedge, mut overdue) = (Instant::now() + HEDGE, 0);
         while found.len() < m {
             tokio::select! {
                 biased;
                 answer = asked.next() => match answer {
-                    Some((_, Ok(fragment))) => found.push(fragment),
+                    Some((_, Ok(fragment))) => {
+                        shortage.good += 1;
+                        found.push(fragment);
+                    }
                     Some((seat, Err(error))) => {
-                        said.push((seat.address.clone(), error.to_string()));
+                        shortage.said.push((seat.address.clone(), error.to_string()));
                         asked.extend(waiting.next().map(|seat| self.ask_checked(seat, wanted)));
                     }
-                    None => return Err(Shortage { good: found.len(), said }),
+                    None => return None,
                 },
                 () = sleep_until(hedge), if waiting.len() > 0 => {
                     overdue = group.len() - waiting.len();
@@ -119,15 +132,14 @@ impl ObjectStore {
         // Whoever was too slow for this one is asked last for the next.
         let has_answered = |seat: &&Seat| {
             found.iter().any(|(fragment, _)| fragment.index() == seat.index)
-                || said.iter().any(|(address, _)| *address == seat.address)
+                || shortage.said.iter().any(|(address, _)| *address == seat.address)
         };
         group[..overdue]
             .iter()
             .filter(|seat| !has_answered(seat))
             .for_each(|seat| self.standing.failed(seat.node));
-        self.decode(found)
-            .await
-            .map_err(|why| Shortage { good: 0, said: vec![(NodeAddress("here".into()), why)] })
+        let decoded = self.decode(found).await;
+        decoded.map_err(|why| shortage.said.push((NodeAddress("here".to_owned()), why))).ok()
     }
 
     /// Data fragments first: when none is missing there is nothing to decode. Who lied or failed comes last.
@@ -159,15 +171,11 @@ impl ObjectStore {
         let name = self.fragment_name(&wanted.instance, seat.index);
         let answer = self.transport.fragment(&seat.address, &name, self.options.io_limit).await;
         let raw = of_node(seat, answer?)?;
-        let (code, digest, length, index) = (self.members.code(), wanted.digest, wanted.length, seat.index);
+        let (code, digest, index) = (self.members.code(), wanted.digest, seat.index);
         let checked = blocking::run(move || {
             let check = || {
                 let fpcc = Fpcc::parse(&raw.fpcc).map_err(|error| error.to_string())?;
-                let is_right = match length {
-                    Length::Exactly(length) => fpcc.object_length() == length,
-                    Length::AtMost(length) => fpcc.object_length() <= length,
-                };
-                if fpcc.digest() != digest || fpcc.code() != code || !is_right {
+                if fpcc.digest() != digest || fpcc.code() != code {
                     return Err("it gave a fragment of something else".to_owned());
                 }
                 let fragment = fpcc.check(index, raw.fragment).map_err(|error| error.to_string())?;
@@ -195,4 +203,16 @@ impl ObjectStore {
         });
         Ok(trimmed.collect())
     }
+}
+
+/// What nodes agreed on has the length its owner put it with, or it is the owner who broke the rules.
+fn of_length(wanted: &Wanted, pieces: Vec<Bytes>) -> Result<Vec<Bytes>, Interrupted> {
+    let found = pieces.iter().map(|piece| piece.len() as u64).sum();
+    if wanted.length.allows(found) {
+        return Ok(pieces);
+    }
+    let (key, _) = split_name(&wanted.instance.name);
+    let reason = format!("{} has {found} bytes", describe(&wanted.instance));
+    let (key, version) = (key.to_owned(), wanted.instance.version);
+    Err(Interrupted::Failed(ObjectError::Wrong { key, version, reason }))
 }

@@ -185,3 +185,57 @@ fn next_key(lists: &mut [NodeList]) -> Option<(String, Vec<Said>)> {
     let said = lists.iter_mut().filter(is_next).filter_map(|list| Some(list.keys.pop_front()?.1)).collect();
     Some((key, said))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::objects::fake::FakePool;
+    use crate::objects::{Ownership, StoreOptions};
+    use common::wire::OwnerId;
+
+    fn page(keys: &[&str]) -> VersionList {
+        let fpcc = Hash::from([1; 32]).to_string();
+        let verified = |key: &&str| VerifiedVersion {
+            key: (*key).to_owned(),
+            version: 1,
+            fpcc: fpcc.clone(),
+            object_length: None,
+        };
+        VersionList { objects: keys.iter().map(verified).collect(), next: Some("more".into()) }
+    }
+
+    #[test]
+    fn a_list_that_goes_back_stands_still_or_strays_is_refused() {
+        let pool = FakePool::new("3+2", 5);
+        let members = pool.members();
+        let mut list = NodeList::new(&members.nodes()[0]);
+        assert!(list.take(page(&["k/a", "k/b"]), "k/").is_ok());
+        assert!(list.take(page(&["k/c"]), "k/").is_ok());
+        for wrong in [&["k/c"][..], &["k/b"], &[], &["k/e", "k/d"], &["l"], &["k/d\0"]] {
+            let mut list = NodeList::new(&members.nodes()[0]);
+            list.take(page(&["k/c"]), "k/").unwrap();
+            assert!(list.take(page(wrong), "k/").is_err(), "{wrong:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_that_a_key_does_not_belong_to_are_not_asked_about_it() {
+        let pool = FakePool::new("3+2", 9);
+        let of = Ownership::Of(OwnerId([1; 32]));
+        let store =
+            ObjectStore::new(Arc::clone(&pool) as Arc<_>, pool.members(), of, StoreOptions::default());
+        let group: Vec<NodeId> = store.group("a").iter().map(|seat| seat.node).collect();
+        let (members, digest) = (pool.members(), Hash::from([1; 32]));
+        let (inside, outside): (Vec<NodeId>, Vec<NodeId>) =
+            members.nodes().iter().map(|member| member.node).partition(|node| group.contains(node));
+        let said = |nodes: &[NodeId]| -> Vec<Said> {
+            nodes.iter().map(|&node| Said { node, version: 3, digest, length: None }).collect()
+        };
+        assert_eq!(store.believed("a".into(), &said(&outside)).await, Ok(None));
+        assert_eq!(store.believed("a".into(), &said(&inside[..1])).await, Ok(None));
+        let listed = Listed { key: "a".into(), version: 3, deleted: false };
+        assert_eq!(store.believed("a".into(), &said(&inside[..2])).await, Ok(Some(listed)));
+    }
+}

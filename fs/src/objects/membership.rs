@@ -102,3 +102,27 @@ async fn member(
         .ok_or_else(|| format!("{peer} does not say what it signs with: it is of an older version"))?;
     Ok(Member { node: info.node, key, url: peer.0.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use common::wire::{NodeId, NodeKey};
+
+    use super::*;
+
+    #[test]
+    fn of_each_node_the_url_that_most_give_is_taken() {
+        let list = |first_url: &str| {
+            let url = |byte: u8| if byte == 1 { first_url.to_owned() } else { format!("http://h{byte}") };
+            let member = |byte| Member { node: NodeId([byte; 16]), key: NodeKey([byte; 32]), url: url(byte) };
+            Members::new("3+2".parse().unwrap(), (1..=5).map(member).collect()).unwrap()
+        };
+        for order in [
+            ["http://right", "http://right", "http://wrong"],
+            ["http://wrong", "http://right", "http://right"],
+        ] {
+            let usual = with_usual_urls(&order.map(list));
+            assert_eq!(usual.nodes()[0].url, "http://right");
+            assert_eq!(usual.nodes()[1].url, "http://h2");
+        }
+    }
+}
