@@ -86,7 +86,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
         let io_limit = Duration::from_secs(30);
-        StoreOptions { part_bytes: USUAL_PART, put_parts: 2, get_parts: 4, io_limit }
+        StoreOptions { part_bytes: USUAL_PART, put_parts: 2, get_parts: 2, io_limit }
     }
 }
 

@@ -81,11 +81,11 @@ fn verify(pool: &Pool, writers: &[Writer], stage: &Stage) {
 fn summarise(writers: &[Writer], disturber: &Disturber, stage: &Stage) {
     let steps: u64 = writers.iter().map(|writer| writer.steps).sum();
     let slowest = writers.iter().map(|writer| &writer.slowest).max().unwrap();
-    let lies: u64 = disturber.lies.iter().map(|lies| lies.count).sum();
     eprintln!(
-        "{steps} operations, {:?}, {lies} lies told, {} noticed, blamed {:?}, {} fragments repaired, {} MiB verified, wrong bytes 0; the slowest \
+        "{steps} operations, {:?}, {} lies told, {} noticed, blamed {:?}, {} fragments repaired, {} MiB verified, wrong bytes 0; the slowest \
          operation took {:.1?} ({}), the slowest healing {:.1?}, {} without load",
         disturber.counts,
+        disturber.lies,
         disturber.lies_noticed,
         disturber.blamed,
         disturber.repairs,

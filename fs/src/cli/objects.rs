@@ -103,7 +103,7 @@ pub struct GetArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_VERSION))]
     pub version: Option<u64>,
     /// Parts read at once, and held in memory
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub parallel: u16,
     /// Print JSON; on standard error with --out -
     #[arg(long)]
@@ -204,7 +204,7 @@ mod tests {
         let Command::Get(args) = parse("avidfs get --key k --out - --owner 00 --version 2") else {
             panic!("not a get")
         };
-        assert_eq!((args.parallel, args.version, args.owner.owner.as_deref()), (4, Some(2), Some("00")));
+        assert_eq!((args.parallel, args.version, args.owner.owner.as_deref()), (2, Some(2), Some("00")));
         let Command::List(args) = parse("avidfs list --prefix p/ --long --deleted --json") else {
             panic!("not a list")
         };

@@ -100,14 +100,6 @@ impl fmt::Display for Event {
     }
 }
 
-/// Lies that a node told in one of its lives.
-#[derive(Clone, Debug)]
-pub struct Lies {
-    pub node: SocketAddr,
-    pub mode: &'static str,
-    pub count: u64,
-}
-
 /// Nodes, the lines to some of them, and the mount.
 pub struct Pool {
     // Dropped first: a mount without nodes would have nobody to give its bytes to.
@@ -155,7 +147,8 @@ pub struct Disturber<'a> {
     faithless: Option<usize>,
     lying_as: &'static str,
     pub counts: BTreeMap<Kind, u64>,
-    pub lies: Vec<Lies>,
+    /// Lies that nodes told, as they counted them.
+    pub lies: u64,
     /// Answers that did not check, as the daemons counted them.
     pub lies_noticed: u64,
     /// Identities of the nodes that lied until now.
@@ -182,7 +175,7 @@ impl Disturber<'_> {
             faithless: None,
             lying_as: LIES[0],
             counts: BTreeMap::new(),
-            lies: Vec::new(),
+            lies: 0,
             lies_noticed: 0,
             liars: BTreeSet::new(),
             before: (0, 0),
@@ -332,7 +325,7 @@ impl Disturber<'_> {
             Kind::Lying => {
                 // What breaks HTTP stands before the node and counts nothing.
                 let count = if self.lying_as == "garbage-http" { 0 } else { cluster.lies(node) };
-                self.lies.push(Lies { node: cluster.address(node), mode: self.lying_as, count });
+                self.lies += count;
                 self.is_blamed_if_noticed(node);
                 cluster.make_honest(node);
             }
