@@ -106,5 +106,6 @@ fn enough_happened(writers: &[Writer], disturber: &Disturber) {
     assert!(steps >= least_steps, "only {steps} operations");
     assert!(events >= least_events, "only {events} events");
     let missing: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !kinds.contains(kind)).collect();
-    assert!(!is_soak() || missing.is_empty(), "these never happened: {missing:?}");
+    let most_missing = if is_soak() { 0 } else { 7 };
+    assert!(missing.len() <= most_missing, "these never happened: {missing:?}");
 }

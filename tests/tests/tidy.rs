@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 const KNOWS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse"]),
     ("rusqlite", &["fs/src/metadata/sqlite"]),
-    ("hyper", &["fs/src/transport/http", "fs/src/transport/verbs", "shardd/src/"]),
-    ("hyper_util", &["fs/src/transport/http", "shardd/src/"]),
+    ("hyper", &["fs/src/transport/http", "fs/src/transport/verbs", "shardd/src/", "credentials/src/secured"]),
+    ("hyper_util", &["fs/src/transport/http", "shardd/src/", "credentials/src/secured"]),
     ("axum", &["shardd/src/", "fs/src/transport/in_process"]),
     ("rustls", &["credentials/src/"]),
     ("webpki", &["credentials/src/tls"]),
     ("rcgen", &["credentials/src/pki"]),
-    ("tokio_rustls", &["fs/src/transport/http", "shardd/src/server"]),
+    ("tokio_rustls", &["credentials/src/secured", "shardd/src/server"]),
     ("shardd", &["fs/src/transport/in_process", "fs/src/main.rs", "fs/src/embedded", "shardd/src/main.rs"]),
 ];
 
@@ -27,7 +27,7 @@ const NOT_IN_COMMON: &[&str] =
 const LAYERS: &[&[&str]] = &[
     &["error", "inode"],
     &["blocking"],
-    &["acl", "transport", "metadata", "buffers", "host", "roster", "busy"],
+    &["acl", "transport", "metadata", "buffers", "host", "roster", "busy", "evidence"],
     &["pool", "cache", "placement"],
     &["stripe"],
     &["open_file", "journal", "lease", "objects"],

@@ -27,6 +27,8 @@ const RELAYED: usize = 3;
 const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// Until the load is stopped to let it heal.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// What is dealt first, so that a short run has something of everything that differs most.
+const FIRST: [Kind; 5] = [Kind::Lying, Kind::RottenAwake, Kind::DaemonKilled, Kind::Killed, Kind::Cut];
 const LIES: [&str; 10] = [
     "flip",
     "stale",
@@ -171,7 +173,7 @@ impl Disturber<'_> {
             writers,
             dice,
             began: Instant::now(),
-            deck: Vec::new(),
+            deck: FIRST.to_vec(),
             faithless: None,
             lying_as: LIES[0],
             counts: BTreeMap::new(),
