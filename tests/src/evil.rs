@@ -2,6 +2,23 @@
 
 use crate::seed::{Dice, is_soak};
 
+/// Ways to lie about fragments and names, as `shardd --evil` knows them.
+pub const MODES: [&str; 10] = [
+    "flip",
+    "stale",
+    "swap",
+    "withhold",
+    "slow",
+    "drop-after-ack",
+    "garbage-http",
+    "oversize",
+    "wrong-length",
+    "replay",
+];
+
+/// Ways to lie about what nodes agree on.
+pub const MODES_OF_AGREEMENT: [&str; 2] = ["equivocate", "lie-about-verified"];
+
 /// Codes with more nodes than 2+2 and 3+2, how many those are, and how many of them may do anything.
 pub const LARGER: [(&str, usize, u32); 4] = [("4+2", 6, 1), ("6+3", 9, 1), ("10+4", 14, 2), ("16+8", 24, 4)];
 

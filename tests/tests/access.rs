@@ -109,7 +109,7 @@ fn who_has_no_certificate_of_the_ca_is_told_what_is_missing() {
         (&http, words(&mine), "with --tls-ca only https is spoken"),
         (&https, words(&stranger), "its certificate is of another CA than --tls-ca"),
         (&https, words(&half), "it believes another CA than the one of --tls-cert"),
-        (&https, words(&for_name(&pki, "node-two")), "does not take the certificate of --tls-cert"),
+        (&https, words(&for_name(&pki, "node-two")), "the certificate is a node's"),
     ];
     for (peer, options, sentence) in cases {
         let told = refusal_by(peer, &options);

@@ -8,23 +8,11 @@ use std::io;
 use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
-use avidfs_tests::evil;
+use avidfs_tests::evil::{self, MODES};
 use avidfs_tests::mount::Mount;
 use avidfs_tests::seed::{Dice, is_soak, seed};
 use avidfs_tests::{data, timed};
 
-const MODES: [&str; 10] = [
-    "flip",
-    "stale",
-    "swap",
-    "withhold",
-    "slow",
-    "drop-after-ack",
-    "garbage-http",
-    "oversize",
-    "wrong-length",
-    "replay",
-];
 /// Beyond one group of a BLAKE3 slice in each fragment, and beyond what an entry of the journal carries.
 const SIZE: u64 = 200_000;
 /// The files that were written while all nodes were honest, of one length, so that fragments pass for each other.

@@ -230,20 +230,10 @@ fn an_object_of_any_size_takes_64_mib_of_memory() {
     assert!(taken.iter().all(|mib| *mib < 64), "put, get, and get with a node dead took {taken:?} MiB");
 }
 
-const MODES: [&str; 12] = [
-    "flip",
-    "stale",
-    "swap",
-    "withhold",
-    "slow",
-    "drop-after-ack",
-    "garbage-http",
-    "oversize",
-    "wrong-length",
-    "replay",
-    "equivocate",
-    "lie-about-verified",
-];
+/// Every way to lie.
+fn modes() -> Vec<&'static str> {
+    [&evil::MODES[..], &evil::MODES_OF_AGREEMENT].concat()
+}
 
 fn with_evil_nodes_all_puts_and_gets_complete(
     code: &str,
@@ -282,14 +272,14 @@ fn with_evil_nodes_all_puts_and_gets_complete(
 fn with_one_evil_node_all_puts_and_gets_complete(code: &str, nodes: usize) {
     let mut dice = Dice::new(seed());
     let sets = |dice: &mut Dice| evil::subsets(nodes, 1, dice);
-    with_evil_nodes_all_puts_and_gets_complete(code, nodes, &MODES, &mut dice, sets);
+    with_evil_nodes_all_puts_and_gets_complete(code, nodes, &modes(), &mut dice, sets);
 }
 
 #[test]
 fn with_as_many_evil_nodes_as_a_larger_code_is_made_for_all_puts_and_gets_complete() {
     let mut dice = Dice::new(seed());
     for (code, nodes, faults) in evil::LARGER {
-        let modes = evil::modes(&MODES, &mut dice);
+        let modes = evil::modes(&modes(), &mut dice);
         let sets = |dice: &mut Dice| vec![evil::some(nodes, faults, dice)];
         with_evil_nodes_all_puts_and_gets_complete(code, nodes, &modes, &mut dice, sets);
     }
@@ -311,7 +301,7 @@ fn with_two_evil_nodes_no_wrong_byte_is_read() {
     let cluster = Cluster::agreeing(5, "3+2", &[], "http", &[]);
     let client = Client::new(&cluster);
     client.put("old", 1, SIZE);
-    for mode in MODES {
+    for mode in modes() {
         for evil in evil::subsets(5, 2, &mut dice) {
             evil.iter().for_each(|node| cluster.make_evil(*node, mode, dice.roll()));
             let to = client.path("to");

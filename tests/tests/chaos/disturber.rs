@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use avidfs_tests::cluster::{Cluster, own_ip};
 use avidfs_tests::eventually;
+use avidfs_tests::evil::MODES;
 use avidfs_tests::fsck::fsck_mount;
 use avidfs_tests::mount::Mount;
 use avidfs_tests::process::{command, run};
@@ -29,18 +30,6 @@ const HEAL_LIMIT: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(4);
 /// What is dealt first, so that a short run has something of everything that differs most.
 const FIRST: [Kind; 5] = [Kind::Lying, Kind::RottenAwake, Kind::DaemonKilled, Kind::Killed, Kind::Cut];
-const LIES: [&str; 10] = [
-    "flip",
-    "stale",
-    "swap",
-    "withhold",
-    "slow",
-    "drop-after-ack",
-    "garbage-http",
-    "oversize",
-    "wrong-length",
-    "replay",
-];
 
 /// A way in which something goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -175,7 +164,7 @@ impl Disturber<'_> {
             began: Instant::now(),
             deck: FIRST.to_vec(),
             faithless: None,
-            lying_as: LIES[0],
+            lying_as: MODES[0],
             counts: BTreeMap::new(),
             lies: 0,
             lies_noticed: 0,
@@ -297,7 +286,7 @@ impl Disturber<'_> {
             }
             Kind::RottenAwake => self.rot(node),
             Kind::Lying => {
-                self.lying_as = *self.dice.pick(&LIES);
+                self.lying_as = *self.dice.pick(&MODES);
                 self.say(&format!("it lies: {}", self.lying_as));
                 let identity = self.identity(node);
                 self.before = (self.bad_answers(&identity), self.pool.mount.pid());
