@@ -15,6 +15,8 @@ pub const NODE_HEADER: &str = "avid-node";
 pub const BOOT_HEADER: &str = "avid-boot";
 /// Header of what somebody signs: 128 hex digits.
 pub const SIGNATURE_HEADER: &str = "avid-signature";
+/// Header of words from one node to another: their code, 64 hex digits.
+pub const MAC_HEADER: &str = "avid-mac";
 /// Header of words from one node to another: who says them.
 pub const FROM_HEADER: &str = "avid-from";
 /// Header of a list that goes on: where.
@@ -112,6 +114,10 @@ hex_id!(
 hex_id!(
     /// An Ed25519 signature.
     Signature, 64
+);
+hex_id!(
+    /// The code of words between two nodes: BLAKE3, keyed by what only the two know.
+    Mac, 32
 );
 hex_id!(
     /// Random bytes that make a statement a fresh one.
@@ -324,9 +330,10 @@ pub fn holding_statement(
     text
 }
 
-/// What a node signs when it says words to another.
-pub fn words_statement(to: NodeId, body: &[u8]) -> Vec<u8> {
+/// What the code of words from one node to another is made of.
+pub fn words_statement(from: NodeId, to: NodeId, body: &[u8]) -> Vec<u8> {
     let mut text = b"avidfs words 1\0".to_vec();
+    text.extend_from_slice(&from.0);
     text.extend_from_slice(&to.0);
     text.extend_from_slice(body);
     text

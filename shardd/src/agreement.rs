@@ -6,6 +6,7 @@ mod link;
 mod mouth;
 mod names;
 mod notes;
+mod pair;
 mod steps;
 
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use common::fpcc::{Fpcc, FpccError};
 use common::hash::Hash;
 use common::members::{Members, split_name};
 use common::wire::{
-    LatestVersion, MAX_BATCH, MAX_PAGE, NodeId, OwnerId, RefusalCode, Signature, VerifiedVersion,
-    VersionList, WireError, split_fragment_body, version_statement, words_statement,
+    LatestVersion, MAX_BATCH, MAX_PAGE, Mac, NodeId, OwnerId, RefusalCode, Signature, VerifiedVersion,
+    VersionList, WireError, split_fragment_body, version_statement,
 };
 use ed25519_dalek::VerifyingKey;
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 
 pub use link::{Carried, HttpLink, Link};
 pub use notes::split_fragment_key;
+pub use pair::Pair;
 
 use crate::dispersal::{
     Dispersals, Dispersed, Group, InstanceId, Limits, Message, Messages, NoGroup, Recalled, Refused, Step,
@@ -195,8 +197,8 @@ pub enum NotHeard {
     #[error("node {0} is not a member of this pool")]
     Stranger(NodeId),
     /// Somebody else says them.
-    #[error("the words are not signed by the node they are from")]
-    NotSigned,
+    #[error("the words are not those of the node they are said to be from")]
+    NotTheirs,
     /// They are about another pool, or about this one as it was.
     #[error("the words are said under another list of members")]
     OtherMembers,
@@ -207,7 +209,7 @@ impl NotHeard {
     pub fn code(&self) -> RefusalCode {
         match self {
             NotHeard::Wire(_) => RefusalCode::BadRequest,
-            NotHeard::Stranger(_) | NotHeard::NotSigned => RefusalCode::Inconsistent,
+            NotHeard::Stranger(_) | NotHeard::NotTheirs => RefusalCode::Inconsistent,
             NotHeard::OtherMembers => RefusalCode::Conflict,
         }
     }
@@ -243,7 +245,7 @@ impl Agreement {
         let (lacking, to_complete) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             notes: Notes(store.clone()),
-            mouth: Mouth::new(&options.members, own, key, options.link.clone()),
+            mouth: Mouth::new(&options.members, own, &key, options.link.clone()),
             store,
             own,
             owner_quota: options.owner_quota.unwrap_or(u64::MAX),
@@ -302,13 +304,16 @@ impl Agreement {
     }
 
     /// Hear what a peer says.
-    pub fn hear(&self, from: NodeId, signature: Signature, body: Bytes) -> Result<(), NotHeard> {
-        self.inner.hear(from, signature, body)
+    pub fn hear(&self, from: NodeId, mac: Mac, body: Bytes) -> Result<(), NotHeard> {
+        self.inner.hear(from, mac, body)
     }
 
     /// A ready for each instance verified after a place that both nodes have to do with, the place of the last one
-    /// looked at, and this node's signature.
-    pub fn verified_after(&self, asker: NodeId, place: u64) -> (Bytes, u64, Signature) {
+    /// looked at, and the code of these words.
+    ///
+    /// # Errors
+    /// `Stranger`: the asker is no other member.
+    pub fn verified_after(&self, asker: NodeId, place: u64) -> Result<(Bytes, u64, Mac), NotHeard> {
         self.inner.verified_after(asker, place)
     }
 
@@ -429,11 +434,12 @@ impl Inner {
         }
     }
 
-    fn hear(&self, from: NodeId, signature: Signature, body: Bytes) -> Result<(), NotHeard> {
-        let member = self.members.find(from).filter(|member| member.node != self.own);
-        let member = member.ok_or(NotHeard::Stranger(from))?;
-        if !is_signed(&member.key.0, &words_statement(self.own, &body), signature) {
-            return Err(NotHeard::NotSigned);
+    fn hear(&self, from: NodeId, mac: Mac, body: Bytes) -> Result<(), NotHeard> {
+        if self.members.find(from).is_none() {
+            return Err(NotHeard::Stranger(from));
+        }
+        if !self.mouth.is_said_by(from, mac, &body) {
+            return Err(NotHeard::NotTheirs);
         }
         let messages = Messages::decode(body)?;
         if messages.configuration() != self.members.digest() {
@@ -530,7 +536,7 @@ impl Inner {
         self.store.has(Space::ObjectStore, &name).ok()
     }
 
-    fn verified_after(&self, asker: NodeId, place: u64) -> (Bytes, u64, Signature) {
+    fn verified_after(&self, asker: NodeId, place: u64) -> Result<(Bytes, u64, Mac), NotHeard> {
         let (ids, last) = self.state.lock().names.verified_after(place, MAX_BATCH);
         let mut messages = Messages::new(self.members.digest());
         for id in ids {
@@ -542,8 +548,8 @@ impl Inner {
             }
         }
         let body = messages.encode();
-        let signature = self.mouth.sign(asker, &body);
-        (body, last, signature)
+        let mac = self.mouth.mac(asker, &body).ok_or(NotHeard::Stranger(asker))?;
+        Ok((body, last, mac))
     }
 
     fn described(&self, owner: OwnerId, key: &str, newest: names::Newest) -> VerifiedVersion {

@@ -20,11 +20,11 @@ use bytes::Bytes;
 use common::hash::{Hash, HashId};
 use common::members::Member;
 use common::wire::{
-    FragmentName, LatestVersion, Listing, MAX_BODY, ObjectStatus, Operation, OperationAnswer, Refusal,
-    RefusalCode, SIGNATURE_HEADER, Signature, VerifiedVersion, VersionList, decode_answers, decode_batch,
-    encode_answers, encode_batch, fragment_prefix, split_fragment_body, words_statement,
+    FragmentName, LatestVersion, Listing, MAC_HEADER, MAX_BODY, NodeId, ObjectStatus, Operation,
+    OperationAnswer, Refusal, RefusalCode, VerifiedVersion, VersionList, decode_answers, decode_batch,
+    encode_answers, encode_batch, fragment_prefix, split_fragment_body,
 };
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -36,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
-use crate::agreement::{Carried, Link};
+use crate::agreement::{Carried, Link, Pair};
 use crate::dispersal::{Message, Messages, Word};
 use crate::store::Store;
 
@@ -168,16 +168,17 @@ pub fn made_evil(app: Router, modes: &[Mode], seed: u64) -> Router {
 }
 
 /// The way to other nodes, made to lie if one of the modes says so: who has an odd first digit hears votes for objects
-/// that there are not, rightly signed.
+/// that there are not, in its own name.
 pub fn made_lying(link: Arc<dyn Link>, modes: &[Mode], store: &Store) -> Arc<dyn Link> {
     match modes.contains(&Mode::Equivocate) {
-        true => Arc::new(Equivocating { link, key: store.signing_key() }),
+        true => Arc::new(Equivocating { link, own: store.node(), key: store.signing_key() }),
         false => link,
     }
 }
 
 struct Equivocating {
     link: Arc<dyn Link>,
+    own: NodeId,
     key: SigningKey,
 }
 
@@ -201,9 +202,10 @@ impl Equivocating {
             };
             lies.push(Message { id: id.clone(), word }).expect("as many as there were");
         }
+        let Some(pair) = Pair::of(&self.key, &to.key, lies.configuration()) else { return request };
         let body = lies.encode();
-        let signature = Signature(self.key.sign(&words_statement(to.node, &body)).to_bytes()).to_string();
-        request.headers_mut().insert(SIGNATURE_HEADER, signature.parse().expect("hex digits"));
+        let mac = pair.mac(self.own, to.node, &body).to_string();
+        request.headers_mut().insert(MAC_HEADER, mac.parse().expect("hex digits"));
         *request.body_mut() = body;
         request
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::codec::Codec;
 use common::fpcc::{Checked, Fpcc, decode};
 use common::hash::Hash;
-use common::wire::{BOOT_HEADER, FROM_HEADER, NEXT_HEADER, NodeId, SIGNATURE_HEADER, split_fragment_body};
+use common::wire::{BOOT_HEADER, FROM_HEADER, MAC_HEADER, NEXT_HEADER, NodeId, split_fragment_body};
 use http::{Request, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -127,9 +127,9 @@ impl Inner {
             return None;
         }
         let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
-        let signature = header(SIGNATURE_HEADER)?.parse().ok()?;
+        let mac = header(MAC_HEADER)?.parse().ok()?;
         let place = Place { boot: header(BOOT_HEADER), number: header(NEXT_HEADER)?.parse().ok()? };
-        self.hear(peer, signature, answer.into_body()).ok()?;
+        self.hear(peer, mac, answer.into_body()).ok()?;
         Some(place)
     }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::hash::Hash;
 use common::members::{Member, Members};
-use common::wire::{FROM_HEADER, NodeId, SIGNATURE_HEADER, Signature, words_statement};
-use ed25519_dalek::{Signer, SigningKey};
+use common::wire::{FROM_HEADER, MAC_HEADER, Mac, NodeId};
+use ed25519_dalek::SigningKey;
 use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::link::Link;
+use super::pair::Pair;
 use crate::dispersal::{Message, Messages};
 
 /// Words that wait for one peer; the oldest beyond these are dropped, and said again when they are asked for.
@@ -24,7 +25,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Says words, in this node's name.
 pub struct Mouth {
     own: NodeId,
-    key: SigningKey,
     configuration: Hash,
     link: Arc<dyn Link>,
     queues: HashMap<NodeId, Queue>,
@@ -32,6 +32,7 @@ pub struct Mouth {
 
 struct Queue {
     peer: Member,
+    pair: Pair,
     waiting: Mutex<Waiting>,
     news: Notify,
 }
@@ -43,14 +44,15 @@ struct Waiting {
 }
 
 impl Mouth {
-    /// To every other member.
-    pub fn new(members: &Members, own: NodeId, key: SigningKey, link: Arc<dyn Link>) -> Mouth {
+    /// To every other member with a key.
+    pub fn new(members: &Members, own: NodeId, key: &SigningKey, link: Arc<dyn Link>) -> Mouth {
         let others = members.nodes().iter().filter(|member| member.node != own);
         let queue = |peer: &Member| {
-            let queue = Queue { peer: peer.clone(), waiting: Mutex::default(), news: Notify::new() };
-            (peer.node, queue)
+            let pair = Pair::of(key, &peer.key, members.digest())?;
+            let queue = Queue { peer: peer.clone(), pair, waiting: Mutex::default(), news: Notify::new() };
+            Some((peer.node, queue))
         };
-        Mouth { own, key, configuration: members.digest(), link, queues: others.map(queue).collect() }
+        Mouth { own, configuration: members.digest(), link, queues: others.filter_map(queue).collect() }
     }
 
     /// Every peer.
@@ -85,7 +87,7 @@ impl Mouth {
                 if messages.list().is_empty() {
                     break;
                 }
-                if self.deliver(&queue.peer, messages.encode()).await {
+                if self.deliver(queue, messages.encode()).await {
                     came_back();
                 }
             }
@@ -93,11 +95,15 @@ impl Mouth {
     }
 
     /// Until it was taken or refused for good; whether some attempt was in vain.
-    async fn deliver(&self, peer: &Member, body: Bytes) -> bool {
+    async fn deliver(&self, queue: &Queue, body: Bytes) -> bool {
+        let peer = &queue.peer;
         let mut pause = PAUSES.0;
         let mut in_vain = false;
         loop {
-            let request = self.signed(peer.node, Request::post("/words"), body.clone());
+            let mac = queue.pair.mac(self.own, peer.node, &body).to_string();
+            let request = Request::post("/words").header(FROM_HEADER, self.own.to_string());
+            let request = request.header(MAC_HEADER, mac).body(body.clone());
+            let request = request.expect("hex digits make a header");
             match self.link.carry(peer, request).await {
                 Ok(answer) if answer.status() == StatusCode::OK => return in_vain,
                 Ok(answer) if is_final(answer.status()) => {
@@ -115,16 +121,14 @@ impl Mouth {
         }
     }
 
-    /// A request that shows who asks.
-    fn signed(&self, to: NodeId, request: http::request::Builder, body: Bytes) -> Request<Bytes> {
-        let signature = self.sign(to, &body).to_string();
-        let request = request.header(FROM_HEADER, self.own.to_string()).header(SIGNATURE_HEADER, signature);
-        request.body(body).expect("hex digits make a header")
+    /// The code of words to a peer; none if there is no such peer.
+    pub fn mac(&self, to: NodeId, body: &[u8]) -> Option<Mac> {
+        Some(self.queues.get(&to)?.pair.mac(self.own, to, body))
     }
 
-    /// The signature of words to a peer.
-    pub fn sign(&self, to: NodeId, body: &[u8]) -> Signature {
-        Signature(self.key.sign(&words_statement(to, body)).to_bytes())
+    /// Whether a peer says these words to this node.
+    pub fn is_said_by(&self, from: NodeId, mac: Mac, body: &[u8]) -> bool {
+        self.queues.get(&from).is_some_and(|queue| queue.pair.fits(from, self.own, body, mac))
     }
 }
 

@@ -437,20 +437,21 @@ async fn an_owner_has_his_quota_and_gets_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn words_count_only_if_a_member_signed_them_for_this_node() {
+async fn words_count_only_if_a_member_says_them_to_this_node() {
     let pool = Pool::new();
     let (from, to) = (pool.stores[0].as_ref().unwrap(), pool.stores[1].as_ref().unwrap());
     let mut messages = Messages::new(pool.members.digest());
     messages.push(Message { id: pool.id("a", 1), word: Word::Ready([1; 32].into()) }).unwrap();
-    let say = |from: NodeId, to: NodeId, body: Bytes, signature: [u8; 64]| {
+    let say = |from: NodeId, to: NodeId, body: Bytes, mac: Mac| {
         let router = pool.wires.routers.lock()[&to].clone();
         let request = Request::post("/words").header(common::wire::FROM_HEADER, from.to_string());
-        let request = request.header(SIGNATURE_HEADER, Signature(signature).to_string());
-        async move { ask(router, request.body(body.into()).unwrap()).await.status().as_u16() }
+        let request = request.header(common::wire::MAC_HEADER, mac.to_string()).body(body.into());
+        async move { ask(router, request.unwrap()).await.status().as_u16() }
     };
-    let sign = |key: &SigningKey, to: NodeId, body: &[u8]| key.sign(&words_statement(to, body)).to_bytes();
-    let (key, body) = (from.signing_key(), messages.encode());
-    let good = sign(&key, to.node(), &body);
+    let peer = NodeKey(to.signing_key().verifying_key().to_bytes());
+    let pair = Pair::of(&from.signing_key(), &peer, pool.members.digest()).unwrap();
+    let body = messages.encode();
+    let good = pair.mac(from.node(), to.node(), &body);
     assert_eq!(say(from.node(), to.node(), body.clone(), good).await, 200);
     let third = pool.stores[2].as_ref().unwrap().node();
     assert_eq!(say(third, to.node(), body.clone(), good).await, 422, "somebody else's");
@@ -458,8 +459,8 @@ async fn words_count_only_if_a_member_signed_them_for_this_node() {
     assert_eq!(say(NodeId([9; 16]), to.node(), body.clone(), good).await, 422, "of nobody");
     assert_eq!(say(to.node(), to.node(), body.clone(), good).await, 422, "of itself");
     let elsewhere = Messages::new([9; 32].into()).encode();
-    let signed = sign(&key, to.node(), &elsewhere);
-    assert_eq!(say(from.node(), to.node(), elsewhere, signed).await, 409, "of another pool");
+    let mac = pair.mac(from.node(), to.node(), &elsewhere);
+    assert_eq!(say(from.node(), to.node(), elsewhere, mac).await, 409, "of another pool");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Json, Response};
-use common::wire::{FROM_HEADER, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature};
+use common::wire::{
+    FROM_HEADER, MAC_HEADER, Mac, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature,
+};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::json;
 
@@ -62,10 +64,9 @@ pub async fn members(State(node): State<Arc<Node>>) -> Answer {
 
 pub async fn words(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Answer {
     let agreement = agreement_of(&node)?;
-    let (from, signature): (NodeId, Signature) =
-        (header(&headers, FROM_HEADER)?, header(&headers, SIGNATURE_HEADER)?);
+    let (from, mac): (NodeId, Mac) = (header(&headers, FROM_HEADER)?, header(&headers, MAC_HEADER)?);
     let body = node.intake.receive(body).await?;
-    agreement.hear(from, signature, body)?;
+    agreement.hear(from, mac, body)?;
     Ok(Json(json!({})).into_response())
 }
 
@@ -75,11 +76,11 @@ pub async fn verified(State(node): State<Arc<Node>>, options: Options, headers: 
     let after = options.after.unwrap_or_default().parse();
     let after = after.map_err(|_| bad_request("after is the number of a place"))?;
     let told = node.apart(move |_| agreement.verified_after(asker, after)).await;
-    let (body, next, signature) = told;
+    let (body, next, mac) = told?;
     let mut response = bytes_answer(Body::from(body));
     response.headers_mut().insert(NEXT_HEADER, HeaderValue::from(next));
-    let signature = HeaderValue::from_str(&signature.to_string()).expect("hex digits make a header");
-    response.headers_mut().insert(SIGNATURE_HEADER, signature);
+    let mac = HeaderValue::from_str(&mac.to_string()).expect("hex digits make a header");
+    response.headers_mut().insert(MAC_HEADER, mac);
     Ok(response)
 }
 
