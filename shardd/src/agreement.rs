@@ -427,7 +427,8 @@ impl Inner {
         });
         match refused {
             Some(refused) => {
-                state.waiting.remove(id);
+                // Others who brought what counts wait on.
+                state.waiting.entry(id.clone()).or_default().pop();
                 Err(refused.into())
             }
             None => Ok(verified),
@@ -582,6 +583,10 @@ async fn remind(inner: Weak<Inner>) {
         for reminder in state.dispersals.remind(MAX_BATCH) {
             inner.queue(&mut state, &reminder.id, &reminder.group, None, reminder.step);
         }
+        state.waiting.retain(|_, clients| {
+            clients.retain(|waiting| !waiting.answer.is_closed());
+            !clients.is_empty()
+        });
     }
 }
 

@@ -304,6 +304,21 @@ async fn a_client_that_crashes_before_enough_nodes_have_something_has_stored_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_although_somebody_brought_another_object_meanwhile() {
+    let pool = Pool::new();
+    let (one, other) = (Encoded::new("one", 5000), Encoded::new("other", 5000));
+    let waits = pool.put("a", 1, &one, &[0, 1, 2]);
+    let disturbs = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let conflict = pool.put("a", 1, &other, &[0, 1, 2]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (conflict, pool.put("a", 1, &one, &[3]).await)
+    };
+    let (told, (conflict, last)) = tokio::join!(waits, disturbs);
+    assert_eq!((told, conflict, last), (vec![200; 3], vec![409; 3], vec![200]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_objects_under_one_name_all_nodes_verify_the_same_or_none() {
     let mut pool = Pool::new();
     for round in 0..5 {
