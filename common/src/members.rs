@@ -16,7 +16,7 @@ pub const PART_MARK: char = '\0';
 pub struct Member {
     /// Its identity.
     pub node: NodeId,
-    /// What its words and answers are signed with.
+    /// What its statements are signed with, and its words are known by.
     pub key: NodeKey,
     /// Where it answers; not part of what it is.
     pub url: String,

@@ -13,7 +13,7 @@ pub const WIRE_VERSION: u32 = 1;
 pub const NODE_HEADER: &str = "avid-node";
 /// Header of every answer: the node's boot id.
 pub const BOOT_HEADER: &str = "avid-boot";
-/// Header of what somebody signs: 128 hex digits.
+/// Header of what an owner signs: 128 hex digits.
 pub const SIGNATURE_HEADER: &str = "avid-signature";
 /// Header of words from one node to another: their code, 64 hex digits.
 pub const MAC_HEADER: &str = "avid-mac";
@@ -247,7 +247,7 @@ pub struct NodeInfo {
     pub fragments: u64,
     /// The program's version.
     pub version: String,
-    /// What its words are signed with.
+    /// What its statements are signed with, and its words are known by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<NodeKey>,
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the file in the state folder.
 pub const FILE: &str = "evidence.jsonl";
-/// Cases of one node that are kept; more are counted.
+/// Cases of one node that are kept; more say nothing new.
 const MOST: usize = 1000;
 
 /// How a node explained itself.

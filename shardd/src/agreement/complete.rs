@@ -41,13 +41,11 @@ pub async fn complete_all(inner: Weak<Inner>, mut queue: mpsc::UnboundedReceiver
     let places = Arc::new(Semaphore::new(COMPLETING));
     while let Some(lacking) = queue.recv().await {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let Some(inner) = inner.upgrade() else { return };
-        let inner = Arc::downgrade(&inner);
+        let inner = inner.clone();
         tokio::spawn(async move {
-            let is_over = match inner.upgrade() {
-                Some(inner) => inner.complete(&lacking).await,
-                None => return,
-            };
+            let Some(node) = inner.upgrade() else { return };
+            let is_over = node.complete(&lacking).await;
+            drop(node);
             drop(place);
             if !is_over {
                 tokio::time::sleep(lacking.pause).await;
