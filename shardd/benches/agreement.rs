@@ -30,7 +30,7 @@ const SIZES: [(&str, usize, usize); 3] =
     [("4 MiB", 4 << 20, 64), ("256 KiB", 256 << 10, 256), ("4 KiB", 4096, 1000)];
 const TURNS: usize = 5;
 /// Objects under way at once.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 4;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
@@ -46,6 +46,7 @@ async fn measure(folder: &Path) {
     let agreeing = Pool::start(&folder.join("agreeing")).await.agree(folder).await;
     for (label, size, count) in SIZES {
         let (mut with, mut without) = (Vec::new(), Vec::new());
+        let began = (plain.cpu_seconds(), agreeing.cpu_seconds());
         // The first turn touches memory for the first time.
         for turn in 0..=TURNS {
             without.push(plain.put(&format!("{label}/{turn}"), size, count).await);
@@ -64,6 +65,14 @@ async fn measure(folder: &Path) {
             with * size as f64 / 1e6,
             with,
             100.0 * with / without
+        );
+        let per_object = |began: f64, pool: &Pool| {
+            1e3 * (pool.cpu_seconds() - began) / (count * (TURNS + 1) * pool.nodes.len()) as f64
+        };
+        println!(
+            "                CPU of a node and object: {:.3} ms   {:.3} ms",
+            per_object(began.0, &plain),
+            per_object(began.1, &agreeing)
         );
     }
 }
@@ -103,6 +112,10 @@ impl Pool {
         };
         let nodes = addresses.iter().enumerate().map(again).collect();
         Pool { nodes, members: Some(members), owner: self.owner }
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        self.nodes.iter().map(Node::cpu_seconds).sum()
     }
 
     /// Objects per second, each done when all five nodes have said so.

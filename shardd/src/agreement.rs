@@ -8,8 +8,9 @@ mod names;
 mod notes;
 mod pair;
 mod steps;
+mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -26,9 +27,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-pub use link::{Carried, HttpLink, Link};
+pub use link::{Carried, HttpLink, Link, Opened, Stream};
 pub use notes::split_fragment_key;
 pub use pair::Pair;
+pub use stream::{Ear, PROTOCOL, frame, read_frame};
 
 use crate::dispersal::{
     Dispersals, Dispersed, Group, InstanceId, Limits, Message, Messages, NoGroup, Recalled, Refused, Step,
@@ -81,6 +83,8 @@ struct Inner {
     link: Arc<dyn Link>,
     mouth: Mouth,
     state: Mutex<State>,
+    /// Of these a client's fragment is in the log that no step has wanted there until now.
+    unclaimed: Mutex<HashSet<InstanceId>>,
     steps: mpsc::UnboundedSender<Queued>,
     lacking: mpsc::UnboundedSender<Lacking>,
 }
@@ -253,6 +257,7 @@ impl Agreement {
             link: options.link,
             members: options.members,
             state: Mutex::new(State { dispersals: Dispersals::new(Limits::default()), ..State::default() }),
+            unclaimed: Mutex::default(),
             steps,
             lacking,
         });
@@ -291,21 +296,25 @@ impl Agreement {
             return Err(NotAgreed::NotMine { own: group.own(), index });
         }
         inner.check_room(&id, body.len() as u64)?;
-        let check = {
-            let (id, group, inner) = (id.clone(), group.clone(), inner.clone());
-            move || inner.check(&id, &group, signature, body)
+        let length = body.len();
+        let take = {
+            let inner = inner.clone();
+            move || inner.take(&id, &group, signature, body)
         };
-        let dispersed = crate::blocking::run(check).await?;
-        let verified = inner.receive(&id, &group, dispersed)?;
+        let verified = crate::blocking::run_if_much(length, take).await?;
         match tokio::time::timeout(inner.patience, verified).await {
             Ok(answer) => answer.unwrap_or(Err(NotAgreed::Late)),
             Err(_) => Err(NotAgreed::Late),
         }
     }
 
-    /// Hear what a peer says.
-    pub fn hear(&self, from: NodeId, mac: Mac, body: Bytes) -> Result<(), NotHeard> {
-        self.inner.hear(from, mac, body)
+    /// Listen to a peer that shows with the code of no words that it is one.
+    ///
+    /// # Errors
+    /// `Stranger`, `NotTheirs`.
+    pub fn listen_to(&self, from: NodeId, mac: Mac) -> Result<Ear, NotHeard> {
+        self.inner.authenticate(from, mac, b"")?;
+        Ok(Ear { from, inner: Arc::downgrade(&self.inner) })
     }
 
     /// A ready for each instance verified after a place that both nodes have to do with, the place of the last one
@@ -384,6 +393,32 @@ impl Inner {
         }
     }
 
+    /// Check what a client brings, and let the machine have it. The fragment goes into the log before that, while the
+    /// processor has it at hand; what the machine does not want of it is deleted again.
+    fn take(
+        &self,
+        id: &InstanceId,
+        group: &Arc<Group>,
+        signature: Signature,
+        body: Bytes,
+    ) -> Result<oneshot::Receiver<Result<(), NotAgreed>>, NotAgreed> {
+        let dispersed = self.check(id, group, signature, body)?;
+        if self.state.lock().names.is_superseded(id) {
+            return Err(NotAgreed::Superseded);
+        }
+        let digest = dispersed.digest();
+        let is_early = self.held(id, group).is_none() && self.unclaimed.lock().insert(id.clone());
+        if is_early && let Err(error) = self.keep(id, &dispersed) {
+            // The step that wants it tries again.
+            tracing::debug!(%id, %error, "not kept yet");
+        }
+        let verified = self.receive(id, group, dispersed);
+        if is_early {
+            self.queue_settling(id, group, digest);
+        }
+        verified
+    }
+
     /// Whether a client's body is this node's fragment, and its owner's.
     fn check(
         &self,
@@ -436,12 +471,7 @@ impl Inner {
     }
 
     fn hear(&self, from: NodeId, mac: Mac, body: Bytes) -> Result<(), NotHeard> {
-        if self.members.find(from).is_none() {
-            return Err(NotHeard::Stranger(from));
-        }
-        if !self.mouth.is_said_by(from, mac, &body) {
-            return Err(NotHeard::NotTheirs);
-        }
+        self.authenticate(from, mac, &body)?;
         let messages = Messages::decode(body)?;
         if messages.configuration() != self.members.digest() {
             return Err(NotHeard::OtherMembers);
@@ -450,6 +480,16 @@ impl Inner {
             self.hear_word(from, id, *word);
         }
         Ok(())
+    }
+
+    fn authenticate(&self, from: NodeId, mac: Mac, body: &[u8]) -> Result<(), NotHeard> {
+        if self.members.find(from).is_none() {
+            return Err(NotHeard::Stranger(from));
+        }
+        match self.mouth.is_said_by(from, mac, body) {
+            true => Ok(()),
+            false => Err(NotHeard::NotTheirs),
+        }
     }
 
     fn hear_word(&self, from: NodeId, id: &InstanceId, word: Word) {
@@ -515,15 +555,24 @@ impl Inner {
             return;
         }
         state.queued += 1;
-        let queued = Queued { number: state.queued, id: id.clone(), group: group.clone(), asked_by, step };
+        let number = state.queued;
+        let queued = Queued { number, id: id.clone(), group: group.clone(), asked_by, step, settles: None };
         // Nobody takes it when the node ends.
         let _ = self.steps.send(queued);
     }
 
-    /// What the disk has of an instance.
+    /// After the steps that may want it: what becomes of a fragment that was put into the log before the machine had it.
+    fn queue_settling(&self, id: &InstanceId, group: &Arc<Group>, digest: Hash) {
+        let number = self.state.lock().queued;
+        let (id, group, step) = (id.clone(), group.clone(), Step::default());
+        let _ = self.steps.send(Queued { number, id, group, asked_by: None, step, settles: Some(digest) });
+    }
+
+    /// What the disk has of an instance. A fragment that no step has claimed yet may not survive a crash.
     fn recall(&self, id: &InstanceId, group: &Group) -> Option<Recalled> {
+        let is_unclaimed = self.unclaimed.lock().contains(id);
         match self.notes.read(id) {
-            Ok(said) => Some(Recalled { said, held: self.held(id, group) }),
+            Ok(said) => Some(Recalled { said, held: self.held(id, group).filter(|_| !is_unclaimed) }),
             Err(error) => {
                 tracing::error!(%id, %error, "what was said cannot be read");
                 None

@@ -27,15 +27,13 @@ use serde_json::json;
 
 use crate::agreement::Agreement;
 use crate::batch::{self, Batch};
-use crate::blocking;
+use crate::blocking::{self, INLINE_BYTES};
 use crate::error::StoreError;
 use crate::intake::{Intake, Limits};
 use crate::metrics::{Metrics, Operation};
 use crate::server::OfNode;
 use crate::store::{Author, Space, Store};
 
-/// Work on fewer bytes than this is done where the request is served: it takes less time than handing it over.
-const INLINE_BYTES: usize = 64 << 10;
 /// Says that the node runs, and nothing else.
 const HEALTH: &str = "/healthz";
 
@@ -213,7 +211,8 @@ impl Node {
         bytes: usize,
         work: impl FnOnce(&Store) -> T + Send + 'static,
     ) -> T {
-        if bytes < INLINE_BYTES { work(&self.store) } else { self.apart(work).await }
+        let store = self.store.clone();
+        blocking::run_if_much(bytes, move || work(&store)).await
     }
 
     /// The same for what may wait for the disk however small it is.

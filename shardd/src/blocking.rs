@@ -2,6 +2,9 @@
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+/// With less than so many bytes to hash and write, handing work to another thread costs more than doing it.
+pub const INLINE_BYTES: usize = 64 << 10;
+
 /// Carry out blocking work, which does not panic, on a thread for it. On a runtime of one thread it is done in place:
 /// what then happens in which order depends on nothing but the program, which is what makes a simulation repeatable.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -9,4 +12,9 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
         return work();
     }
     tokio::task::spawn_blocking(work).await.expect("the store does not panic")
+}
+
+/// The same for work on so many bytes that waits for the disk only if they are many: in place if there is little of it.
+pub async fn run_if_much<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes < INLINE_BYTES { work() } else { run(work).await }
 }

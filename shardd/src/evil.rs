@@ -20,9 +20,9 @@ use bytes::Bytes;
 use common::hash::{Hash, HashId};
 use common::members::Member;
 use common::wire::{
-    FragmentName, LatestVersion, Listing, MAC_HEADER, MAX_BODY, NodeId, ObjectStatus, Operation,
-    OperationAnswer, Refusal, RefusalCode, VerifiedVersion, VersionList, decode_answers, decode_batch,
-    encode_answers, encode_batch, fragment_prefix, split_fragment_body,
+    FragmentName, LatestVersion, Listing, MAX_BODY, Mac, NodeId, ObjectStatus, Operation, OperationAnswer,
+    Refusal, RefusalCode, VerifiedVersion, VersionList, decode_answers, decode_batch, encode_answers,
+    encode_batch, fragment_prefix, split_fragment_body,
 };
 use ed25519_dalek::SigningKey;
 use http::header::CONTENT_LENGTH;
@@ -36,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
-use crate::agreement::{Carried, Link, Pair};
+use crate::agreement::{Carried, Link, Opened, Pair, Stream, frame, read_frame};
 use crate::dispersal::{Message, Messages, Word};
 use crate::store::Store;
 
@@ -48,6 +48,8 @@ pub const DELAY: Duration = Duration::from_millis(500);
 const ANNOUNCED: u64 = 1 << 40;
 /// Names and answers that are remembered; with more of them it begins anew.
 const REMEMBERED: usize = 1 << 16;
+/// Bytes of words that it may hold while it falsifies them.
+const PASSING: usize = 64 << 10;
 /// Answers that may be given again to somebody else.
 const RECENT: usize = 16;
 
@@ -184,30 +186,58 @@ struct Equivocating {
 
 impl Link for Equivocating {
     fn carry<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Carried<'a> {
-        let hears_lies = to.node.0[0] & 1 == 1 && request.uri().path() == "/words";
-        self.link.carry(to, if hears_lies { self.falsified(to, request) } else { request })
+        self.link.carry(to, request)
+    }
+
+    fn open<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Opened<'a> {
+        if to.node.0[0] & 1 == 0 {
+            return self.link.open(to, request);
+        }
+        Box::pin(async move {
+            let (mut reader, mut writer) = tokio::io::split(self.link.open(to, request).await?);
+            let (speaker, between) = tokio::io::duplex(PASSING);
+            let (mut said, mut heard) = tokio::io::split(between);
+            let falsify = self.falsifier(to);
+            tokio::spawn(async move {
+                let saying = async {
+                    while let Ok(Some((mac, body))) = read_frame(&mut said).await {
+                        let (mac, body) = falsify(&body).unwrap_or((mac, body));
+                        writer.write_all(&frame(mac, &body)).await?;
+                        writer.flush().await?;
+                    }
+                    Ok(())
+                };
+                let confirming = tokio::io::copy(&mut reader, &mut heard);
+                tokio::select! {
+                    ended = saying => ended,
+                    ended = confirming => ended.map(drop),
+                }
+            });
+            Ok(Box::new(speaker) as Box<dyn Stream>)
+        })
     }
 }
 
 impl Equivocating {
-    fn falsified(&self, to: &Member, mut request: Request<Bytes>) -> Request<Bytes> {
-        let Ok(honest) = Messages::decode(request.body().clone()) else { return request };
-        let mut lies = Messages::new(honest.configuration());
-        let other = |digest: &Hash| HashId::Blake3.hash(digest.as_bytes());
-        for Message { id, word } in honest.list() {
-            let word = match word {
-                Word::Echo(digest) => Word::Echo(other(digest)),
-                Word::Ready(digest) => Word::Ready(other(digest)),
-                Word::Ask => Word::Ask,
-            };
-            lies.push(Message { id: id.clone(), word }).expect("as many as there were");
+    /// Makes of votes others of its own.
+    fn falsifier(&self, to: &Member) -> impl Fn(&Bytes) -> Option<(Mac, Bytes)> + Send + use<> {
+        let (own, key, to) = (self.own, self.key.clone(), to.clone());
+        move |body| {
+            let honest = Messages::decode(body.clone()).ok()?;
+            let mut lies = Messages::new(honest.configuration());
+            let other = |digest: &Hash| HashId::Blake3.hash(digest.as_bytes());
+            for Message { id, word } in honest.list() {
+                let word = match word {
+                    Word::Echo(digest) => Word::Echo(other(digest)),
+                    Word::Ready(digest) => Word::Ready(other(digest)),
+                    Word::Ask => Word::Ask,
+                };
+                lies.push(Message { id: id.clone(), word }).expect("as many as there were");
+            }
+            let body = lies.encode();
+            let mac = Pair::of(&key, &to.key, lies.configuration())?.mac(own, to.node, &body);
+            Some((mac, body))
         }
-        let Some(pair) = Pair::of(&self.key, &to.key, lies.configuration()) else { return request };
-        let body = lies.encode();
-        let mac = pair.mac(self.own, to.node, &body).to_string();
-        request.headers_mut().insert(MAC_HEADER, mac.parse().expect("hex digits"));
-        *request.body_mut() = body;
-        request
     }
 }
 

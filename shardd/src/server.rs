@@ -79,8 +79,8 @@ struct Door<'a> {
     peers: Arc<Peers>,
 }
 
-/// A connection's place, until it is dropped.
-struct Place {
+/// A connection's place, until it is dropped. It goes with a request to make something else of the connection.
+pub struct Place {
     _slot: OwnedSemaphorePermit,
     _guest: Guest,
 }
@@ -122,9 +122,12 @@ struct Served {
 }
 
 impl Served {
-    async fn serve_connection(self, stream: TcpStream, _place: Place, mut stopped: watch::Receiver<()>) {
+    async fn serve_connection(self, stream: TcpStream, place: Place, mut stopped: watch::Receiver<()>) {
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.speak(self.moving(stream), None, stopped).await };
+        let place = Arc::new(place);
+        let Some(tls) = &self.tls else {
+            return self.speak(self.moving(stream), &place, None, stopped).await;
+        };
         let begun = tokio::select! {
             begun = timeout(self.limits.handshake, self.begin_tls(tls, stream)) => begun,
             _ = stopped.changed() => return,
@@ -132,7 +135,7 @@ impl Served {
         if let Ok(Some(stream)) = begun {
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let node = certificate.is_some_and(credentials::is_a_nodes).then_some(OfNode);
-            self.speak(stream, node, stopped).await;
+            self.speak(stream, &place, node, stopped).await;
         }
     }
 
@@ -173,19 +176,24 @@ impl Served {
     async fn speak(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        place: &Arc<Place>,
         of_node: Option<OfNode>,
         mut stopped: watch::Receiver<()>,
     ) {
         let app = &self.app;
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             of_node.map(|of_node| request.extensions_mut().insert(of_node));
+            if request.headers().contains_key(UPGRADE) {
+                request.extensions_mut().insert(place.clone());
+            }
             app.clone().call(request.map(Body::new))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)
             .max_buf_size(READ_BUFFER)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,

@@ -17,8 +17,9 @@ use super::{CATCH_UP, COMPLETING, Inner};
 use crate::blocking;
 use crate::dispersal::{Dispersed, Group, InstanceId};
 
-/// Between two attempts, at first and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Before an attempt, at first and at most. Others may have agreed before the client's own fragment for this node is
+/// here: to fetch m of theirs would be much work for nothing.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// A fragment that is to be rebuilt.
 #[derive(Clone)]
@@ -40,17 +41,15 @@ impl Lacking {
 pub async fn complete_all(inner: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Lacking>) {
     let places = Arc::new(Semaphore::new(COMPLETING));
     while let Some(lacking) = queue.recv().await {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let inner = inner.clone();
+        let (inner, places) = (inner.clone(), places.clone());
         tokio::spawn(async move {
-            let Some(node) = inner.upgrade() else { return };
-            let is_over = node.complete(&lacking).await;
-            drop(node);
-            drop(place);
-            if !is_over {
-                tokio::time::sleep(lacking.pause).await;
+            tokio::time::sleep(lacking.pause).await;
+            let _place = places.acquire_owned().await.expect("the semaphore is never closed");
+            let Some(inner) = inner.upgrade() else { return };
+            if !inner.complete(&lacking).await {
                 let later = Lacking { pause: (lacking.pause * 2).min(PAUSES.1), ..lacking };
-                inner.upgrade().map(|inner| inner.lacking.send(later));
+                // Nobody takes it when the node ends.
+                let _ = inner.lacking.send(later);
             }
         });
     }

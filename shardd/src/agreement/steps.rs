@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use common::hash::Hash;
 use common::wire::{FragmentName, NodeId};
 use tokio::sync::mpsc;
 
@@ -11,12 +12,14 @@ use super::complete::Lacking;
 use super::notes::fragment_key;
 use super::{Inner, NotAgreed, State};
 use crate::blocking;
-use crate::dispersal::{Group, InstanceId, Message, Refused, Step};
+use crate::dispersal::{Dispersed, Group, InstanceId, Message, Refused, Step};
 use crate::error::StoreError;
-use crate::store::{Author, Space};
+use crate::store::Author;
 
 /// Steps that one flush covers.
 const TOGETHER: usize = 1024;
+/// To write a note takes as long as so many bytes of a fragment.
+const NOTE_BYTES: usize = 4 << 10;
 /// Until a flush that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -33,6 +36,8 @@ pub struct Queued {
     pub asked_by: Option<NodeId>,
     /// What to do.
     pub step: Step,
+    /// If a client's fragment of this digest was put into the log before, and no step wanted it there: delete it.
+    pub settles: Option<Hash>,
 }
 
 /// The name of a node's fragment of an instance in its store.
@@ -67,7 +72,7 @@ impl Inner {
     fn without_void(&self, steps: Vec<Queued>) -> Vec<Queued> {
         let mut state = self.state.lock();
         let is_void = |state: &State, queued: &Queued| {
-            state.void.get(&queued.id).is_some_and(|last| queued.number <= *last)
+            queued.settles.is_none() && state.void.get(&queued.id).is_some_and(|last| queued.number <= *last)
         };
         let last = steps.last().map_or(0, |queued| queued.number);
         let left = steps.into_iter().filter(|queued| !is_void(&state, queued)).collect();
@@ -79,7 +84,7 @@ impl Inner {
     /// they are forgotten.
     async fn put_on_disk(self: &Arc<Self>, steps: &Arc<Vec<Queued>>) -> HashSet<InstanceId> {
         let (inner, wanted) = (self.clone(), steps.clone());
-        let mut failed = blocking::run(move || inner.append(&wanted)).await;
+        let mut failed = blocking::run_if_much(self.bytes_of(steps), move || inner.append(&wanted)).await;
         let is_flushed = |queued: &Queued| {
             let verifies_alone = queued.step.keep.is_none()
                 && queued.step.persist.as_ref().is_some_and(|said| said.verified().is_some());
@@ -100,6 +105,17 @@ impl Inner {
         forgotten
     }
 
+    /// What steps want on disk: the fragments that are not there yet, and what a note costs as much as.
+    fn bytes_of(&self, steps: &[Queued]) -> usize {
+        let unclaimed = self.unclaimed.lock();
+        let bytes = |Queued { id, step, .. }: &Queued| {
+            let kept = step.keep.as_ref().filter(|_| !unclaimed.contains(id));
+            let kept = kept.map_or(0, |dispersed| dispersed.fragment().bytes().len());
+            kept + if step.persist.is_some() { NOTE_BYTES } else { 0 }
+        };
+        steps.iter().map(bytes).sum()
+    }
+
     fn append(&self, steps: &[Queued]) -> Vec<(InstanceId, Option<StoreError>)> {
         let mut failed: Vec<(InstanceId, Option<StoreError>)> = Vec::new();
         for queued in steps {
@@ -113,18 +129,42 @@ impl Inner {
         failed
     }
 
-    fn append_one(&self, Queued { id, group, step, .. }: &Queued) -> Result<(), StoreError> {
-        if let Some(dispersed) = &step.keep {
-            let key = fragment_key(id);
-            // One under another FPCC can never be verified.
-            if let Ok(other) = self.store.has(Space::ObjectStore, &fragment_name(id, group.own()))
-                && other != dispersed.digest()
-            {
-                self.store.delete(&Author::Client, &key, id.version(), None)?;
+    fn append_one(&self, Queued { id, group, step, settles, .. }: &Queued) -> Result<(), StoreError> {
+        if let Some(digest) = settles {
+            if let Err(error) = self.settle(id, group, *digest) {
+                tracing::error!(%id, %error, "a fragment that nobody wants stays");
             }
-            self.store.put_dispersed(&key, id.version(), dispersed)?;
+            return Ok(());
+        }
+        if let Some(dispersed) = &step.keep {
+            self.unclaimed.lock().remove(id);
+            match self.held(id, group) {
+                Some(digest) if digest == dispersed.digest() => (),
+                // One under another FPCC can never be verified.
+                Some(_) => {
+                    self.forget_fragment(id)?;
+                    self.keep(id, dispersed)?;
+                }
+                None => self.keep(id, dispersed)?,
+            }
         }
         step.persist.as_ref().map_or(Ok(()), |said| self.notes.write(id, said))
+    }
+
+    fn settle(&self, id: &InstanceId, group: &Group, digest: Hash) -> Result<(), StoreError> {
+        let is_unclaimed = self.unclaimed.lock().contains(id);
+        let is_echoed =
+            || self.notes.read(id).map(|said| said.is_some_and(|said| said.echoed() == Some(digest)));
+        if is_unclaimed && self.held(id, group) == Some(digest) && !is_echoed()? {
+            self.forget_fragment(id)?;
+        }
+        self.unclaimed.lock().remove(id);
+        Ok(())
+    }
+
+    /// Put a fragment into the log.
+    pub fn keep(&self, id: &InstanceId, dispersed: &Dispersed) -> Result<(), StoreError> {
+        self.store.put_dispersed(&fragment_key(id), id.version(), dispersed)
     }
 
     /// Until it succeeds: what is not known to be on disk must not be spoken of. Whether an attempt failed, after which

@@ -8,7 +8,9 @@ use bytes::BytesMut;
 use common::codec::{Codec, split};
 use common::hash::HashId;
 use common::members::{Member, part_name};
-use common::wire::{NodeKey, Refusal, RefusalCode, SIGNATURE_HEADER, fragment_prefix};
+use common::wire::{
+    FROM_HEADER, MAC_HEADER, NodeKey, Refusal, RefusalCode, SIGNATURE_HEADER, fragment_prefix,
+};
 use ed25519_dalek::{Signer, SigningKey};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -25,6 +27,7 @@ const NODES: usize = 5;
 #[derive(Default)]
 struct Wires {
     routers: Mutex<HashMap<NodeId, Router>>,
+    agreements: Mutex<HashMap<NodeId, Weak<Agreement>>>,
     cut: Mutex<HashSet<NodeId>>,
 }
 
@@ -36,12 +39,48 @@ struct Wire {
 impl Link for Wire {
     fn carry<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Carried<'a> {
         Box::pin(async move {
-            if [self.own, to.node].iter().any(|node| self.wires.cut.lock().contains(node)) {
+            if self.is_cut(to.node) {
                 return Err("cut off".into());
             }
             let router = self.wires.routers.lock().get(&to.node).cloned().ok_or("not there")?;
             Ok(ask(router, request.map(Body::from)).await)
         })
+    }
+
+    fn open<'a>(&'a self, to: &'a Member, request: Request<Bytes>) -> Opened<'a> {
+        Box::pin(async move {
+            if self.is_cut(to.node) {
+                return Err("cut off".into());
+            }
+            let peer =
+                self.wires.agreements.lock().get(&to.node).and_then(Weak::upgrade).ok_or("not there")?;
+            let header = |name: &str| request.headers()[name].to_str().unwrap();
+            let (from, mac) = (header(FROM_HEADER).parse().unwrap(), header(MAC_HEADER).parse().unwrap());
+            let ear = peer.listen_to(from, mac).map_err(|error| error.to_string())?;
+            let (mouth, mut near) = tokio::io::duplex(1 << 10);
+            let (mut far, heard) = tokio::io::duplex(1 << 10);
+            tokio::spawn(ear.listen(heard));
+            let wire = Wire { own: self.own, wires: self.wires.clone() };
+            let to = to.node;
+            tokio::spawn(async move {
+                let cut = async {
+                    while !wire.is_cut(to) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => (),
+                    () = cut => (),
+                }
+            });
+            Ok(Box::new(mouth) as Box<dyn Stream>)
+        })
+    }
+}
+
+impl Wire {
+    fn is_cut(&self, to: NodeId) -> bool {
+        [self.own, to].iter().any(|node| self.wires.cut.lock().contains(node))
     }
 }
 
@@ -90,6 +129,7 @@ impl Pool {
         };
         let node = store.node();
         let agreement = Arc::new(Agreement::start(store.clone(), options).unwrap());
+        self.wires.agreements.lock().insert(node, Arc::downgrade(&agreement));
         let router = crate::app_for(store, intake::Limits::default(), None, Some(agreement));
         self.wires.routers.lock().insert(node, router);
     }
@@ -319,6 +359,23 @@ async fn who_waits_is_told_although_somebody_brought_another_object_meanwhile() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fragment_that_comes_too_late_and_is_anothers_is_not_kept() {
+    let pool = Pool::new();
+    let (one, other) = (Encoded::new("one", 5000), Encoded::new("other", 5000));
+    assert_eq!(pool.put("a", 1, &one, &[0, 1, 2, 3]).await, [200; 4]);
+    // The last node verifies it too, and has no fragment yet.
+    pool.until_all_verified("a", 1, &one).await;
+    assert_eq!(pool.put("a", 1, &other, &[4]).await, [409]);
+    let last = pool.places("a")[4];
+    let agreement = pool.wires.agreements.lock()[&pool.node(last)].upgrade().unwrap();
+    until("it is settled", || agreement.inner.unclaimed.lock().is_empty()).await;
+    let id = pool.id("a", 1);
+    let held = agreement.inner.held(&id, &agreement.inner.group(&id).unwrap());
+    assert_ne!(held, Some(other.fpcc.digest()));
+    until("it is completed", || pool.fragments("a", 1) == 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_objects_under_one_name_all_nodes_verify_the_same_or_none() {
     let mut pool = Pool::new();
     for round in 0..5 {
@@ -457,25 +514,24 @@ async fn words_count_only_if_a_member_says_them_to_this_node() {
     let (from, to) = (pool.stores[0].as_ref().unwrap(), pool.stores[1].as_ref().unwrap());
     let mut messages = Messages::new(pool.members.digest());
     messages.push(Message { id: pool.id("a", 1), word: Word::Ready([1; 32].into()) }).unwrap();
-    let say = |from: NodeId, to: NodeId, body: Bytes, mac: Mac| {
-        let router = pool.wires.routers.lock()[&to].clone();
-        let request = Request::post("/words").header(common::wire::FROM_HEADER, from.to_string());
-        let request = request.header(common::wire::MAC_HEADER, mac.to_string()).body(body.into());
-        async move { ask(router, request.unwrap()).await.status().as_u16() }
+    let hear = |from: NodeId, to: NodeId, body: Bytes, mac: Mac| {
+        let peer = pool.wires.agreements.lock()[&to].upgrade().unwrap();
+        peer.inner.hear(from, mac, body).map_err(|error| error.code())
     };
     let peer = NodeKey(to.signing_key().verifying_key().to_bytes());
     let pair = Pair::of(&from.signing_key(), &peer, pool.members.digest()).unwrap();
     let body = messages.encode();
     let good = pair.mac(from.node(), to.node(), &body);
-    assert_eq!(say(from.node(), to.node(), body.clone(), good).await, 200);
+    assert_eq!(hear(from.node(), to.node(), body.clone(), good), Ok(()));
     let third = pool.stores[2].as_ref().unwrap().node();
-    assert_eq!(say(third, to.node(), body.clone(), good).await, 422, "somebody else's");
-    assert_eq!(say(from.node(), third, body.clone(), good).await, 422, "for somebody else");
-    assert_eq!(say(NodeId([9; 16]), to.node(), body.clone(), good).await, 422, "of nobody");
-    assert_eq!(say(to.node(), to.node(), body.clone(), good).await, 422, "of itself");
+    let refused = Err(RefusalCode::Inconsistent);
+    assert_eq!(hear(third, to.node(), body.clone(), good), refused, "somebody else's");
+    assert_eq!(hear(from.node(), third, body.clone(), good), refused, "for somebody else");
+    assert_eq!(hear(NodeId([9; 16]), to.node(), body.clone(), good), refused, "of nobody");
+    assert_eq!(hear(to.node(), to.node(), body.clone(), good), refused, "of itself");
     let elsewhere = Messages::new([9; 32].into()).encode();
     let mac = pair.mac(from.node(), to.node(), &elsewhere);
-    assert_eq!(say(from.node(), to.node(), elsewhere, mac).await, 409, "of another pool");
+    assert_eq!(hear(from.node(), to.node(), elsewhere, mac), Err(RefusalCode::Conflict), "of another pool");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

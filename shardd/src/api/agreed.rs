@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use common::wire::{
-    FROM_HEADER, MAC_HEADER, Mac, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature,
+    FROM_HEADER, MAC_HEADER, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature,
 };
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::StatusCode;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer};
-use crate::agreement::{Agreement, NotAgreed, NotHeard, split_fragment_key};
+use crate::agreement::{Agreement, NotAgreed, NotHeard, PROTOCOL, split_fragment_key};
 use crate::dispersal::InstanceId;
+use crate::server::Place;
 
 impl From<NotAgreed> for Refused {
     fn from(error: NotAgreed) -> Refused {
@@ -62,12 +66,24 @@ pub async fn members(State(node): State<Arc<Node>>) -> Answer {
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
 }
 
-pub async fn words(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Answer {
+/// A peer speaks, over this connection from now on.
+pub async fn words(State(node): State<Arc<Node>>, mut request: Request) -> Answer {
     let agreement = agreement_of(&node)?;
-    let (from, mac): (NodeId, Mac) = (header(&headers, FROM_HEADER)?, header(&headers, MAC_HEADER)?);
-    let body = node.intake.receive(body).await?;
-    agreement.hear(from, mac, body)?;
-    Ok(Json(json!({})).into_response())
+    let headers = request.headers();
+    let is_asked_for = headers.get(UPGRADE).is_some_and(|protocol| protocol == PROTOCOL);
+    let ear = agreement.listen_to(header(headers, FROM_HEADER)?, header(headers, MAC_HEADER)?)?;
+    let place = request.extensions_mut().remove::<Arc<Place>>();
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);
+    let upgrade = upgrade.ok_or_else(|| bad_request("words are said over a connection that is upgraded"))?;
+    tokio::spawn(async move {
+        let _place = place;
+        match upgrade.await {
+            Ok(stream) => ear.listen(TokioIo::new(stream)).await,
+            Err(error) => tracing::debug!(%error, "a connection for words"),
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
 pub async fn verified(State(node): State<Arc<Node>>, options: Options, headers: HeaderMap) -> Answer {
