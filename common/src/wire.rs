@@ -23,6 +23,8 @@ pub const FROM_HEADER: &str = "avid-from";
 pub const NEXT_HEADER: &str = "avid-next";
 /// Header of every changing request on a volume: the writer's epoch.
 pub const EPOCH_HEADER: &str = "avid-epoch";
+/// The signature of the writer statement, by the volume's key.
+pub const WRITER_HEADER: &str = "avid-writer";
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 1024;
 /// Longest body of any request or answer, in bytes.
@@ -100,7 +102,7 @@ hex_id!(
     BootId, 8
 );
 hex_id!(
-    /// A volume's identity, drawn when it is formatted.
+    /// A volume's identity, made from its key when it is formatted.
     VolumeId, 16
 );
 hex_id!(
@@ -188,6 +190,26 @@ pub struct VolumeDescriptor {
     pub hash: String,
     /// The most bytes in one object.
     pub object_size: u64,
+    /// The public half of its key, from which its identity is made; who writes must show that the key said so. Without
+    /// one, anybody may write it whom the nodes let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerId>,
+}
+
+/// The identity of the volume of a key.
+pub fn volume_of(owner: &OwnerId) -> VolumeId {
+    let digest = blake3::derive_key("avidfs 2026 identity of a volume", &owner.0);
+    VolumeId(std::array::from_fn(|i| digest[i]))
+}
+
+/// What a volume's key signs for a node: that who shows this node the signature may write under that epoch. It is of use
+/// at no other node.
+pub fn writer_statement(volume: VolumeId, epoch: u32, node: NodeId) -> Vec<u8> {
+    let mut text = b"avidfs writer 1\0".to_vec();
+    text.extend_from_slice(&volume.0);
+    text.extend_from_slice(&epoch.to_le_bytes());
+    text.extend_from_slice(&node.0);
+    text
 }
 
 /// One line of `GET /volumes`.
@@ -387,6 +409,8 @@ pub enum RefusalCode {
     BadRequest,
     /// The request does not carry the pool's token; 401.
     Unauthorized,
+    /// The volume's key did not say that this one may write; 403.
+    Forbidden,
     /// Nothing there; 404.
     NotFound,
     /// The client was too slow; 408.
@@ -415,6 +439,7 @@ impl RefusalCode {
         match self {
             RefusalCode::BadRequest => 400,
             RefusalCode::Unauthorized => 401,
+            RefusalCode::Forbidden => 403,
             RefusalCode::NotFound => 404,
             RefusalCode::TooSlow => 408,
             RefusalCode::Conflict | RefusalCode::StaleEpoch | RefusalCode::Leased => 409,

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::wire::{LeaseRequest, MountId, NodeId, RefusalCode, VolumeId};
+use common::wire::{LeaseRequest, MountId, NodeId, RefusalCode};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::authority::Authority;
 use crate::pool::Pool;
 use crate::transport::TransportError;
 
@@ -30,8 +31,8 @@ pub struct Applicant {
     pub roots: Vec<NodeId>,
     /// How many of them must agree.
     pub quorum: usize,
-    /// The volume.
-    pub volume: VolumeId,
+    /// What lets this mount write the volume.
+    pub authority: Arc<Authority>,
     /// What the state folder of this mount is known by.
     pub mount: MountId,
     /// What people call this host.
@@ -103,7 +104,8 @@ impl Applicant {
                     return (node, Err(TransportError::Unreachable("is at no address of the pool".into())));
                 };
                 let began = Instant::now();
-                let answer = self.pool.transport().lease(&address, self.volume, request, LIMIT).await;
+                let writer = self.authority.writer(node, epoch);
+                let answer = self.pool.transport().lease(&address, writer, request, LIMIT).await;
                 (node, self.pool.write_ended(node, began, answer).map(drop))
             }
         });
@@ -237,11 +239,12 @@ mod tests {
         let routers = nodes.iter().map(|node| shardd::app(node.clone(), Limits::default()));
         let faults = FaultyTransport::new(Arc::new(InProcessTransport::new(routers.collect::<Vec<_>>())), 1);
         let descriptor = common::wire::VolumeDescriptor {
-            volume: VolumeId([7; 16]),
+            volume: common::wire::VolumeId([7; 16]),
             name: "a".into(),
             code: "3+2".into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         };
         let addresses: Vec<_> = (0..5).map(InProcessTransport::address).collect();
         for address in &addresses {
@@ -252,7 +255,7 @@ mod tests {
             pool,
             roots: nodes.iter().map(|node| node.node()).collect(),
             quorum: 3,
-            volume: descriptor.volume,
+            authority: Arc::new(Authority::new(descriptor.volume, None)),
             mount: MountId([1; 16]),
             host: "one".into(),
         };

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod acl;
+pub mod authority;
 pub mod blocking;
 pub mod buffers;
 pub mod busy;

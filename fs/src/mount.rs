@@ -10,10 +10,8 @@ use std::time::Duration;
 use common::code::Code;
 use common::hash::HashId;
 use common::size::ByteSize;
-use common::wire::{NodeId, NodeInfo, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION};
+use common::wire::{NodeId, NodeInfo, OwnerId, VolumeDescriptor, VolumeEntry, VolumeId, WIRE_VERSION};
 use futures_util::future::join_all;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 
 use crate::config::{DEFAULT_CODE, DEFAULT_NAME, DEFAULT_OBJECT_SIZE, Shape};
 use crate::host::{self, MountEntry, reason};
@@ -235,6 +233,7 @@ impl Survey {
 /// # Errors
 /// Not everyone answered, there are fewer nodes than the code has fragments, or the pool has a volume of that name.
 pub fn volume_to_make(
+    volume: VolumeId,
     shape: &Shape,
     survey: &Survey,
     root: (u32, u32),
@@ -246,7 +245,7 @@ pub fn volume_to_make(
             survey.silent_names()
         )));
     }
-    let settings = settings_from(shape, root, now);
+    let settings = settings_from(volume, shape, root, now);
     let (name, code, nodes) = (&settings.name, settings.code, survey.answered.len());
     if nodes < code.n() {
         return Err(Refusal(format!("code {code} needs {} nodes, and {nodes} are given", code.n())));
@@ -264,9 +263,9 @@ pub fn volume_to_make(
 }
 
 /// What a new volume is to be, as far as no node is asked.
-pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettings {
+pub fn settings_from(volume: VolumeId, shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettings {
     VolumeSettings {
-        volume: random_volume(),
+        volume,
         name: shape.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
         code: shape.code.unwrap_or_else(default_code),
         hash: shape.hash.unwrap_or(HashId::Blake3),
@@ -276,25 +275,20 @@ pub fn settings_from(shape: &Shape, root: (u32, u32), now: Time) -> VolumeSettin
     }
 }
 
-fn random_volume() -> VolumeId {
-    let mut id = [0; 16];
-    OsRng.try_fill_bytes(&mut id).expect("the kernel gives random bytes");
-    VolumeId(id)
-}
-
 /// The code of a volume if none is given.
 pub fn default_code() -> Code {
     DEFAULT_CODE.parse().expect("the default is a code")
 }
 
-/// What nodes are told of a volume.
-pub fn descriptor(settings: &VolumeSettings) -> VolumeDescriptor {
+/// What nodes are told of a volume, whose owner this is.
+pub fn descriptor(settings: &VolumeSettings, owner: Option<OwnerId>) -> VolumeDescriptor {
     VolumeDescriptor {
         volume: settings.volume,
         name: settings.name.clone(),
         code: settings.code.to_string(),
         hash: settings.hash.to_string(),
         object_size: u64::from(settings.object_size),
+        owner,
     }
 }
 
@@ -482,8 +476,10 @@ mod tests {
         }
     }
 
+    const VOLUME: VolumeId = VolumeId([7; 16]);
+
     fn settings() -> VolumeSettings {
-        settings_from(&Shape::default(), (0, 0), Time::default())
+        settings_from(VOLUME, &Shape::default(), (0, 0), Time::default())
     }
 
     fn five() -> (Configuration, Vec<(NodeAddress, NodeId)>) {
@@ -492,14 +488,20 @@ mod tests {
     }
 
     fn make(shape: Shape, survey: &Survey) -> String {
-        volume_to_make(&shape, survey, (0, 0), Time::default()).unwrap_err().0
+        volume_to_make(VOLUME, &shape, survey, (0, 0), Time::default()).unwrap_err().0
     }
 
     #[test]
     fn a_volume_is_made_only_of_enough_nodes_that_all_answer() {
         assert!(
-            volume_to_make(&Shape::default(), &survey_of(&[1, 2, 3, 4, 5], &[]), (0, 0), Time::default())
-                .is_ok()
+            volume_to_make(
+                VOLUME,
+                &Shape::default(),
+                &survey_of(&[1, 2, 3, 4, 5], &[]),
+                (0, 0),
+                Time::default()
+            )
+            .is_ok()
         );
         assert_eq!(
             make(Shape::default(), &survey_of(&[1, 2, 3, 4], &[])),
@@ -512,11 +514,11 @@ mod tests {
     #[test]
     fn a_name_that_the_pool_has_already_is_refused() {
         let mut survey = survey_of(&[1, 2, 3, 4, 5], &[]);
-        let taken = VolumeEntry { descriptor: descriptor(&settings()), epoch: 3 };
+        let taken = VolumeEntry { descriptor: descriptor(&settings(), None), epoch: 3 };
         survey.answered[3].volumes.push(taken);
         assert!(make(Shape::default(), &survey).contains("--state"));
         let other = Shape { name: Some("other".into()), ..Shape::default() };
-        assert!(volume_to_make(&other, &survey, (0, 0), Time::default()).is_ok());
+        assert!(volume_to_make(VOLUME, &other, &survey, (0, 0), Time::default()).is_ok());
     }
 
     #[test]

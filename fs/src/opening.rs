@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::authority::{Authority, owner_of};
 use crate::cache::{Cache, CacheOptions};
 use crate::config::MountConfig;
 use crate::embedded::Embedded;
@@ -25,7 +26,7 @@ use crate::state::{self, Refusal, Remembered, StateFolder};
 use crate::stripe::{Stripe, StripeOptions};
 use crate::transport::{FragmentTransport, NodeAddress};
 use crate::volume::{Views, Volume, VolumeOptions, backlog_is_empty};
-use common::wire::{MountId, NodeId};
+use common::wire::{MountId, NodeId, OwnerId, volume_of};
 
 /// An fsync of at most so much is one request to each node.
 const CARRIED_BYTES: u64 = 32 << 10;
@@ -134,7 +135,7 @@ async fn reopen(
         let lease = match config.read_only {
             true => None,
             false => {
-                let applicant = applicant(mount, &pool, &settings, &newest);
+                let applicant = applicant(mount, &key, &pool, &settings, &newest);
                 let seen = survey.newest_epoch(settings.volume);
                 Some(lease(&applicant, &*store, seen, config.take_over).await?)
             }
@@ -160,7 +161,7 @@ async fn reopen(
     let configuration = match config.read_only {
         true => newest,
         false => {
-            register(&transport, &survey, &settings, config.io_timeout).await?;
+            register(&transport, &survey, &settings, &key, config.io_timeout).await?;
             store.configure(&nodes.current)?
         }
     };
@@ -179,6 +180,7 @@ fn collect_evidence(pool: &Pool, state: &StateFolder) -> Result<(), Refusal> {
 /// Who asks to write the volume.
 fn applicant(
     mount: MountId,
+    key: &VolumeKey,
     pool: &Arc<Pool>,
     settings: &VolumeSettings,
     configuration: &Configuration,
@@ -188,10 +190,19 @@ fn applicant(
         pool: pool.clone(),
         roots: configuration.nodes[..n].to_vec(),
         quorum: settings.code.quorum(),
-        volume: settings.volume,
+        authority: authority(key, settings),
         mount,
         host: host::name(),
     }
+}
+
+/// What lets a mount write that has this key.
+fn authority(key: &VolumeKey, settings: &VolumeSettings) -> Arc<Authority> {
+    let key = match key {
+        VolumeKey::Private(key) => Some(key.clone()),
+        VolumeKey::Public(_) => None,
+    };
+    Arc::new(Authority::new(settings.volume, key))
 }
 
 /// An epoch nobody else has, and the lease that goes with it.
@@ -260,9 +271,9 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
     match &config.peers {
         Some(peers) => {
             let transport = config.access.transport()?;
-            let (settings, survey) = plan(config, &transport, peers).await?;
+            let plan = plan(config, &transport, peers).await?;
             let state = StateFolder::take(&config.state)?;
-            format(config, state, transport, None, settings, survey).await
+            format(config, state, transport, None, plan).await
         }
         None => {
             let state = StateFolder::take(&config.state)?;
@@ -272,9 +283,7 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
                 Err(refusal) => Err(refusal),
             };
             match planned {
-                Ok((reach, (settings, survey))) => {
-                    format(config, state, reach.transport, reach.embedded, settings, survey).await
-                }
+                Ok((reach, plan)) => format(config, state, reach.transport, reach.embedded, plan).await,
                 Err(refusal) => {
                     state.give_back();
                     Err(refusal)
@@ -284,14 +293,24 @@ async fn make(config: &MountConfig) -> Result<Opened, Refusal> {
     }
 }
 
+/// What a volume is to be, and on which nodes.
+struct Plan {
+    key: VolumeKey,
+    settings: VolumeSettings,
+    survey: Survey,
+}
+
 async fn plan(
     config: &MountConfig,
     transport: &Arc<dyn FragmentTransport>,
     addresses: &[NodeAddress],
-) -> Result<(VolumeSettings, Survey), Refusal> {
+) -> Result<Plan, Refusal> {
     let survey = mount::survey(transport, addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
-    let settings = mount::volume_to_make(&config.shape, &survey, host::user_and_group(), Time::now())?;
-    Ok((settings, survey))
+    let key = VolumeKey::random();
+    let volume = volume_of(&OwnerId(key.public().to_bytes()));
+    let settings =
+        mount::volume_to_make(volume, &config.shape, &survey, host::user_and_group(), Time::now())?;
+    Ok(Plan { key, settings, survey })
 }
 
 /// Everything is checked: write it down here, then tell the nodes. A crash in between is made good by the next mount,
@@ -301,23 +320,21 @@ async fn format(
     state: StateFolder,
     transport: Arc<dyn FragmentTransport>,
     embedded: Option<Embedded>,
-    settings: VolumeSettings,
-    survey: Survey,
+    Plan { key, settings, survey }: Plan,
 ) -> Result<Opened, Refusal> {
     let known: Vec<_> =
         survey.answered.iter().map(|hello| (hello.address.clone(), hello.info.node)).collect();
     let current = known.iter().map(|(_, node)| *node).collect();
     let nodes = Nodes { current, known, unknown: Vec::new(), warnings: Vec::new() };
-    let key = VolumeKey::random();
     state.keep_key(&key)?;
     let store = open_store(&state)?;
     store.format(&settings)?;
     let configuration = store.configure(&nodes.current)?;
     state.remember(&remembered_nodes(&settings, &nodes))?;
-    register(&transport, &survey, &settings, config.io_timeout).await?;
+    register(&transport, &survey, &settings, &key, config.io_timeout).await?;
     let pool = connect(config, transport, &nodes).await?;
     collect_evidence(&pool, &state)?;
-    let applicant = applicant(state.mount_id()?, &pool, &settings, &configuration);
+    let applicant = applicant(state.mount_id()?, &key, &pool, &settings, &configuration);
     let lease = Some(lease(&applicant, &*store, 0, false).await?);
     let position = Position::default();
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
@@ -332,9 +349,10 @@ async fn register(
     transport: &Arc<dyn FragmentTransport>,
     survey: &Survey,
     settings: &VolumeSettings,
+    key: &VolumeKey,
     limit: Duration,
 ) -> Result<(), Refusal> {
-    let descriptor = mount::descriptor(settings);
+    let descriptor = mount::descriptor(settings, owner_of(settings.volume, &key.public()));
     let told = survey.answered.iter().map(|hello| async {
         let told = transport.register(&hello.address, &descriptor, limit).await;
         told.map(drop)
@@ -398,6 +416,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
     let settings = &opened.settings;
     let stripe_options = StripeOptions {
         io_limit: config.io_timeout,
+        authority: authority(&opened.key, settings),
         ..StripeOptions::new(settings.volume, opened.epoch(), settings.code, settings.hash)
     };
     let configurations = opened.store.configurations()?;

@@ -46,6 +46,7 @@ use self::cpu::Cpu;
 use self::fetch::Fetches;
 use self::flush::FlushRequest;
 use self::ledger::Ledger;
+use crate::authority::Authority;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::metadata::{Configuration, Exception, ObjectRecord};
@@ -60,6 +61,8 @@ pub struct StripeOptions {
     pub volume: VolumeId,
     /// The epoch of this mount.
     pub epoch: u32,
+    /// What lets it write.
+    pub authority: Arc<Authority>,
     /// The code of new objects.
     pub code: Code,
     /// The hash of their FPCCs.
@@ -93,6 +96,7 @@ impl StripeOptions {
         StripeOptions {
             volume,
             epoch,
+            authority: Arc::new(Authority::new(volume, None)),
             code,
             hash,
             io_limit: Duration::from_secs(30),
@@ -252,8 +256,8 @@ impl Stripe {
         }
     }
 
-    fn writer(&self) -> Writer {
-        Writer { volume: self.options.volume, epoch: self.options.epoch }
+    fn writer(&self, node: NodeId) -> Writer {
+        self.options.authority.writer(node, self.options.epoch)
     }
 
     fn homes(&self, configuration: u32, id: ObjectId, code: Code) -> Vec<NodeId> {

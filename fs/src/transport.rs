@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::wire::{
     BootId, FragmentName, LeaseRequest, Listing, NodeId, NodeInfo, Nonce, ObjectStatus, Operation,
-    OperationAnswer, RefusalCode, Statement, VolumeDescriptor, VolumeEntry, VolumeId,
+    OperationAnswer, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeEntry, VolumeId,
 };
 use futures_util::future::BoxFuture;
 
@@ -78,6 +78,8 @@ pub struct Writer {
     pub volume: VolumeId,
     /// The epoch of this mount.
     pub epoch: u32,
+    /// What shows the node that the volume's key lets it be written.
+    pub shown: Option<Signature>,
 }
 
 /// A fragment as it came from a node: bytes, nothing checked.
@@ -106,7 +108,7 @@ pub trait FragmentTransport: Send + Sync + 'static {
     fn lease<'a>(
         &'a self,
         node: &'a NodeAddress,
-        volume: VolumeId,
+        writer: Writer,
         request: &'a LeaseRequest,
         limit: Duration,
     ) -> Reply<'a, ()>;

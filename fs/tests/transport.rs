@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const WRITER: Writer = Writer { volume: VolumeId([7; 16]), epoch: 2 };
+const WRITER: Writer = Writer { volume: VolumeId([7; 16]), epoch: 2, shown: None };
 
 /// A node on a temporary folder, and a way to it. Both end with the test.
 struct Bench {
@@ -100,6 +100,7 @@ fn descriptor() -> VolumeDescriptor {
         code: "2+1".into(),
         hash: "blake3".into(),
         object_size: 4 << 20,
+        owner: None,
     }
 }
 

@@ -22,7 +22,6 @@ use common::wire::{
     LatestVersion, MAX_BATCH, MAX_PAGE, Mac, NodeId, OwnerId, RefusalCode, Signature, VerifiedVersion,
     VersionList, WireError, split_fragment_body, version_statement,
 };
-use ed25519_dalek::VerifyingKey;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -37,6 +36,7 @@ use crate::dispersal::{
     Unfit, Word,
 };
 use crate::error::StoreError;
+use crate::signed::is_signed;
 use crate::store::{Space, Store};
 use complete::Lacking;
 use mouth::Mouth;
@@ -611,12 +611,6 @@ impl Inner {
             object_length: kept.ok().map(|kept| kept.object_length),
         }
     }
-}
-
-/// Whether an Ed25519 signature is that of a key, in the strict sense: there is one for each text and key.
-fn is_signed(key: &[u8; 32], text: &[u8], signature: Signature) -> bool {
-    let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-    VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(text, &signature).is_ok())
 }
 
 async fn speak(inner: Arc<Inner>, peer: NodeId, news: Arc<tokio::sync::Notify>) {

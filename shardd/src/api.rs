@@ -14,8 +14,8 @@ use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use common::wire::{
     BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey, Nonce,
-    OwnerId, Refusal, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeId, WIRE_VERSION, WireError,
-    holding_statement, split_fragment_body,
+    OwnerId, Refusal, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeId, WIRE_VERSION,
+    WRITER_HEADER, WireError, holding_statement, split_fragment_body,
 };
 use credentials::Token;
 use ed25519_dalek::Signer;
@@ -149,12 +149,14 @@ impl Names {
         self.volume.map_or(Space::ObjectStore, Space::Volume)
     }
 
-    fn author(&self, headers: &HeaderMap) -> Result<Author, Refused> {
+    fn author(&self, store: &Store, headers: &HeaderMap) -> Result<Author, Refused> {
         let Some(volume) = self.volume else { return Ok(Author::Client) };
         let epoch = headers.get(EPOCH_HEADER).and_then(|epoch| epoch.to_str().ok()?.parse().ok());
         let missing =
             || Refused::new(RefusalCode::BadRequest, format!("{EPOCH_HEADER} must be the writer's epoch"));
-        Ok(Author::Writer { volume, epoch: epoch.ok_or_else(missing)? })
+        let epoch = epoch.ok_or_else(missing)?;
+        store.authorize(volume, epoch, proof(headers)?)?;
+        Ok(Author::Writer { volume, epoch })
     }
 
     fn fragment(self) -> FragmentName {
@@ -168,6 +170,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Names {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Names, Refused> {
         let names = Path::<Names>::from_request_parts(parts, state).await;
         names.map(|Path(names)| names).map_err(|error| bad_request(&error.body_text()))
+    }
+}
+
+/// What shows that the volume's key lets the request's sender write.
+fn proof(headers: &HeaderMap) -> Result<Option<Signature>, Refused> {
+    let parsed = headers.get(WRITER_HEADER).map(|value| value.to_str().ok()?.parse().ok());
+    match parsed {
+        Some(None) => Err(bad_request(&format!("{WRITER_HEADER} is a signature"))),
+        shown => Ok(shown.flatten()),
     }
 }
 
@@ -239,7 +250,7 @@ async fn keep(
     if let Some(agreement) = node.agreement_on(&names) {
         return agreed::keep(&node, agreement, &names, &headers, body).await;
     }
-    let author = names.author(&headers)?;
+    let author = names.author(&node.store, &headers)?;
     let body = node.intake.receive(body).await?;
     let name = names.fragment();
     node.work(body.len(), move |store| {
@@ -304,7 +315,7 @@ async fn latest(State(node): State<Arc<Node>>, names: Names) -> Answer {
 
 async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, headers: HeaderMap) -> Answer {
     node.agreement_on(&names).map_or(Ok(()), |_| Err(agreed::by_agreement_alone()))?;
-    let author = names.author(&headers)?;
+    let author = names.author(&node.store, &headers)?;
     let index = options.index;
     let delete = move |store: &Store| {
         let deleted = store.delete(&author, &names.key, names.version, index);
@@ -338,7 +349,7 @@ async fn batch(
     let body = node.intake.receive(body).await?;
     let received = body.len();
     let batch = Batch::decode(body)?;
-    let author = if batch.changes() { Some(names.author(&headers)?) } else { None };
+    let author = if batch.changes() { Some(names.author(&node.store, &headers)?) } else { None };
     if author.is_some() && node.agreement_on(&names).is_some() {
         return Err(agreed::by_agreement_alone());
     }
@@ -371,11 +382,12 @@ async fn register(State(node): State<Arc<Node>>, names: Names, body: Body) -> An
     Ok(Json(json!({})).into_response())
 }
 
-async fn lease(State(node): State<Arc<Node>>, names: Names, body: Body) -> Answer {
+async fn lease(State(node): State<Arc<Node>>, names: Names, headers: HeaderMap, body: Body) -> Answer {
     let body: Bytes = node.intake.receive(body).await?;
     let request: LeaseRequest =
         serde_json::from_slice(&body).map_err(|error| bad_request(&error.to_string()))?;
     let volume = names.volume.ok_or_else(|| bad_request("a lease is on a volume"))?;
+    node.store.authorize(volume, request.epoch, proof(&headers)?)?;
     node.apart(move |store| store.lease(volume, &request)).await?;
     Ok(Json(json!({})).into_response())
 }

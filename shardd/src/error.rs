@@ -27,6 +27,17 @@ pub enum StoreError {
         /// The newest this node has seen.
         newest: u32,
     },
+    /// The volume's key did not say so.
+    #[error(
+        "volume {volume} is written by who has its key alone: the request does not show that it lets this node be \
+             written under epoch {epoch}"
+    )]
+    Forbidden {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch of the request.
+        epoch: u32,
+    },
     /// Somebody else has the lease.
     #[error("volume {volume} is mounted on {host}, whose lease ends in {seconds} s")]
     Leased {
@@ -80,6 +91,7 @@ impl StoreError {
             StoreError::NotFound(_) => RefusalCode::NotFound,
             StoreError::Conflict(_) => RefusalCode::Conflict,
             StoreError::StaleEpoch { .. } => RefusalCode::StaleEpoch,
+            StoreError::Forbidden { .. } => RefusalCode::Forbidden,
             StoreError::Leased { .. } => RefusalCode::Leased,
             StoreError::Inconsistent(_) => RefusalCode::Inconsistent,
             StoreError::TooLarge(_) => RefusalCode::TooLarge,

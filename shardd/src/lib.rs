@@ -15,6 +15,7 @@ mod intake;
 mod metrics;
 mod peers;
 mod server;
+mod signed;
 mod store;
 
 pub use api::{app, app_for};

@@ -204,6 +204,7 @@ fn refusal_name(code: RefusalCode) -> &'static str {
     match code {
         RefusalCode::BadRequest => "bad_request",
         RefusalCode::Unauthorized => "unauthorized",
+        RefusalCode::Forbidden => "forbidden",
         RefusalCode::NotFound => "not_found",
         RefusalCode::TooSlow => "too_slow",
         RefusalCode::Conflict => "conflict",

@@ -162,7 +162,7 @@ impl Served {
 
     /// Who speaks plain HTTP where TLS is wanted is told so, whatever was asked.
     async fn turn_away(&self, stream: TcpStream) {
-        let answer = service_fn(async |_| Ok::<_, Infallible>(tls_wanted()));
+        let answer = service_fn(|_| async { Ok::<_, Infallible>(tls_wanted()) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.handshake)

@@ -32,7 +32,7 @@ use common::hash::{Hash, HashId};
 use common::slice::{GROUP_LENGTH, Tree};
 use common::wire::{
     BootId, FragmentName, JOURNAL_PREFIX, LeaseRequest, Listing, MAX_KEY, MAX_PAGE, NodeId, ObjectStatus,
-    VolumeDescriptor, VolumeId, VolumeList,
+    Signature, VolumeDescriptor, VolumeId, VolumeList,
 };
 use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
@@ -349,6 +349,16 @@ impl Store {
     pub fn lease(&self, volume: VolumeId, request: &LeaseRequest) -> Result<(), StoreError> {
         let volume = self.volumes.find(volume)?;
         self.volumes.lease(&self.folder, &volume, request)
+    }
+
+    /// Whether who shows this may change a volume under an epoch.
+    pub fn authorize(
+        &self,
+        volume: VolumeId,
+        epoch: u32,
+        shown: Option<Signature>,
+    ) -> Result<(), StoreError> {
+        self.volumes.find(volume)?.authorize(epoch, self.node(), shown)
     }
 
     /// Every volume it was told of.

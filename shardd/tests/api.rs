@@ -10,9 +10,11 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use common::wire::{
-    BOOT_HEADER, EPOCH_HEADER, EVERY_INDEX, FragmentName, Listing, NODE_HEADER, ObjectId, Operation,
-    RefusalCode, VolumeList, decode_answers, encode_batch,
+    BOOT_HEADER, EPOCH_HEADER, EVERY_INDEX, FragmentName, Listing, NODE_HEADER, NodeId, ObjectId, Operation,
+    OwnerId, RefusalCode, Signature, VolumeDescriptor, VolumeList, WRITER_HEADER, decode_answers,
+    encode_batch, volume_of, writer_statement,
 };
+use ed25519_dalek::{Signer, SigningKey};
 use futures_util::stream;
 use http::{Method, Request};
 use serde_json::json;
@@ -183,6 +185,72 @@ async fn a_volume_is_known_once_registered_and_takes_only_its_newest_epoch() {
     let known: VolumeList = serde_json::from_slice(&node.get("/volumes").await.ok().body).unwrap();
     assert_eq!((known.volumes[0].descriptor.clone(), known.volumes[0].epoch), (shape, 4));
     assert_eq!(node.get("/objects").await.ok().json()["objects"], json!([]), "spaces are apart");
+}
+
+#[tokio::test]
+async fn a_volume_with_an_owner_is_changed_by_who_shows_its_keys_word_for_this_node_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Local::new(folder.path());
+    let (key, strangers) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let owner = OwnerId(key.verifying_key().to_bytes());
+    let shape = VolumeDescriptor { volume: volume_of(&owner), owner: Some(owner), ..descriptor(7, "docs") };
+    let volume = format!("/volumes/{}", shape.volume);
+    let json = |shape: &VolumeDescriptor| Body::from(serde_json::to_vec(shape).unwrap());
+    let another = OwnerId(strangers.verifying_key().to_bytes());
+    let stolen = VolumeDescriptor { owner: Some(another), ..shape.clone() };
+    assert_eq!(node.call(Method::PUT, &volume, json(&stolen)).await.refused(), RefusalCode::BadRequest);
+    // Who was here first without the key is put aside.
+    let squatter = VolumeDescriptor { owner: None, name: "mine".into(), ..shape.clone() };
+    node.call(Method::PUT, &volume, json(&squatter)).await.ok();
+    let fragment = volume.clone() + &path(&ObjectId { epoch: 3, counter: 1 }.key(), 0);
+    let body = object(1, 100).body(0);
+    node.post_as(9, &fragment, body.clone()).await.ok();
+    node.call(Method::PUT, &volume, json(&shape)).await.ok();
+    assert_eq!(node.call(Method::PUT, &volume, json(&squatter)).await.refused(), RefusalCode::Conflict);
+
+    let shown = |key: &SigningKey, epoch: u32, node: NodeId| {
+        Signature(key.sign(&writer_statement(shape.volume, epoch, node)).to_bytes()).to_string()
+    };
+    let object = fragment.replace("/fragment/0", "");
+    let deletion =
+        encode_batch(&[Operation::Delete(name(&ObjectId { epoch: 3, counter: 1 }.key(), EVERY_INDEX))]);
+    let deletion: Vec<u8> = deletion.concat();
+    let lease =
+        json!({"epoch": 3, "mount": "01".repeat(16), "host": "h", "lease_ms": 1000, "take_over": true});
+    let requests = [
+        (Method::POST, fragment.clone(), body.to_vec()),
+        (Method::DELETE, object.clone(), Vec::new()),
+        (Method::POST, format!("{volume}/batch"), deletion),
+        (Method::POST, format!("{volume}/lease"), lease.to_string().into_bytes()),
+    ];
+    let own = node.store.node();
+    let good = shown(&key, 3, own);
+    let bad = [
+        None,
+        Some(shown(&strangers, 3, own)),
+        Some(shown(&key, 3, NodeId([9; 16]))),
+        Some(shown(&key, 2, own)),
+        Some("00".repeat(64)),
+    ];
+    let send = async |(method, path, body): &(Method, String, Vec<u8>), proof: &Option<String>| {
+        let mut request = Request::builder().method(method).uri(path).header(EPOCH_HEADER, "3");
+        if let Some(proof) = proof {
+            request = request.header(WRITER_HEADER, proof);
+        }
+        node.send(request.body(body.clone().into()).unwrap()).await
+    };
+    for request in &requests {
+        for proof in &bad {
+            assert_eq!(send(request, proof).await.refused(), RefusalCode::Forbidden, "{request:?} {proof:?}");
+        }
+        send(request, &Some(good.clone())).await.ok();
+        for proof in &bad {
+            assert_eq!(send(request, proof).await.refused(), RefusalCode::Forbidden, "{request:?} {proof:?}");
+        }
+    }
+    assert_eq!(send(&requests[0], &Some("no signature".into())).await.refused(), RefusalCode::BadRequest);
+    let known: VolumeList = serde_json::from_slice(&node.get("/volumes").await.ok().body).unwrap();
+    assert_eq!((known.volumes.len(), known.volumes[0].epoch), (1, 3), "nobody else made it newer");
 }
 
 fn name(key: &str, index: u8) -> FragmentName {

@@ -77,6 +77,7 @@ impl Bench {
             code: "2+2".into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         };
         let _again = node.register(descriptor.clone()).or_else(|_| node.register(descriptor));
         self.node = Some(node);

@@ -405,6 +405,42 @@ fn a_node_that_lost_its_disk_comes_back_as_another_one() {
 }
 
 #[test]
+fn another_client_of_the_pool_neither_changes_a_volume_nor_takes_it_over() {
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, NO_DISK_CACHE);
+    data::put(&mount.path("file"), 1, 2 * MIB);
+    let keys = mount.info("file").keys();
+    let listed = exchange(cluster.address(0), b"GET /volumes HTTP/1.1\r\nhost: x\r\n\r\n", b"");
+    let body: serde_json::Value = serde_json::from_str(listed.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let volume = body["volumes"][0]["volume"].as_str().unwrap();
+    let epoch = body["volumes"][0]["epoch"].as_u64().unwrap();
+    let ask = |node: usize, method: &str, path: &str, epoch: u64, body: &str| {
+        let length = body.len();
+        let head = format!(
+            "{method} /volumes/{volume}/{path} HTTP/1.1\r\nhost: x\r\navid-epoch: {epoch}\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        let answer = exchange(cluster.address(node), head.as_bytes(), body.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 403"), "{method} {path} was answered {answer:?}");
+    };
+    for node in 0..5 {
+        for epoch in [epoch, epoch + 1] {
+            ask(node, "DELETE", &format!("objects/{}/1", keys[0]), epoch, "");
+            ask(node, "POST", &format!("objects/{}/1/fragment/0", keys[0]), epoch, "another fragment");
+            let lease = serde_json::json!({
+                "epoch": epoch, "mount": "07".repeat(16), "host": "thief", "lease_ms": 60_000, "take_over": true,
+            });
+            ask(node, "POST", "lease", epoch, &lease.to_string());
+        }
+    }
+    data::put(&mount.path("later"), 2, MIB);
+    mount.remount();
+    data::check(&mount.path("file"), 1, 2 * MIB);
+    data::check(&mount.path("later"), 2, MIB);
+    mount.unmount();
+}
+
+#[test]
 fn a_node_answers_garbage_with_4xx_and_goes_on() {
     let cluster = Cluster::start(1);
     let address = cluster.address(0);
@@ -454,7 +490,7 @@ fn exchange(address: SocketAddr, head: &[u8], body: &[u8]) -> String {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let _ = socket.write_all(head);
     let _ = socket.write_all(body);
-    let mut answer = vec![0; 512];
+    let mut answer = vec![0; 4096];
     let count = socket.read(&mut answer).unwrap_or(0);
     String::from_utf8_lossy(&answer[..count]).into_owned()
 }

@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "inode"],
     &["blocking"],
     &["acl", "transport", "metadata", "buffers", "host", "roster", "busy", "evidence"],
+    &["authority"],
     &["pool", "cache", "placement"],
     &["stripe"],
     &["open_file", "journal", "lease", "objects"],

@@ -163,7 +163,7 @@ impl Stripe {
     ) -> std::result::Result<Answer<()>, TransportError> {
         let address = self.address(node)?;
         let began = Instant::now();
-        let ended = self.pool.transport().flush(&address, self.writer(), self.left(deadline)).await;
+        let ended = self.pool.transport().flush(&address, self.writer(node), self.left(deadline)).await;
         self.pool.write_ended(node, began, ended)
     }
 
@@ -268,7 +268,7 @@ impl Stripe {
         let ended = self
             .pool
             .transport()
-            .batch(&address, self.writer(), operations, flush, self.left(deadline))
+            .batch(&address, self.writer(node), operations, flush, self.left(deadline))
             .await;
         let answer = self.pool.write_ended(node, began, ended)?;
         if answer.value.len() != operations.len() {

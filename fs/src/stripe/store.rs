@@ -454,7 +454,7 @@ impl Stripe {
         let address = self.address(node)?;
         self.pool.note_change(node, name);
         let began = Instant::now();
-        let put = self.pool.transport().put(&address, self.writer(), name, fpcc, fragment, flush, limit);
+        let put = self.pool.transport().put(&address, self.writer(node), name, fpcc, fragment, flush, limit);
         self.pool.write_ended(node, began, put.await)
     }
 

@@ -355,12 +355,12 @@ impl FragmentTransport for FaultyTransport {
     fn lease<'a>(
         &'a self,
         node: &'a NodeAddress,
-        volume: VolumeId,
+        writer: Writer,
         request: &'a LeaseRequest,
         limit: Duration,
     ) -> Reply<'a, ()> {
         Box::pin(self.pass(node, Verb::Lease, limit, async move |limit| {
-            self.inner.lease(node, volume, request, limit).await
+            self.inner.lease(node, writer, request, limit).await
         }))
     }
 

@@ -22,7 +22,7 @@ pub const NODE: NodeId = NodeId([0xAA; 16]);
 /// Its first run.
 pub const BOOT: BootId = BootId([0xBB; 8]);
 /// Who writes in tests.
-pub const WRITER: Writer = Writer { volume: VolumeId([0xCC; 16]), epoch: 3 };
+pub const WRITER: Writer = Writer { volume: VolumeId([0xCC; 16]), epoch: 3, shown: None };
 
 /// A fragment of `key`.
 pub fn fragment_name(key: &str) -> FragmentName {

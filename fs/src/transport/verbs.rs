@@ -13,7 +13,7 @@ use bytes::Bytes;
 use common::wire::{
     self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, NODE_HEADER, NodeId,
     NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, Refusal, Statement, VolumeDescriptor,
-    VolumeEntry, VolumeId, VolumeList, WIRE_VERSION,
+    VolumeEntry, VolumeId, VolumeList, WIRE_VERSION, WRITER_HEADER,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
@@ -83,13 +83,13 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
     fn lease<'a>(
         &'a self,
         node: &'a NodeAddress,
-        volume: VolumeId,
+        writer: Writer,
         lease: &'a LeaseRequest,
         limit: Duration,
     ) -> Reply<'a, ()> {
         Box::pin(async move {
             let body = serde_json::to_vec(lease).expect("a lease is plain strings and numbers");
-            let request = request(Method::POST, &format!("/volumes/{volume}/lease"), None, [body.into()]);
+            let request = post(&format!("/volumes/{}/lease", writer.volume), writer, [body.into()]);
             self.ask(node, request, limit).await?.read(|_| Ok(()))
         })
     }
@@ -212,18 +212,21 @@ pub(super) fn get(path: &str) -> Request<Parts> {
 }
 
 fn post(path: &str, writer: Writer, parts: impl IntoIterator<Item = Bytes>) -> Request<Parts> {
-    request(Method::POST, path, Some(writer.epoch), parts)
+    request(Method::POST, path, Some(writer), parts)
 }
 
 fn request(
     method: Method,
     path: &str,
-    epoch: Option<u32>,
+    writer: Option<Writer>,
     parts: impl IntoIterator<Item = Bytes>,
 ) -> Request<Parts> {
     let mut request = Request::builder().method(method).uri(path);
-    if let Some(epoch) = epoch {
+    if let Some(Writer { epoch, shown, .. }) = writer {
         request = request.header(EPOCH_HEADER, epoch);
+        if let Some(signature) = shown {
+            request = request.header(WRITER_HEADER, signature.to_string());
+        }
     }
     request.body(Parts::new(parts)).expect("paths are made of hex, decimals and percent-encoded keys")
 }
@@ -458,6 +461,7 @@ mod tests {
             code: "3+2".into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         };
         let entry = serde_json::to_string(&VolumeEntry { descriptor: descriptor.clone(), epoch: 9 }).unwrap();
         let node = ScriptedNode::saying(format!("{{\"volumes\":[{entry}]}}"));
@@ -584,6 +588,7 @@ mod tests {
             code: "3+2".into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         };
         let info = NodeInfo {
             wire: WIRE_VERSION,

@@ -79,6 +79,7 @@ impl Bench {
             code: "3+2".into(),
             hash: "blake3".into(),
             object_size: OBJECT.into(),
+            owner: None,
         };
         for k in 0..NODES {
             bench.faults.register(&address(k), &descriptor, SECOND).await.unwrap();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use avidfs::authority::Authority;
 use avidfs::cache::{Cache, CacheOptions};
 use avidfs::inode::Time;
 use avidfs::journal::chain::Reader;
@@ -149,7 +150,7 @@ impl World {
         store.configure(&identities).unwrap();
         drop(store);
         for node in self.nodes.iter().flatten() {
-            node.register(mount::descriptor(&self.settings())).unwrap();
+            node.register(mount::descriptor(&self.settings(), None)).unwrap();
         }
         self.hosts[0].database = Some(path);
     }
@@ -344,7 +345,7 @@ impl World {
             pool: pool.clone(),
             roots: configuration.nodes.clone(),
             quorum: code().quorum(),
-            volume: ID,
+            authority: Arc::new(Authority::new(ID, None)),
             mount: self.hosts[host].mount,
             host: format!("host {host}"),
         };

@@ -7,7 +7,8 @@ use std::time::Duration;
 use common::code::Code;
 use common::hash::HashId;
 use common::wire::{
-    LeaseRequest, MAX_LEASE_MS, MountId, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList,
+    LeaseRequest, MAX_LEASE_MS, MountId, NodeId, Signature, VolumeDescriptor, VolumeEntry, VolumeId,
+    VolumeList, volume_of, writer_statement,
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::folder::Folder;
 use crate::error::StoreError;
+use crate::signed::is_signed;
 
 const FORMAT: u32 = 1;
 const NAME: &str = "volumes.json";
@@ -33,6 +35,8 @@ pub struct Volume {
     epoch: RwLock<u32>,
     /// Who may write, and who does at the moment.
     grant: Mutex<Grant>,
+    /// The last proof of a writer that was good.
+    proof: Mutex<Option<(u32, Signature)>>,
 }
 
 #[derive(Default)]
@@ -58,6 +62,34 @@ struct VolumesFile {
     grants: BTreeMap<String, MountId>,
 }
 
+impl Volume {
+    fn new(descriptor: VolumeDescriptor, epoch: u32, grant: Mutex<Grant>) -> Volume {
+        Volume { descriptor, epoch: RwLock::new(epoch), grant, proof: Mutex::default() }
+    }
+
+    /// Whether who shows this may change the volume at a node under an epoch. A volume without an owner asks for nothing.
+    pub fn authorize(&self, epoch: u32, node: NodeId, shown: Option<Signature>) -> Result<(), StoreError> {
+        let Some(owner) = &self.descriptor.owner else { return Ok(()) };
+        let volume = self.descriptor.volume;
+        let shown = shown.ok_or(StoreError::Forbidden { volume, epoch })?;
+        // As long as nobody else shows something good, it is compared only.
+        let is_known = self.proof.lock().is_some_and(|known| is_same(known, (epoch, shown)));
+        if is_known {
+            return Ok(());
+        }
+        if !is_signed(&owner.0, &writer_statement(volume, epoch, node), shown) {
+            return Err(StoreError::Forbidden { volume, epoch });
+        }
+        *self.proof.lock() = Some((epoch, shown));
+        Ok(())
+    }
+}
+
+/// How long it takes says nothing about where two signatures differ.
+fn is_same(one: (u32, Signature), other: (u32, Signature)) -> bool {
+    one.0 == other.0 && blake3::hash(&one.1.0) == blake3::hash(&other.1.0)
+}
+
 impl Volumes {
     /// What earlier runs remembered.
     pub fn load(folder: &Folder) -> Result<Volumes, StoreError> {
@@ -72,7 +104,7 @@ impl Volumes {
             for VolumeEntry { descriptor, epoch } in file.volumes {
                 let mount = file.grants.get(&descriptor.volume.to_string()).copied();
                 let grant = Mutex::new(Grant { mount, holder: None });
-                let volume = Volume { descriptor, epoch: RwLock::new(epoch), grant };
+                let volume = Volume::new(descriptor, epoch, grant);
                 known.insert(volume.descriptor.volume, Arc::new(volume));
             }
         }
@@ -83,9 +115,14 @@ impl Volumes {
     pub fn register(&self, folder: &Folder, descriptor: VolumeDescriptor) -> Result<(), StoreError> {
         check(&descriptor)?;
         let _saving = self.saving.lock();
+        let is_owned = descriptor.owner.is_some();
         for known in self.known.read().values().map(|volume| &volume.descriptor) {
             if *known == descriptor {
                 return Ok(());
+            }
+            if is_owned && known.volume == descriptor.volume && known.owner.is_none() {
+                // Said by somebody who had no key, about an identity that only a key makes.
+                continue;
             }
             if known.volume == descriptor.volume || known.name == descriptor.name {
                 let why = format!("volume {} {:?} is here with another shape", known.volume, known.name);
@@ -93,9 +130,10 @@ impl Volumes {
             }
         }
         let mut list = self.list();
+        list.volumes.retain(|entry| entry.descriptor.volume != descriptor.volume);
         list.volumes.push(VolumeEntry { descriptor: descriptor.clone(), epoch: 0 });
-        self.save(folder, list, None)?;
-        let volume = Arc::new(Volume { descriptor, epoch: RwLock::new(0), grant: Mutex::default() });
+        self.save(folder, list, Some((descriptor.volume, None)))?;
+        let volume = Arc::new(Volume::new(descriptor, 0, Mutex::default()));
         self.known.write().insert(volume.descriptor.volume, volume);
         Ok(())
     }
@@ -217,6 +255,9 @@ fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
     if descriptor.name.is_empty() || descriptor.name.len() > 255 {
         return wrong("a volume's name has 1 to 255 bytes".into());
     }
+    if descriptor.owner.is_some_and(|owner| volume_of(&owner) != descriptor.volume) {
+        return wrong("the volume's identity is not that of its key".into());
+    }
     if let Err(error) = descriptor.code.parse::<Code>() {
         return wrong(error.to_string());
     }
@@ -238,6 +279,7 @@ mod tests {
             code: "3+2".into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         }
     }
 

@@ -139,6 +139,7 @@ pub fn descriptor(volume: u8, name: &str) -> VolumeDescriptor {
         code: "2+2".into(),
         hash: "blake3".into(),
         object_size: 4 << 20,
+        owner: None,
     }
 }
 

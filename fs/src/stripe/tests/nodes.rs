@@ -257,13 +257,7 @@ impl FragmentTransport for MemoryNodes {
         unimplemented!("a stripe does not register volumes")
     }
 
-    fn lease<'a>(
-        &'a self,
-        _: &'a NodeAddress,
-        _: VolumeId,
-        _: &'a LeaseRequest,
-        _: Duration,
-    ) -> Reply<'a, ()> {
+    fn lease<'a>(&'a self, _: &'a NodeAddress, _: Writer, _: &'a LeaseRequest, _: Duration) -> Reply<'a, ()> {
         unimplemented!("a stripe has no lease")
     }
 

@@ -47,6 +47,7 @@ impl Cluster {
             code: code.into(),
             hash: "blake3".into(),
             object_size: 4 << 20,
+            owner: None,
         };
         for address in &addresses {
             faulty.register(address, &descriptor, Duration::from_secs(5)).await.unwrap();
