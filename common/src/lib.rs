@@ -7,6 +7,7 @@ pub mod fpcc;
 pub mod gf256;
 pub mod hash;
 pub mod members;
+pub mod metrics;
 pub mod nearest;
 pub mod quorum;
 pub mod size;

@@ -33,6 +33,8 @@ pub enum Command {
     Umount(UmountArgs),
     /// Say how a mounted volume, or a pool of nodes, is doing
     Status(StatusArgs),
+    /// Print a mount's metrics as Prometheus reads them
+    Metrics(MetricsArgs),
     /// Delete fragments of objects that nobody refers to, as a crash may leave them
     Gc(GcArgs),
     /// Check names, files, objects and fragments against each other, and repair them
@@ -153,6 +155,9 @@ pub struct MountArgs {
     /// How many of them may wait [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub backlog_size: Option<String>,
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
     /// Changes of names and attributes longer ago than this are written to the pool [default: 1s]
     #[arg(long, value_name = "TIME")]
     pub metadata_interval: Option<String>,
@@ -401,6 +406,13 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `avidfs metrics`.
+#[derive(Args, Debug)]
+pub struct MetricsArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
 }
 
 /// `avidfs info`.

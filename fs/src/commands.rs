@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use avidfs::access::Access;
-use avidfs::cli::{AccessArgs, GcArgs, InfoArgs, RecoverArgs, StatusArgs, UmountArgs};
+use avidfs::cli::{AccessArgs, GcArgs, InfoArgs, MetricsArgs, RecoverArgs, StatusArgs, UmountArgs};
 use avidfs::config;
 use avidfs::control::{Daemon, Request};
 use avidfs::daemon;
@@ -101,6 +101,13 @@ fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
             report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
         ));
     }
+    Ok(())
+}
+
+pub fn metrics(args: &MetricsArgs) -> Result<(), Failure> {
+    let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
+    let text: String = daemon(&umount::find(&mountpoint)?)?.ask(Request::Metrics, Some(QUESTION_LIMIT))?;
+    print(&text);
     Ok(())
 }
 

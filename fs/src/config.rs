@@ -5,6 +5,7 @@ mod objects;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct MountConfig {
     pub backlog_bytes: u64,
     /// How long a change of names or attributes may wait until it is written to the pool.
     pub metadata_interval: Duration,
+    /// Where Prometheus finds the metrics of this mount, if it is to.
+    pub metrics: Option<SocketAddr>,
     /// Most bytes of files; none: what the pool has room for.
     pub capacity_bytes: Option<u64>,
     /// Whether other users may use the mount.
@@ -192,6 +195,7 @@ fn assemble(
         backlog_dir,
         backlog_bytes: values.or("backlog-size", size, 1 << 30)?,
         metadata_interval: values.or("metadata-interval", duration, Duration::from_secs(1))?,
+        metrics: values.parse("metrics", from_str::<SocketAddr>)?,
         capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
         take_over: values.or("take-over", yes_or_no, false)?,
@@ -205,7 +209,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "peers",
     "tls-cert",
     "tls-key",
@@ -225,6 +229,7 @@ const NAMES: [&str; 25] = [
     "backlog-dir",
     "backlog-size",
     "metadata-interval",
+    "metrics",
     "capacity",
     "allow-other",
     "take-over",
@@ -338,6 +343,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("write-behind", args.write_behind.clone()),
         ("dirty-interval", args.dirty_interval.clone()),
         ("backlog-dir", args.backlog_dir.clone()),
+        ("metrics", args.metrics.clone()),
         ("backlog-size", args.backlog_size.clone()),
         ("metadata-interval", args.metadata_interval.clone()),
         ("capacity", args.capacity.clone()),

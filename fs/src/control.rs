@@ -39,6 +39,8 @@ pub enum Request {
     Ping,
     /// How the volume is doing: a `VolumeStatus`.
     Status,
+    /// What the mount counts, as Prometheus reads it: a text.
+    Metrics,
     /// Where a file's bytes are: a `FileReport`.
     Info {
         /// The file's inode number.

@@ -183,6 +183,11 @@ impl Running {
         })
     }
 
+    /// What is served.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     /// Who answers the control socket.
     pub fn handler(&self) -> Handler {
         let (volume, mountpoint, askers) =
@@ -195,6 +200,9 @@ impl Running {
                         Answer::from::<_, Refusal>(Ok(Presence { pid: std::process::id(), mountpoint }))
                     }
                     Request::Status => Answer::from(volume.status().await),
+                    Request::Metrics => {
+                        Answer::from(volume.status().await.map(|status| crate::metrics::page(&status)))
+                    }
                     Request::Info { ino } => Answer::from(volume.locate(Ino(ino)).await),
                     Request::Blame => Answer::from::<_, Refusal>(Ok(volume.evidence())),
                     Request::Absolve { node } => Answer::from(volume.absolve(node)),

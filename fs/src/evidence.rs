@@ -30,6 +30,17 @@ pub enum Verdict {
     Unexplained,
 }
 
+impl Verdict {
+    /// As it stands in JSON and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Lied => "lied",
+            Verdict::Rotten => "rotten",
+            Verdict::Unexplained => "unexplained",
+        }
+    }
+}
+
 /// What a node signed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Signed {

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::inode::{Caller, Ino, Inode, Time};
 use crate::metadata::{NewInode, RenameMode};
+use crate::stages::{self, Stage};
 use crate::volume::{SetAttributes, SetTime, Volume, Written};
 
 /// How long the kernel may trust what it was told. Every change passes through this kernel, so for as long as it likes.
@@ -379,6 +380,7 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _lasting = stages::begin(Stage::Lookup);
         match self.volume.lookup(ino(parent), name.as_bytes()) {
             Err(Error::NotFound) => reply.entry(&TTL, &nothing(), GENERATION),
             result => reply_entry(reply, result),
@@ -390,6 +392,7 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _lasting = stages::begin(Stage::Attributes);
         match self.volume.attributes(ino(node)) {
             Ok(inode) => reply.attr(&TTL, &attr(&inode)),
             Err(error) => reply.error(errno(&error)),
@@ -414,6 +417,7 @@ impl Filesystem for Fuse {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _lasting = stages::begin(Stage::Change);
         let set = SetAttributes { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         match self.volume.set_attributes(ino(node), &set, caller(req)) {
             Ok(inode) => reply.attr(&TTL, &attr(&inode)),
@@ -422,6 +426,7 @@ impl Filesystem for Fuse {
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        let _lasting = stages::begin(Stage::Attributes);
         let target =
             self.volume.accessed(ino(node), Time::now()).and_then(|()| self.volume.target(ino(node)));
         match target {
@@ -440,24 +445,29 @@ impl Filesystem for Fuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _lasting = stages::begin(Stage::Change);
         let more = NewInode { rdev, ..NewInode::default() };
         reply_entry(reply, self.make(req, parent, name, (mode, umask), more));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let _lasting = stages::begin(Stage::Change);
         let mode = libc::S_IFDIR | mode & 0o7777;
         reply_entry(reply, self.make(req, parent, name, (mode, umask), NewInode::default()));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _lasting = stages::begin(Stage::Change);
         reply_empty(reply, self.volume.unlink(ino(parent), name.as_bytes(), caller(req)));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _lasting = stages::begin(Stage::Change);
         reply_empty(reply, self.volume.rmdir(ino(parent), name.as_bytes(), caller(req)));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _lasting = stages::begin(Stage::Change);
         let more = NewInode { target: Some(target.as_os_str().as_bytes().to_vec()), ..NewInode::default() };
         reply_entry(reply, self.make(req, parent, name, (libc::S_IFLNK | 0o777, 0), more));
     }
@@ -472,6 +482,7 @@ impl Filesystem for Fuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _lasting = stages::begin(Stage::Change);
         let mode = match flags {
             flags if flags.is_empty() => RenameMode::Replace,
             RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -483,10 +494,12 @@ impl Filesystem for Fuse {
     }
 
     fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let _lasting = stages::begin(Stage::Change);
         reply_entry(reply, self.volume.link(ino(node), ino(newparent), newname.as_bytes(), caller(req)));
     }
 
     fn open(&self, _req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _lasting = stages::begin(Stage::Open);
         let noted = self.volume.open_file(ino(node)).and_then(|()| match notes_access(flags) {
             true => self.volume.opened_for_reading(ino(node), Time::now()),
             false => Ok(false),
@@ -519,6 +532,7 @@ impl Filesystem for Fuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let _lasting = stages::begin(Stage::Change);
         let mode = libc::S_IFREG | mode & 0o7777;
         let created = self.make(req, parent, name, (mode, umask), NewInode::default());
         match created {
@@ -541,13 +555,17 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let lasting = stages::begin(Stage::Read);
         let _inside = self.runtime.enter();
         let now = (flags.0 & libc::O_NOATIME == 0).then(Time::now);
         match self.volume.try_read(ino(node), offset, size, now) {
             Ok(Some(parts)) => reply_data(reply, Ok(parts)),
             Ok(None) => {
                 let volume = self.volume.clone();
-                self.spawn(async move { reply_data(reply, volume.read(ino(node), offset, size).await) });
+                self.spawn(async move {
+                    let _lasting = lasting;
+                    reply_data(reply, volume.read(ino(node), offset, size).await);
+                });
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -565,6 +583,7 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let lasting = stages::begin(Stage::Write);
         let _inside = self.runtime.enter();
         let (node, now, length) = (ino(node), Time::now(), data.len() as u32);
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
@@ -577,6 +596,7 @@ impl Filesystem for Fuse {
             Ok(Written::Full) => {
                 let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
                 self.spawn(async move {
+                    let _lasting = lasting;
                     match volume.write(node, offset, data, now).await {
                         Ok(()) => reply.written(length),
                         Err(error) => reply.error(errno(&error)),
@@ -595,11 +615,15 @@ impl Filesystem for Fuse {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let lasting = stages::begin(Stage::Flush);
         if self.volume.is_clean(ino(node)) {
             return reply.ok();
         }
         let volume = self.volume.clone();
-        self.spawn(async move { reply_empty(reply, volume.flush(ino(node)).await) });
+        self.spawn(async move {
+            let _lasting = lasting;
+            reply_empty(reply, volume.flush(ino(node)).await);
+        });
     }
 
     fn release(
@@ -617,8 +641,12 @@ impl Filesystem for Fuse {
     }
 
     fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let lasting = stages::begin(Stage::Sync);
         let volume = self.volume.clone();
-        self.spawn(async move { reply_empty(reply, volume.fsync(ino(node)).await) });
+        self.spawn(async move {
+            let _lasting = lasting;
+            reply_empty(reply, volume.fsync(ino(node)).await);
+        });
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -633,6 +661,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _lasting = stages::begin(Stage::List);
         self.note_listing(ino(node), offset);
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
@@ -651,6 +680,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _lasting = stages::begin(Stage::List);
         self.note_listing(ino(node), offset);
         let listed = self.list(ino(node), offset, |inode, cookie, name| {
             let attr = attr(inode);
@@ -668,8 +698,12 @@ impl Filesystem for Fuse {
     }
 
     fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let lasting = stages::begin(Stage::Sync);
         let volume = self.volume.clone();
-        self.spawn(async move { reply_empty(reply, volume.sync().await) });
+        self.spawn(async move {
+            let _lasting = lasting;
+            reply_empty(reply, volume.sync().await);
+        });
     }
 
     fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
@@ -693,6 +727,7 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _lasting = stages::begin(Stage::Change);
         if let Err(error) = check_xattr_name(name.as_bytes()) {
             return reply.error(errno(&error));
         }
@@ -707,6 +742,7 @@ impl Filesystem for Fuse {
     }
 
     fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _lasting = stages::begin(Stage::Attributes);
         if node == INodeNo::ROOT && name == CONTROL_XATTR {
             return reply_xattr(reply, size, Ok(self.control()));
         }
@@ -716,6 +752,7 @@ impl Filesystem for Fuse {
     }
 
     fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _lasting = stages::begin(Stage::Attributes);
         let joined = self.volume.xattrs(ino(node)).map(|names| {
             let terminated = names.into_iter().flat_map(|name| name.into_iter().chain([0]));
             terminated.collect()
@@ -724,6 +761,7 @@ impl Filesystem for Fuse {
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _lasting = stages::begin(Stage::Change);
         let named = check_xattr_name(name.as_bytes());
         let done = named.and_then(|()| self.volume.remove_xattr(ino(node), name.as_bytes(), caller(req)));
         reply_empty(reply, done);

@@ -35,6 +35,7 @@ use crate::inode::Time;
 use crate::metadata::record::{self, Fields, Record};
 use crate::metadata::{Configuration, MetadataStore, ObjectRecord, Replay, Snapshot};
 use crate::pool::PoolEvent;
+use crate::stages::{self, Stage};
 use crate::stripe::{Stripe, pad};
 
 /// An entry that no node has room for as data may have a block of so many bytes inline.
@@ -887,6 +888,7 @@ impl Writer {
         if everything && target > 0 {
             return self.checkpoint().await;
         }
+        let _lasting = (self.position.upto < target).then(|| stages::begin(Stage::Journal));
         while self.position.upto < target {
             let outbox = self.metadata.outbox(self.position.upto, BLOCK)?;
             // What the records name is flushed before they are.

@@ -26,6 +26,7 @@ use avidfs::state::{Refusal, StateFolder};
 use avidfs::umount;
 use avidfs::volume::{Volume, VolumeStatus};
 use clap::Parser;
+use tokio::net::TcpListener;
 
 use commands::{QUESTION_LIMIT, daemon};
 
@@ -51,6 +52,7 @@ fn obey() -> ExitCode {
         Command::Mount(args) => mount(args),
         Command::Umount(args) => commands::umount(args),
         Command::Status(args) => commands::status(args),
+        Command::Metrics(args) => commands::metrics(args),
         Command::Info(args) => commands::info(args),
         Command::Gc(args) => commands::gc(args),
         Command::Blame(args) => commands::blame(args),
@@ -288,10 +290,18 @@ impl Begun {
     }
 }
 
+/// Before anything is done, so that an address that is taken leaves nothing behind.
+async fn listen_for_metrics(config: &MountConfig) -> Result<Option<TcpListener>, Refusal> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|error| host_refusal(&format!("--metrics {address}"), &error))
+}
+
 async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refusal> {
     mount::check_fuse(config.allow_other)?;
     let place = mount::look_at(&config.mountpoint)?.clear()?;
     mount::check_apart(place.path(), &config.state)?;
+    let metrics = listen_for_metrics(config).await?;
     let opened = opening::open(config).await?;
     announce_and_log(&opened, announce)?;
     let volume = opening::volume(config, &opened).await?;
@@ -299,6 +309,9 @@ async fn begin(config: &MountConfig, announce: &Announce) -> Result<Begun, Refus
     let listener =
         control::listen(opened.state.path()).map_err(|error| host_refusal("the control socket", &error))?;
     let running = show(config, place.path(), &opened, volume)?;
+    if let Some(listener) = metrics {
+        tokio::spawn(avidfs::metrics::serve(listener, running.volume().clone()));
+    }
     let noted = note(place.path(), opened.state.path());
     let answering = Answering::default();
     tokio::spawn(control::serve(listener, running.handler(), answering.clone()));

@@ -505,6 +505,7 @@ mod tests {
             roots_up: 5 - usize::from(down),
             roots_to_be_fresh: 4,
             snapshots: 0,
+            cases: Vec::new(),
             stripe: StripeStatus::default(),
         }
     }

@@ -1,29 +1,12 @@
-//! Counters, and how Prometheus reads them.
+//! What a node counts, and how Prometheus reads it.
 
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use common::metrics::{Counter, Histogram, Page};
 use common::wire::RefusalCode;
 use parking_lot::Mutex;
 
 use crate::store::Store;
-
-/// A number that only grows.
-#[derive(Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Count `more`.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What happened inside a store.
 #[derive(Default)]
@@ -69,9 +52,6 @@ const OPERATIONS: [(Operation, &str); 7] = [
     (Operation::Other, "other"),
 ];
 
-/// Upper bounds of the histogram's buckets, in microseconds.
-const BUCKETS_US: [u64; 10] = [100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000];
-
 /// What requests came, and what became of them.
 #[derive(Default)]
 pub struct Metrics {
@@ -81,8 +61,7 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct Requests {
-    buckets: [Counter; BUCKETS_US.len() + 1],
-    microseconds: Counter,
+    took: Histogram,
     received_bytes: Counter,
     sent_bytes: Counter,
 }
@@ -104,9 +83,7 @@ impl Metrics {
     /// It was answered.
     pub fn end(&self, timed: Timed, sent_bytes: u64, refused: Option<RefusalCode>) {
         let requests = &self.requests[timed.operation];
-        let took_us = timed.began.elapsed().as_micros() as u64;
-        requests.buckets[BUCKETS_US.partition_point(|&bound| bound < took_us)].add(1);
-        requests.microseconds.add(took_us);
+        requests.took.observe(timed.began.elapsed());
         requests.sent_bytes.add(sent_bytes);
         if let Some(code) = refused {
             *self.refused.lock().entry(refusal_name(code)).or_default() += 1;
@@ -115,55 +92,39 @@ impl Metrics {
 
     /// In Prometheus' text format.
     pub fn text(&self, store: &Store) -> String {
-        let mut text = String::new();
-        self.write_requests(&mut text);
-        self.write_refused(&mut text);
-        write_store(&mut text, store);
-        text
+        let mut page = Page::default();
+        self.write_requests(&mut page);
+        self.write_refused(&mut page);
+        write_store(&mut page, store);
+        page.text()
     }
 
-    fn write_requests(&self, text: &mut String) {
-        head(text, "shardd_request_seconds", "histogram", "How long requests took, by operation.");
-        for (operation, name) in OPERATIONS {
-            let requests = &self.requests[operation as usize];
-            let mut count = 0;
-            for (bucket, bound) in requests.buckets.iter().zip(BUCKETS_US) {
-                count += bucket.get();
-                let le = bound as f64 / 1e6;
-                line(
-                    text,
-                    "shardd_request_seconds_bucket",
-                    &format!("operation=\"{name}\",le=\"{le}\""),
-                    count,
-                );
-            }
-            count += requests.buckets[BUCKETS_US.len()].get();
-            let labels = format!("operation=\"{name}\"");
-            line(text, "shardd_request_seconds_bucket", &format!("{labels},le=\"+Inf\""), count);
-            line(text, "shardd_request_seconds_count", &labels, count);
-            line(text, "shardd_request_seconds_sum", &labels, requests.microseconds.get() as f64 / 1e6);
+    fn write_requests(&self, page: &mut Page) {
+        let each =
+            || OPERATIONS.map(|(operation, name)| (format!("operation=\"{name}\""), operation as usize));
+        page.head("shardd_request_seconds", "histogram", "How long requests took, by operation.");
+        for (labels, operation) in each() {
+            page.histogram("shardd_request_seconds", &labels, &self.requests[operation].took);
         }
-        head(text, "shardd_received_bytes_total", "counter", "Bytes of request bodies, by operation.");
-        for (operation, name) in OPERATIONS {
-            let bytes = self.requests[operation as usize].received_bytes.get();
-            line(text, "shardd_received_bytes_total", &format!("operation=\"{name}\""), bytes);
+        page.head("shardd_received_bytes_total", "counter", "Bytes of request bodies, by operation.");
+        for (labels, operation) in each() {
+            page.line("shardd_received_bytes_total", &labels, self.requests[operation].received_bytes.get());
         }
-        head(text, "shardd_sent_bytes_total", "counter", "Bytes of answers, by operation.");
-        for (operation, name) in OPERATIONS {
-            let bytes = self.requests[operation as usize].sent_bytes.get();
-            line(text, "shardd_sent_bytes_total", &format!("operation=\"{name}\""), bytes);
+        page.head("shardd_sent_bytes_total", "counter", "Bytes of answers, by operation.");
+        for (labels, operation) in each() {
+            page.line("shardd_sent_bytes_total", &labels, self.requests[operation].sent_bytes.get());
         }
     }
 
-    fn write_refused(&self, text: &mut String) {
-        head(text, "shardd_refused_total", "counter", "Requests refused, by code.");
+    fn write_refused(&self, page: &mut Page) {
+        page.head("shardd_refused_total", "counter", "Requests refused, by code.");
         for (code, count) in self.refused.lock().iter() {
-            line(text, "shardd_refused_total", &format!("code=\"{code}\""), count);
+            page.line("shardd_refused_total", &format!("code=\"{code}\""), count);
         }
     }
 }
 
-fn write_store(text: &mut String, store: &Store) {
+fn write_store(page: &mut Page, store: &Store) {
     let usage = store.usage();
     let gauges = [
         ("shardd_fragments", "Fragments kept.", usage.fragments),
@@ -172,8 +133,7 @@ fn write_store(text: &mut String, store: &Store) {
         ("shardd_capacity_bytes", "Bytes that may be filled.", usage.capacity_bytes),
     ];
     for (name, help, value) in gauges {
-        head(text, name, "gauge", help);
-        line(text, name, "", value);
+        page.single(name, "gauge", help, value);
     }
     let counts = &store.counts;
     let counters = [
@@ -184,20 +144,8 @@ fn write_store(text: &mut String, store: &Store) {
         ("shardd_damaged_total", "Records found damaged.", &counts.damaged),
     ];
     for (name, help, counter) in counters {
-        head(text, name, "counter", help);
-        line(text, name, "", counter.get());
+        page.single(name, "counter", help, counter.get());
     }
-}
-
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
-    let _ = match labels {
-        "" => writeln!(text, "{name} {value}"),
-        labels => writeln!(text, "{name}{{{labels}}} {value}"),
-    };
 }
 
 fn refusal_name(code: RefusalCode) -> &'static str {

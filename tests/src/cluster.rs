@@ -45,6 +45,16 @@ impl Node {
     }
 }
 
+/// What somebody answers `GET /metrics` with, head and body.
+pub fn metrics(address: SocketAddr) -> String {
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut answer = String::new();
+    let mut socket = TcpStream::connect(address).expect("it listens");
+    socket.write_all(request.as_bytes()).expect("it takes a request");
+    socket.read_to_string(&mut answer).expect("metrics are text");
+    answer
+}
+
 impl Cluster {
     /// So many nodes, all answering.
     pub fn start(count: usize) -> Cluster {
@@ -201,11 +211,7 @@ impl Cluster {
 
     /// How many answers a node falsified in its present life; 0 of an honest one.
     pub fn lies(&self, node: usize) -> u64 {
-        let request = "GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
-        let mut answer = String::new();
-        let mut socket = TcpStream::connect(self.address(node)).expect("the node lives");
-        socket.write_all(request.as_bytes()).expect("it takes a request");
-        socket.read_to_string(&mut answer).expect("metrics are text");
+        let answer = metrics(self.address(node));
         let told = answer.lines().find_map(|line| line.strip_prefix("shardd_lies_total ")?.parse().ok());
         told.unwrap_or(0)
     }

@@ -5,15 +5,16 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use avidfs_tests::cluster::Cluster;
+use avidfs_tests::cluster::{Cluster, metrics};
 use avidfs_tests::files::{self, Mapped, errno};
 use avidfs_tests::mount::{Mount, said, statfs};
-use avidfs_tests::process::{memory_bytes, need_program, need_root, output, run, shell};
+use avidfs_tests::process::{command, memory_bytes, need_program, need_root, output, run, shell};
 use avidfs_tests::scratch::{is_mounted, scratch};
 use avidfs_tests::seed::{Dice, rounds, seed};
 use avidfs_tests::{data, eventually, timed};
@@ -700,10 +701,47 @@ fn umount_refuses_while_a_file_is_open_and_changes_nothing() {
 }
 
 #[test]
+fn a_mounts_metrics_are_served_and_count_what_was_done() {
+    let cluster = Cluster::start(5);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mount = Mount::new(&cluster, &["--metrics", &free.to_string()]);
+    data::keep(&mount.path("file"), 1, 5 * MIB).unwrap();
+    let served = metrics(free);
+    assert!(served.starts_with("HTTP/1.1 200 OK\r\n"), "{served}");
+    let printed = run(command("avidfs").arg("metrics").arg(mount.root()));
+    for text in [&served, &printed] {
+        let value = |name: &str| -> f64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        };
+        assert_eq!(value("avidfs_nodes_up "), 5.0);
+        assert_eq!(value("avidfs_objects "), 2.0);
+        for stage in ["fuse_write", "fuse_change", "fuse_sync", "encode", "store", "metadata_commit"] {
+            assert!(value(&format!("avidfs_stage_seconds_count{{stage=\"{stage}\"}} ")) >= 1.0, "{stage}");
+            assert!(value(&format!("avidfs_stage_seconds_sum{{stage=\"{stage}\"}} ")) > 0.0, "{stage}");
+        }
+        assert_eq!(value("avidfs_stage_seconds_count{stage=\"decode\"} "), 0.0);
+    }
+    // An address that is taken is refused, and nothing is made.
+    let other = Mount::prepared(Some(cluster.peers()), &[]);
+    let refused = output(
+        command("avidfs")
+            .arg("mount")
+            .arg(other.root())
+            .args(["--volume", "other", "--metrics", &free.to_string()])
+            .args(["--peers", &cluster.peers()])
+            .arg("--state")
+            .arg(other.state()),
+    );
+    assert!(!refused.status.success() && said(&refused).contains("--metrics"), "{}", said(&refused));
+    mount.unmount();
+}
+
+#[test]
 fn a_mount_in_the_background_answers_when_the_command_returns() {
     let cluster = Cluster::start(5);
     let mount = Mount::prepared(Some(cluster.peers()), &[]);
-    let command = || avidfs_tests::process::command("avidfs");
+    let command = || command("avidfs");
     let start = |options: &[&str]| {
         run(command()
             .arg("mount")

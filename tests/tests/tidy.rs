@@ -11,12 +11,21 @@ const KNOWS: &[(&str, &[&str])] = &[
     ("rusqlite", &["fs/src/metadata/sqlite"]),
     ("hyper", &["fs/src/transport/http", "fs/src/transport/verbs", "shardd/src/", "credentials/src/secured"]),
     ("hyper_util", &["fs/src/transport/http", "shardd/src/", "credentials/src/secured"]),
-    ("axum", &["shardd/src/", "fs/src/transport/in_process"]),
+    ("axum", &["shardd/src/", "fs/src/transport/in_process", "fs/src/metrics"]),
     ("rustls", &["credentials/src/"]),
     ("webpki", &["credentials/src/tls"]),
     ("rcgen", &["credentials/src/pki"]),
     ("tokio_rustls", &["credentials/src/secured", "shardd/src/server"]),
-    ("shardd", &["fs/src/transport/in_process", "fs/src/main.rs", "fs/src/embedded", "shardd/src/main.rs"]),
+    (
+        "shardd",
+        &[
+            "fs/src/transport/in_process",
+            "fs/src/main.rs",
+            "fs/src/embedded",
+            "fs/src/metrics",
+            "shardd/src/main.rs",
+        ],
+    ),
 ];
 
 /// What common is free of: it has values and pure functions only.
@@ -25,7 +34,7 @@ const NOT_IN_COMMON: &[&str] =
 
 /// The modules of fs, bottom first. A module may use those above it in this list and those of its own line.
 const LAYERS: &[&[&str]] = &[
-    &["error", "inode"],
+    &["error", "inode", "stages"],
     &["blocking"],
     &["acl", "transport", "metadata", "buffers", "host", "roster", "busy", "evidence"],
     &["authority"],
@@ -36,7 +45,7 @@ const LAYERS: &[&[&str]] = &[
     &["fuse"],
     &[
         "access", "cli", "config", "state", "control", "mount", "daemon", "umount", "helper", "recover",
-        "report", "embedded",
+        "report", "embedded", "metrics",
     ],
     &["opening"],
     &["commands"],

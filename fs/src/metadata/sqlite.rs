@@ -36,6 +36,7 @@ use self::transaction::{Change, Numbers, Transaction, UsageChange, View};
 use self::wal::Wal;
 use super::check::Flaws;
 use super::*;
+use crate::stages::{self, Stage};
 
 /// Connections that read while the writing one is busy.
 const READERS: usize = 4;
@@ -93,6 +94,7 @@ impl SqliteStore {
 
     /// Run a verb that changes something: all of it happens, or with an error nothing.
     fn write<T>(&self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<T> {
+        let _lasting = stages::begin(Stage::Commit);
         let mut writer = self.writer.lock();
         let Writer { db, numbers, changes } = &mut *writer;
         numbers.refill(db)?;

@@ -26,6 +26,7 @@ use super::{Stripe, cover};
 use crate::error::{Error, Result};
 use crate::metadata::ObjectRecord;
 use crate::pool::{NodeState, Outcome};
+use crate::stages::{self, Stage};
 use crate::transport::{RawFragment, TransportError};
 
 /// FPCCs remembered: a few hundred bytes each for the usual codes.
@@ -189,6 +190,7 @@ impl Stripe {
     }
 
     async fn fetched(&self, id: ObjectId, answer: Answer, deadline: Instant) -> Result<Fetched> {
+        let _lasting = stages::begin(Stage::Fetch);
         let late = || Error::TimedOut(format!("reading object {id}"));
         let answer = timeout_at(deadline, answer).await.map_err(|_| late())?;
         answer.map_err(|_| Error::Host(format!("reading object {id} was cut short")))?
@@ -428,6 +430,7 @@ impl Job {
 
     /// m checked fragments are there: make the wanted ones that are not.
     async fn decode(&mut self) {
+        let _lasting = stages::begin(Stage::Decode);
         let mut wanted = self.gather.worth_decoding(&self.rank());
         wanted.extend(self.waiting.keys().copied().filter(|index| *index >= self.object.code.m()));
         let (code, checked) = (self.object.code, self.checked.values().cloned().collect::<Vec<_>>());

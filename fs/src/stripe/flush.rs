@@ -17,6 +17,7 @@ use super::encoded::fragment_name;
 use super::ledger::Doubtful;
 use crate::error::{Error, Result};
 use crate::pool::{NodeState, Outcome, PoolEvent};
+use crate::stages::{self, Stage};
 use crate::transport::{Answer, TransportError};
 
 /// Someone wants a flush; nobody may be waiting for it.
@@ -35,6 +36,7 @@ impl Stripe {
             self.ledger.lock().let_go();
             return Ok(());
         }
+        let _lasting = stages::begin(Stage::FlushNodes);
         self.patiently(|| self.flush_with_others()).await
     }
 

@@ -355,7 +355,12 @@ impl Entry {
         exceptions(&self.homes, &holders)
     }
 
+    /// Its bytes were let go of only once it was flushed on enough nodes: what is lost of it after that is rebuilt from
+    /// the rest, and no flush can do anything about it.
     fn is_unflushed(&self) -> bool {
+        if self.encoded.is_none() {
+            return false;
+        }
         let flushed = |ack: &Option<Ack>| ack.filter(|ack| ack.unflushed.is_none()).map(|ack| ack.node);
         let holders: Vec<Option<NodeId>> = self.acks.iter().map(flushed).collect();
         self.margin.is_some_and(|margin| !is_stored(self.code, margin, &holders))

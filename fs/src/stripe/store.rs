@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::placement;
 use crate::pool::{NodeState, Outcome};
+use crate::stages::{self, Stage};
 use crate::transport::{Answer, TransportError};
 
 /// Between two requests for a flush by one who waits for room.
@@ -47,6 +48,7 @@ impl Stripe {
         let encoded = self.encode(id, padded, length, deadline).await?;
         self.cache_stored(&encoded);
         let homes = self.homes(self.current, id, code);
+        let _lasting = stages::begin(Stage::Store);
         let exceptions = self.patiently(|| self.disperse(&encoded, &homes, flush, deadline)).await?;
         Ok(ObjectRecord { id, length, fpcc: encoded.digest, code, configuration: self.current, exceptions })
     }
@@ -77,7 +79,10 @@ impl Stripe {
     ) -> Result<Arc<Encoded>> {
         let (code, hash) = (self.options.code, self.options.hash);
         let permit = self.wait_for_room(padded.len() / code.m() * code.n(), deadline).await?;
-        let encoding = move || Encoded::new(id, code, hash, padded, length).holding(permit);
+        let encoding = move || {
+            let _lasting = stages::begin(Stage::Encode);
+            Encoded::new(id, code, hash, padded, length).holding(permit)
+        };
         Ok(Arc::new(self.cpu.run(length as usize, encoding).await))
     }
 

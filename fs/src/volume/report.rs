@@ -1,5 +1,6 @@
 //! What the volume tells about itself: `status`, `info`, and `df`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,6 +69,20 @@ pub struct VolumeStatus {
     pub roots_to_be_fresh: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// What nodes were caught at, in numbers.
+    #[serde(default)]
+    pub cases: Vec<CaseCount>,
+}
+
+/// How often a node was caught at something.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CaseCount {
+    /// Who, in hex.
+    pub node: String,
+    /// As `avidfs blame --json` has it.
+    pub verdict: String,
+    /// How often.
+    pub count: usize,
 }
 
 /// A node as `status` shows it.
@@ -188,7 +203,21 @@ impl Volume {
             roots_up: self.stripe.roots_up(),
             roots_to_be_fresh: code.fresh_quorum(),
             snapshots: self.metadata.snapshots()?.len(),
+            cases: self.case_counts(),
         })
+    }
+
+    fn case_counts(&self) -> Vec<CaseCount> {
+        let mut counts = BTreeMap::new();
+        for case in self.evidence() {
+            *counts.entry((case.node.to_string(), case.verdict.name())).or_default() += 1;
+        }
+        let count = |((node, verdict), count): ((String, &str), usize)| CaseCount {
+            node,
+            verdict: verdict.to_owned(),
+            count,
+        };
+        counts.into_iter().map(count).collect()
     }
 
     /// What nodes were caught at.

@@ -158,6 +158,23 @@ async fn a_node_that_hangs_in_flush_is_waited_for_once() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
+/// A fragment that is lost after enough nodes had flushed the object is no reason for later flushes to fail.
+#[tokio::test(start_paused = true)]
+async fn what_rots_after_it_was_flushed_keeps_no_flush_from_succeeding() {
+    let bench = bench("3+2").await;
+    bench.fault(3, Verb::Flush, Fault::Hang);
+    let record = bench.store(100_000).await;
+    bench.stripe.flush().await.unwrap();
+    assert_eq!((bench.flushed(&record), bench.stripe.status().unflushed_bytes), (4, 0));
+    (0..2).for_each(|k| bench.nodes.lose(k, &record.id.key()));
+    let read = bench.stripe.read(&record, 0..record.length).await.unwrap();
+    assert_eq!(read.concat(), bytes_of(record.id, 100_000));
+    let later = bench.store(100_000).await;
+    bench.stripe.flush().await.unwrap();
+    assert_eq!(bench.flushed(&later), 4);
+    assert!(!bench.updated(record).exceptions.is_empty(), "what is lost is told, to be rebuilt");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nodes_that_cannot_flush_do_not_count() {
     let bench = bench("3+2").await;
