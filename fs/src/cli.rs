@@ -35,6 +35,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print a mount's metrics as Prometheus reads them
     Metrics(MetricsArgs),
+    /// Measure in about a minute what a mount does for programs
+    Bench(BenchArgs),
     /// Delete fragments of objects that nobody refers to, as a crash may leave them
     Gc(GcArgs),
     /// Check names, files, objects and fragments against each other, and repair them
@@ -413,6 +415,19 @@ pub struct StatusArgs {
 pub struct MetricsArgs {
     /// Where the volume is mounted
     pub mountpoint: PathBuf,
+}
+
+/// `avidfs bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// A folder of the mount; others than avidfs do as well
+    pub folder: PathBuf,
+    /// Seconds for each figure
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `avidfs info`.

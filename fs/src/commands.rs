@@ -12,7 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use avidfs::access::Access;
-use avidfs::cli::{AccessArgs, GcArgs, InfoArgs, MetricsArgs, RecoverArgs, StatusArgs, UmountArgs};
+use avidfs::bench::Figure;
+use avidfs::cli::{
+    AccessArgs, BenchArgs, GcArgs, InfoArgs, MetricsArgs, RecoverArgs, StatusArgs, UmountArgs,
+};
 use avidfs::config;
 use avidfs::control::{Daemon, Request};
 use avidfs::daemon;
@@ -100,6 +103,20 @@ fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
             "{gap}{}",
             report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
         ));
+    }
+    Ok(())
+}
+
+pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let told = |figure: &Figure| match args.json {
+        true => (),
+        false => print(&report::figure(figure)),
+    };
+    let limit = Duration::from_secs(args.seconds);
+    let figures = avidfs::bench::run(&args.folder, limit, told)
+        .map_err(|error| host_refusal(&args.folder.display().to_string(), &error))?;
+    if args.json {
+        print(&pretty(&serde_json::json!(figures)));
     }
     Ok(())
 }

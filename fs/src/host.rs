@@ -294,6 +294,15 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
 }
 
+/// Have the kernel forget what it has cached of a file, if nothing of that is dirty.
+pub fn forget_pages(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` lives.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// Bytes of disk that a folder takes, with all below it; what cannot be seen does not count.
 pub fn disk_usage(folder: &Path) -> u64 {
     let entries = folder.read_dir().into_iter().flatten().flatten();

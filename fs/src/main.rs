@@ -52,6 +52,7 @@ fn obey() -> ExitCode {
         Command::Mount(args) => mount(args),
         Command::Umount(args) => commands::umount(args),
         Command::Status(args) => commands::status(args),
+        Command::Bench(args) => commands::bench(args),
         Command::Metrics(args) => commands::metrics(args),
         Command::Info(args) => commands::info(args),
         Command::Gc(args) => commands::gc(args),

@@ -9,7 +9,7 @@ pub mod record;
 pub mod sqlite;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use common::code::Code;
 use common::hash::{Hash, HashId};
@@ -418,6 +418,10 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// At most `limit` extents of a file that have bytes at the offset `from` or later, by offset and uncut, each
     /// with its object's record (which so comes once for each extent). The next page is `from` the end of the last.
     fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>>;
+    /// The objects of files that are one extent of at most `longest` bytes from their beginning, of the inodes in a
+    /// range, in their order; at most `limit`.
+    fn small_files(&self, inos: RangeInclusive<u64>, longest: u32, limit: usize)
+    -> Result<Vec<ObjectRecord>>;
     /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing
     /// happens.
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;

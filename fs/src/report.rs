@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::code::Code;
 
+use crate::bench::Figure;
 use crate::evidence::{Case, Verdict};
 use crate::journal::entry::Signed;
 use crate::journal::key::VolumeKey;
@@ -86,6 +87,15 @@ pub fn garbage(found: &GarbageReport, dry_run: bool) -> String {
         text.push_str(&format!("no answer from {}\n", found.silent.join(", ")));
     }
     text
+}
+
+/// One line of `avidfs bench`.
+pub fn figure(figure: &Figure) -> String {
+    let times = figure.p50_ms.zip(figure.p99_ms);
+    let times =
+        times.map_or_else(String::new, |(p50, p99)| format!("   p50 {p50:>8.3} ms   p99 {p99:>8.3} ms"));
+    format!("{:<38} {:>9.0} {:<4}{times}", figure.name, figure.value, figure.unit).trim_end().to_owned()
+        + "\n"
 }
 
 /// `avidfs snapshot list`.

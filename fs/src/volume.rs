@@ -13,6 +13,7 @@ mod data;
 mod fsck;
 mod gc;
 mod namespace;
+mod neighbours;
 mod old_disks;
 mod report;
 mod snapshots;
@@ -42,6 +43,7 @@ use crate::pool::Pool;
 use crate::stripe::Stripe;
 use access::Accesses;
 use budget::Budget;
+use neighbours::Neighbours;
 
 pub use access::AccessTimes;
 pub use attributes::{SetAttributes, SetTime};
@@ -108,6 +110,8 @@ pub struct Volume {
     seen: space::Seen,
     /// Reads in flight, so that no object is deleted under one.
     reads: upkeep::ReadGate,
+    /// Which files are read one after the other.
+    neighbours: Mutex<Neighbours>,
     /// Told when there is something to delete or to move.
     work: Notify,
     /// How far a check is.
@@ -149,6 +153,7 @@ impl Volume {
             begun: Time::now(),
             seen: space::Seen::default(),
             reads: upkeep::ReadGate::default(),
+            neighbours: Mutex::default(),
             work: Notify::new(),
             checking: Mutex::default(),
             viewing: tokio::sync::Mutex::default(),

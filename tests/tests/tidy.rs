@@ -45,7 +45,7 @@ const LAYERS: &[&[&str]] = &[
     &["fuse"],
     &[
         "access", "cli", "config", "state", "control", "mount", "daemon", "umount", "helper", "recover",
-        "report", "embedded", "metrics",
+        "report", "embedded", "metrics", "bench",
     ],
     &["opening"],
     &["commands"],

@@ -23,7 +23,7 @@ mod volume;
 mod wal;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -291,6 +291,15 @@ impl MetadataStore for SqliteStore {
 
     fn objects_of(&self, ino: Ino, from: u64, limit: usize) -> Result<Vec<(Extent, ObjectRecord)>> {
         self.read(|view| objects::objects_of(view, ino, from, limit))
+    }
+
+    fn small_files(
+        &self,
+        inos: RangeInclusive<u64>,
+        longest: u32,
+        limit: usize,
+    ) -> Result<Vec<ObjectRecord>> {
+        self.read(|view| objects::small_files(view, inos, longest, limit))
     }
 
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()> {

@@ -6,17 +6,18 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::code::Code;
 use common::codec::Codec;
 use common::fpcc::{Checked, Fpcc, decode};
-use common::wire::{NodeId, ObjectId, Operation, RefusalCode};
+use common::wire::{MAX_BATCH, NodeId, ObjectId, Operation, RefusalCode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lru::LruCache;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::encoded::fragment_name;
@@ -32,11 +33,19 @@ use crate::transport::{RawFragment, TransportError};
 /// FPCCs remembered: a few hundred bytes each for the usual codes.
 const KEPT_FPCCS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
+/// Batches of small objects that are fetched at once; more are left out.
+const BATCHES: usize = 2;
+/// How long whoever wants one of them waits for its batch before it asks for itself.
+const BATCH_PATIENCE: Duration = Duration::from_millis(200);
+
 /// What is being fetched.
 pub(super) struct Fetches {
     jobs: Mutex<HashMap<ObjectId, mpsc::UnboundedSender<Want>>>,
     fpccs: Mutex<LruCache<ObjectId, Arc<Fpcc>>>,
     prefetches: Arc<Semaphore>,
+    /// Small objects that come together with others; whoever wants one waits until the sender is gone.
+    coming: Mutex<HashMap<ObjectId, watch::Receiver<()>>>,
+    batches: Arc<Semaphore>,
 }
 
 /// A fragment that passed its check, or was decoded from such.
@@ -59,6 +68,8 @@ impl Fetches {
             jobs: Mutex::default(),
             fpccs: Mutex::new(LruCache::new(KEPT_FPCCS)),
             prefetches: Arc::new(Semaphore::new(prefetches)),
+            coming: Mutex::default(),
+            batches: Arc::new(Semaphore::new(BATCHES)),
         }
     }
 
@@ -75,6 +86,7 @@ impl Stripe {
     /// A range of an object's bytes as pieces in order, slices of cached fragments where they are cached. The range is
     /// cut at the object's end. `Unreadable` when fewer than m good fragments can be had in time.
     pub async fn read(self: &Arc<Self>, object: &ObjectRecord, range: Range<u32>) -> Result<Vec<Bytes>> {
+        self.arrived(object.id).await;
         let deadline = Instant::now() + self.options.io_limit;
         let parts = cover(object.code, object.length, range);
         let mut pieces = Vec::with_capacity(parts.len());
@@ -131,6 +143,71 @@ impl Stripe {
                 }
             }
         });
+    }
+
+    /// Bring small objects into the cache in the background, many with one request to each node. Only those whose data
+    /// is at home on nodes that are well: every other one is fetched by who reads it.
+    pub fn fetch_ahead(self: &Arc<Self>, objects: Vec<ObjectRecord>) {
+        let Ok(permit) = self.fetches.batches.clone().try_acquire_owned() else { return };
+        let (arrived, coming) = watch::channel(());
+        let mut wanted: HashMap<NodeId, Vec<(Arc<ObjectRecord>, usize)>> = HashMap::new();
+        let mut ids = Vec::new();
+        for object in objects {
+            let homes = self.homes_of(&object);
+            let is_well = |home: &NodeId| self.pool.state(*home) == NodeState::Up;
+            let m = object.code.m();
+            let is_simple = object.exceptions.is_empty() && homes[..m].iter().all(is_well);
+            if !is_simple || self.in_memory(object.id, 0, &(0..0)).is_some() {
+                continue;
+            }
+            ids.push(object.id);
+            let object = Arc::new(object);
+            for (index, home) in homes[..m].iter().enumerate() {
+                wanted.entry(*home).or_default().push((object.clone(), index));
+            }
+        }
+        self.fetches.coming.lock().extend(ids.iter().map(|id| (*id, coming.clone())));
+        let stripe = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let fetching = wanted.into_iter().map(|(node, wanted)| stripe.fetch_batch(node, wanted));
+            futures_util::future::join_all(fetching).await;
+            let mut coming = stripe.fetches.coming.lock();
+            ids.iter().for_each(|id| drop(coming.remove(id)));
+            drop(arrived);
+        });
+    }
+
+    /// What does not come, or does not check, is left to who reads it.
+    async fn fetch_batch(self: &Arc<Self>, node: NodeId, wanted: Vec<(Arc<ObjectRecord>, usize)>) {
+        let _lasting = stages::begin(Stage::Fetch);
+        let deadline = Instant::now() + self.options.io_limit;
+        for some in wanted.chunks(MAX_BATCH) {
+            let get = |(object, index): &(Arc<ObjectRecord>, usize)| {
+                Operation::Get(fragment_name(object.id, *index))
+            };
+            let operations: Vec<Operation> = some.iter().map(get).collect();
+            let Ok(answer) = self.ask_batch(node, &operations, false, deadline).await else { return };
+            for ((object, index), got) in some.iter().zip(answer.value) {
+                let raw = RawFragment { fpcc: got.fpcc, fragment: got.payload };
+                if got.status == 200
+                    && let Ok((fragment, _)) = self.check(object, *index, raw).await
+                {
+                    self.cache.insert(object.id, *index as u8, fragment.bytes().clone());
+                }
+            }
+        }
+    }
+
+    /// Wait for an object that comes with others, if it does.
+    async fn arrived(&self, id: ObjectId) {
+        let coming = self.fetches.coming.lock().get(&id).cloned();
+        let Some(mut coming) = coming else { return };
+        // An error is the end of the batch.
+        if tokio::time::timeout(BATCH_PATIENCE, coming.changed()).await.is_err() {
+            // Nobody else is to wait for it.
+            self.fetches.coming.lock().retain(|_, other| !other.same_channel(&coming));
+        }
     }
 
     /// One fragment, parity too, from wherever it can be had or made.

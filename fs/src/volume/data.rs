@@ -14,6 +14,9 @@ use crate::open_file::{OpenFile, Piece, Progress, Source};
 
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
+/// Small files that are fetched together, at most, and how large each may be.
+const NEIGHBOURS: usize = 128;
+const NEIGHBOUR_BYTES: u32 = 64 << 10;
 
 /// What became of a write.
 #[derive(Debug)]
@@ -332,6 +335,9 @@ impl Volume {
         {
             self.accessed(ino, now)?;
         }
+        if offset == 0 {
+            self.fetch_neighbours(ino);
+        }
         let pieces = self.plan(&file, offset, size)?;
         let mut bytes = Vec::with_capacity(pieces.len());
         for piece in &pieces {
@@ -347,6 +353,15 @@ impl Volume {
             }
         }
         Ok(Some(bytes))
+    }
+
+    /// Small files whose turn comes soon are fetched together: one request to each node for many of them.
+    fn fetch_neighbours(&self, ino: Ino) {
+        let Some(inos) = self.neighbours.lock().read(ino) else { return };
+        match self.metadata.small_files(inos, NEIGHBOUR_BYTES, NEIGHBOURS) {
+            Ok(objects) => self.stripe.fetch_ahead(objects),
+            Err(error) => tracing::debug!(%error, "nothing is fetched ahead"),
+        }
     }
 
     /// Read; fewer bytes than asked for only at the end of the file.

@@ -44,6 +44,31 @@ fn the_objects_of_a_file_come_by_offset_a_page_at_a_time() {
 }
 
 #[test]
+fn the_objects_of_small_files_come_by_inode_number() {
+    on_every_store(|store| {
+        let files: Vec<Ino> = (0..6).map(|i| file(store, ROOT, &format!("{i}"))).collect();
+        for (i, ino) in files.iter().enumerate() {
+            // The third begins with a hole, the fourth is empty, the fifth large.
+            match i {
+                2 => write(store, *ino, 100, 10 + i as u64, 100),
+                3 => (),
+                4 => write(store, *ino, 0, 10 + i as u64, 5000),
+                _ => write(store, *ino, 0, 10 + i as u64, 100),
+            }
+        }
+        let counters = |first: usize, last: usize, limit| -> Vec<u64> {
+            let inos = files[first].0..=files[last].0;
+            let found = store.small_files(inos, 4000, limit).unwrap();
+            found.iter().map(|record| record.id.counter).collect()
+        };
+        assert_eq!(counters(0, 5, 10), [10, 11, 15]);
+        assert_eq!(counters(0, 5, 2), [10, 11]);
+        assert_eq!(counters(1, 4, 10), [11]);
+        assert!(store.small_files(files[5].0 + 1..=u64::MAX, 4000, 10).unwrap().is_empty());
+    });
+}
+
+#[test]
 fn an_unknown_object_is_not_found() {
     on_every_store(|store| {
         assert_error!(store.object(id(1)), Error::NotFound);

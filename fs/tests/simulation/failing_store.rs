@@ -2,7 +2,7 @@
 //! was, as a store behind a network does whose answer is lost.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -136,6 +136,7 @@ impl MetadataStore for FailingStore {
         reads with_intents() -> Vec<Ino>;
         reads object(id: ObjectId) -> ObjectRecord;
         reads objects_of(ino: Ino, from: u64, limit: usize) -> Vec<(Extent, ObjectRecord)>;
+        reads small_files(inos: RangeInclusive<u64>, longest: u32, limit: usize) -> Vec<ObjectRecord>;
         changes set_exceptions(id: ObjectId, exceptions: &[Exception]) -> ();
         reads with_exceptions(after: Option<ObjectId>, limit: usize) -> Vec<ObjectRecord>;
         reads scattered(after: (Ino, u64), small: u32, limit: usize) -> Vec<Scattered>;

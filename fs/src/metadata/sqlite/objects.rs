@@ -1,5 +1,7 @@
 //! Objects: what is known of them, which are not whole at home, which nothing refers to any more.
 
+use std::ops::RangeInclusive;
+
 use common::wire::{NodeId, ObjectId};
 
 use super::rows::{self, InodeKey};
@@ -53,6 +55,24 @@ pub(super) fn objects_of(
         view.inode(ino)?;
     }
     found.into_iter().map(|(extent, object)| Ok((extent, complete(view, object)?))).collect()
+}
+
+pub(super) fn small_files(
+    view: View,
+    inos: RangeInclusive<u64>,
+    longest: u32,
+    limit: usize,
+) -> Result<Vec<ObjectRecord>> {
+    let sql = concat!(
+        "SELECT ",
+        rows::object_columns!(),
+        " FROM extent e JOIN object o ON o.id = e.object ",
+        "WHERE e.ino BETWEEN ?1 AND ?2 AND e.offset = 0 AND o.length <= ?3 ORDER BY e.ino LIMIT ?4"
+    );
+    let (first, last) = inos.into_inner();
+    let parameters = (Ino(first).key(), rows::offset(last), longest, rows::limit(limit));
+    let found = view.rows(sql, parameters, |row| rows::object(row, 0))?;
+    found.into_iter().map(|object| complete(view, object)).collect()
 }
 
 pub(super) fn scattered(view: View, after: (Ino, u64), small: u32, limit: usize) -> Result<Vec<Scattered>> {

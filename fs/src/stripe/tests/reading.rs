@@ -45,6 +45,53 @@ async fn a_healthy_read_asks_only_for_the_data_it_needs_and_only_once() {
     assert_eq!(pieces.concat(), bytes_of(record.id, 90_000));
 }
 
+async fn small_ones(bench: &Bench, count: usize) -> Vec<ObjectRecord> {
+    let mut records = Vec::new();
+    for _ in 0..count {
+        records.push(bench.store(4000).await);
+    }
+    records
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_objects_are_fetched_ahead_with_one_request_to_each_node() {
+    let bench = bench("3+2").await;
+    let records = small_ones(&bench, 50).await;
+    let cold = bench.cold();
+    let before = bench.requests(Verb::Batch);
+    cold.fetch_ahead(records.clone());
+    for record in &records {
+        check(&cold, record).await;
+    }
+    assert_eq!((bench.requests(Verb::Get), bench.requests(Verb::Batch) - before), (0, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_come_with_others_is_asked_for_alone_and_waited_for_once() {
+    for fault in [Fault::Hang, Fault::CorruptFragment, Fault::Lose] {
+        let bench = bench("3+2").await;
+        let records = small_ones(&bench, 50).await;
+        let cold = bench.cold();
+        bench.harm(1, Verb::Batch, fault);
+        cold.fetch_ahead(records.clone());
+        let began = Instant::now();
+        for record in &records {
+            check(&cold, record).await;
+        }
+        assert!(bench.requests(Verb::Get) >= 20, "those of one node, of fifty objects");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    // One that a node lost is decoded from the others'.
+    let bench = bench("3+2").await;
+    let records = small_ones(&bench, 5).await;
+    bench.nodes.lose(0, &records[2].id.key());
+    let cold = bench.cold();
+    cold.fetch_ahead(records.clone());
+    for record in &records {
+        check(&cold, record).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_not_flushed_yet_is_read_from_memory() {
     let bench = bench("3+2").await;
