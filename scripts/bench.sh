@@ -57,13 +57,14 @@ cluster() {
   "$root/scripts/cluster.sh" "$@"
 }
 
-# A pool of new nodes, and a volume on it: `bring_up CODE [MILLISECONDS]`, these added to every round trip.
+# A pool of new nodes, and a volume on it: `bring_up CODE [MILLISECONDS]`, with these behind relays that add them to every
+# round trip.
 bring_up() {
-  local code=$1 delay=${2:-0} peers
+  local code=$1 delay=${2:-} peers
   local n=$((${code%+*} + ${code#*+}))
   CAPACITY=$((gib * 4))GiB cluster up "$dir/nodes" "$n"
   peers=$(cluster peers "$dir/nodes")
-  [ "$delay" = 0 ] || peers=$(behind_relays "$delay" "$peers")
+  [ -z "$delay" ] || peers=$(behind_relays "$delay" "$peers")
   # shellcheck disable=SC2086
   avidfs mount "$mnt" --peers "$peers" --code "$code" --state "$dir/state" ${MOUNT_OPTS:-}
 }
@@ -294,7 +295,7 @@ sizes() {
 }
 
 distance() {
-  step "By distance: one writer, one file of $gib GiB, so many ms added to each round trip"
+  step "By distance: one writer, one file of $gib GiB, behind relays that add so many ms to each round trip"
   row "added" "write" "wanted"
   local delay write near=
   for delay in 0 10; do

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 pub const LARGE: usize = 64 << 10;
 
 /// What the process-wide buffers keep for reuse: enough for the fragments of a few objects in flight.
-const KEPT_BYTES: usize = 64 << 20;
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Buffers waiting to be used again, and which memory is lent out. Cheap to clone; clones share.
 #[derive(Clone)]

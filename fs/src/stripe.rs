@@ -100,7 +100,7 @@ impl StripeOptions {
             code,
             hash,
             io_limit: Duration::from_secs(30),
-            unflushed_bytes: 48 << 20,
+            unflushed_bytes: 32 << 20,
             grace: Duration::from_millis(50),
             patience: Duration::from_secs(1),
             flush_patience: Duration::from_secs(2),
