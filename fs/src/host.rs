@@ -294,6 +294,16 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
 }
 
+/// Have the allocator share few arenas. Left alone it has one for many threads, and freed buffers lie scattered over all
+/// of them: a third more memory, which was touched for the first time more often. Called before there are threads.
+pub fn settle_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Have the kernel forget what it has cached of a file, if nothing of that is dirty.
 pub fn forget_pages(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `file` lives.

@@ -35,6 +35,7 @@ use commands::{QUESTION_LIMIT, daemon};
 const READ_AHEAD_KIB: u32 = 8 << 10;
 
 fn main() -> ExitCode {
+    host::settle_allocator();
     match std::env::args_os().next().and_then(|program| Caller::of(&program)) {
         Some(Caller::Mount) => help_mount(),
         Some(Caller::Umount) => help_umount(),
