@@ -31,7 +31,6 @@ fi
 dir=$(mktemp -d /dev/shm/avidfs-bench.XXXXXX)
 mnt=$dir/mnt
 tmpfs=
-relays=()
 clean_up() {
   local code=$?
   trap - EXIT INT TERM
@@ -71,13 +70,15 @@ bring_up() {
 
 tear_down() {
   mountpoint -q "$mnt" && { avidfs umount "$mnt" >/dev/null || fusermount3 -uz "$mnt" || umount -l "$mnt" || true; }
-  [ "${#relays[@]}" = 0 ] || kill "${relays[@]}" 2>/dev/null || true
-  relays=()
+  if [ -e "$dir/relays" ]; then
+    xargs kill <"$dir/relays" 2>/dev/null || true
+    rm "$dir/relays"
+  fi
   [ ! -d "$dir/nodes" ] || cluster down "$dir/nodes"
   rm -rf "$dir/nodes" "$dir/state"
 }
 
-# Starts a relay before each peer, and prints where they listen.
+# Starts a relay before each peer, and prints where they listen; their processes are noted for tear_down.
 behind_relays() {
   local delay=$1 port=9301 list= peer
   for peer in ${2//,/ }; do
@@ -300,7 +301,6 @@ distance() {
   local delay write near=
   for delay in 0 10; do
     bring_up 3+2 "$delay"
-    mapfile -t relays < <(cat "$dir/relays" 2>/dev/null; rm -f "$dir/relays")
     write=$(rate "$bytes" copy_in file)
     tear_down
     row "$delay ms" "$write MB/s" "${near:+>= $((${near:-0} * 7 / 10)) MB/s (0.7 of near)}"

@@ -261,8 +261,7 @@ pub fn blame(cases: &[Case]) -> String {
     rows.extend(cases.iter().map(|case| {
         let verdict = match case.verdict {
             Verdict::Lied => "lied, signed",
-            Verdict::Rotten => "rotten",
-            Verdict::Unexplained => "unexplained",
+            verdict => verdict.name(),
         };
         [
             String::new(),
