@@ -3,6 +3,7 @@
 
 mod disk;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +21,21 @@ use disk::Disk;
 /// What a fragment in memory costs besides its bytes: its entry in map and list, and the shared handle.
 const ENTRY_BYTES: u64 = 200;
 
+/// Fragments that passed by and are remembered by name alone, so that they are kept when they come again.
+const PASSED: NonZeroUsize = NonZeroUsize::new(16 << 10).expect("not zero");
+
 /// Which fragment: the object and the index.
 type Key = (ObjectId, u8);
+
+/// How likely a fragment is to be asked for again once memory has lost it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reuse {
+    /// As any other.
+    Likely,
+    /// It was fetched ahead of somebody who reads everything once. It goes to disk only if it was here before: what is
+    /// read a single time would push out what is read often, and writing it costs as much as fetching it did.
+    Unlikely,
+}
 
 /// How much may be kept, and where.
 #[derive(Clone, Debug)]
@@ -57,12 +71,16 @@ pub struct CacheStats {
     pub disk_rotten: u64,
     /// Fragments that left memory and were not written to disk because the disk was behind.
     pub disk_skipped: u64,
+    /// Fragments that left memory and were not written to disk because they were read ahead for the first time.
+    pub disk_passed: u64,
 }
 
 /// See the module. Besides its two bounds it holds up to `disk::QUEUE_BYTES` on their way from memory to disk, and
-/// in memory a thousandth of what is on disk.
+/// in memory a thousandth of what is on disk and the names of `PASSED` fragments.
 pub struct Cache {
     memory: Mutex<Memory>,
+    passed: Mutex<LruCache<Key, ()>>,
+    passed_by: AtomicU64,
     memory_hits: AtomicU64,
     memory_misses: AtomicU64,
     disk: Option<Disk>,
@@ -77,6 +95,8 @@ impl Cache {
         };
         Ok(Arc::new(Cache {
             memory: Mutex::new(Memory::new(options.memory_bytes)),
+            passed: Mutex::new(LruCache::new(PASSED)),
+            passed_by: AtomicU64::new(0),
             memory_hits: AtomicU64::new(0),
             memory_misses: AtomicU64::new(0),
             disk,
@@ -94,7 +114,7 @@ impl Cache {
     /// The whole fragment from disk, checked; it is in memory afterwards.
     pub async fn get_disk(&self, object: ObjectId, index: u8) -> Option<Bytes> {
         let fragment = self.disk.as_ref()?.get((object, index)).await?;
-        self.insert(object, index, fragment.clone());
+        self.insert(object, index, fragment.clone(), Reuse::Likely);
         Some(fragment)
     }
 
@@ -104,16 +124,26 @@ impl Cache {
     }
 
     /// Keep a fragment. Only bytes that passed the FPCC check.
-    pub fn insert(&self, object: ObjectId, index: u8, fragment: Bytes) {
+    pub fn insert(&self, object: ObjectId, index: u8, fragment: Bytes, reuse: Reuse) {
         let key = (object, index);
         if self.memory.lock().get(key).is_some() {
             return;
         }
         let fragment = unpinned(fragment);
-        let victims = self.memory.lock().insert(key, fragment);
-        if let Some(disk) = &self.disk {
-            victims.into_iter().for_each(|(key, fragment)| disk.offer(key, fragment));
+        let victims = self.memory.lock().insert(key, fragment, reuse);
+        let Some(disk) = &self.disk else { return };
+        for (key, fragment, reuse) in victims {
+            if reuse == Reuse::Likely || self.was_here_before(key) {
+                disk.offer(key, fragment);
+            } else {
+                self.passed_by.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Whether it passed by before; from now on it did.
+    fn was_here_before(&self, key: Key) -> bool {
+        self.passed.lock().put(key, ()).is_some()
     }
 
     /// Forget every fragment of an object.
@@ -129,6 +159,7 @@ impl Cache {
         let mut stats = CacheStats {
             memory_hits: self.memory_hits.load(Ordering::Relaxed),
             memory_misses: self.memory_misses.load(Ordering::Relaxed),
+            disk_passed: self.passed_by.load(Ordering::Relaxed),
             ..CacheStats::default()
         };
         if let Some(disk) = &self.disk {
@@ -156,7 +187,7 @@ fn unpinned(fragment: Bytes) -> Bytes {
 /// The level in memory.
 struct Memory {
     /// With the bytes each is counted for.
-    fragments: LruCache<Key, (Bytes, u64)>,
+    fragments: LruCache<Key, (Bytes, u64, Reuse)>,
     bytes: u64,
     bound: u64,
 }
@@ -167,31 +198,33 @@ impl Memory {
     }
 
     fn get(&mut self, key: Key) -> Option<Bytes> {
-        self.fragments.get(&key).map(|(fragment, _)| fragment.clone())
+        self.fragments.get(&key).map(|(fragment, ..)| fragment.clone())
     }
 
     /// What had to go for it; the fragment itself where it alone is more than the bound.
-    fn insert(&mut self, key: Key, fragment: Bytes) -> Vec<(Key, Bytes)> {
+    fn insert(&mut self, key: Key, fragment: Bytes, reuse: Reuse) -> Vec<(Key, Bytes, Reuse)> {
         let cost = Buffers::shared().held_by(&fragment) as u64 + ENTRY_BYTES;
         if cost > self.bound {
-            return vec![(key, fragment)];
+            return vec![(key, fragment, reuse)];
         }
-        if let Some((_, replaced)) = self.fragments.put(key, (fragment, cost)) {
+        if let Some((_, replaced, _)) = self.fragments.put(key, (fragment, cost, reuse)) {
             self.bytes -= replaced;
         }
         self.bytes += cost;
         let mut victims = Vec::new();
         while self.bytes > self.bound {
-            let (key, (fragment, cost)) = self.fragments.pop_lru().expect("bytes are those of fragments");
+            let (key, (fragment, cost, reuse)) =
+                self.fragments.pop_lru().expect("bytes are those of fragments");
             self.bytes -= cost;
-            victims.push((key, fragment));
+            victims.push((key, fragment, reuse));
         }
         victims
     }
 
     fn remove(&mut self, object: ObjectId) -> Vec<Bytes> {
         let found = (0..=u8::MAX).filter_map(|index| self.fragments.pop(&(object, index)));
-        let (fragments, costs): (Vec<Bytes>, Vec<u64>) = found.unzip();
+        let (fragments, costs): (Vec<Bytes>, Vec<u64>) =
+            found.map(|(fragment, cost, _)| (fragment, cost)).unzip();
         self.bytes -= costs.iter().sum::<u64>();
         fragments
     }
@@ -229,7 +262,7 @@ mod tests {
     fn spilled(folder: &Path) -> Arc<Cache> {
         let cache = open(300 * KIB, 10_000 * KIB, Some(folder));
         for counter in 0..4 {
-            cache.insert(object(counter), 0, fragment(counter, 256 * KIB));
+            cache.insert(object(counter), 0, fragment(counter, 256 * KIB), Reuse::Likely);
             cache.disk.as_ref().unwrap().settle();
         }
         assert_eq!(cache.stats().disk_fragments, 3);
@@ -246,7 +279,7 @@ mod tests {
     fn what_was_put_in_comes_out_until_it_is_removed() {
         let cache = open(1000 * KIB, 0, None);
         for index in [0, 2, 254] {
-            cache.insert(object(1), index, fragment(u64::from(index), 100 * KIB));
+            cache.insert(object(1), index, fragment(u64::from(index), 100 * KIB), Reuse::Likely);
         }
         assert_eq!(cache.get(object(1), 2), Some(fragment(2, 100 * KIB)));
         assert_eq!(cache.get(object(1), 1), None);
@@ -262,7 +295,7 @@ mod tests {
     fn memory_stays_within_its_bound_and_loses_the_least_recently_used() {
         let cache = open(1000 * KIB, 0, None);
         for counter in 0..20 {
-            cache.insert(object(counter), 0, fragment(counter, 100 * KIB));
+            cache.insert(object(counter), 0, fragment(counter, 100 * KIB), Reuse::Likely);
             cache.get(object(0), 0);
             assert!(cache.stats().memory_bytes <= 1000 * KIB as u64);
         }
@@ -275,7 +308,7 @@ mod tests {
     fn tiny_fragments_are_counted_with_their_overhead() {
         let cache = open(100 * ENTRY_BYTES as usize, 0, None);
         for counter in 0..1000 {
-            cache.insert(object(counter), 0, fragment(counter, 1));
+            cache.insert(object(counter), 0, fragment(counter, 1), Reuse::Likely);
         }
         assert_eq!(cache.stats().memory_fragments, 99);
     }
@@ -286,7 +319,7 @@ mod tests {
         let body = fragment(1, 4000 * KIB);
         for (index, range) in [(0, 5..5 + 300 * KIB), (1, 0..10), (2, 4..4000 * KIB)] {
             let slice = body.slice(range);
-            cache.insert(object(1), index, slice.clone());
+            cache.insert(object(1), index, slice.clone(), Reuse::Likely);
             let kept = cache.get(object(1), index).unwrap();
             assert_eq!(kept, slice);
             let held = Buffers::shared().held_by(&kept);
@@ -302,8 +335,8 @@ mod tests {
     #[test]
     fn what_is_larger_than_memory_is_not_kept_there() {
         let cache = open(100 * KIB, 0, None);
-        cache.insert(object(1), 0, fragment(1, 10 * KIB));
-        cache.insert(object(2), 0, fragment(2, 200 * KIB));
+        cache.insert(object(1), 0, fragment(1, 10 * KIB), Reuse::Likely);
+        cache.insert(object(2), 0, fragment(2, 200 * KIB), Reuse::Likely);
         assert_eq!((cache.get(object(1), 0).is_some(), cache.get(object(2), 0)), (true, None));
     }
 
@@ -317,6 +350,22 @@ mod tests {
         assert_eq!(cache.get_disk(object(9), 0).await, None);
         let stats = cache.stats();
         assert_eq!((stats.disk_hits, stats.disk_misses), (1, 1));
+    }
+
+    #[test]
+    fn what_is_read_ahead_goes_to_disk_only_when_it_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = open(300 * KIB, 10_000 * KIB, Some(folder.path()));
+        let pass = || {
+            for counter in 0..4 {
+                cache.insert(object(counter), 0, fragment(counter, 256 * KIB), Reuse::Unlikely);
+            }
+            cache.disk.as_ref().unwrap().settle();
+            let stats = cache.stats();
+            (stats.disk_fragments, stats.disk_passed)
+        };
+        assert_eq!(pass(), (0, 3), "the last is still in memory");
+        assert_eq!(pass(), (3, 4), "the last passes by for the first time");
     }
 
     #[tokio::test]
@@ -369,7 +418,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(0, 1000 * KIB, Some(folder.path()));
         for counter in 0..12 {
-            cache.insert(object(counter), 0, fragment(counter, 256 * KIB));
+            cache.insert(object(counter), 0, fragment(counter, 256 * KIB), Reuse::Likely);
             cache.disk.as_ref().unwrap().settle();
             let on_disk: u64 = files(folder.path()).iter().map(|file| file.metadata().unwrap().len()).sum();
             assert!(on_disk <= 1000 * KIB as u64 && cache.stats().disk_bytes <= 1000 * KIB as u64);
@@ -381,7 +430,7 @@ mod tests {
     async fn small_fragments_do_not_go_to_disk() {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(0, 1000 * KIB, Some(folder.path()));
-        cache.insert(object(1), 0, fragment(1, 15 * KIB));
+        cache.insert(object(1), 0, fragment(1, 15 * KIB), Reuse::Likely);
         cache.disk.as_ref().unwrap().settle();
         assert_eq!(files(folder.path()).len(), 0);
     }
@@ -415,7 +464,7 @@ mod tests {
         let cache = open(0, 100_000 * KIB, Some(folder.path()));
         let held = cache.disk.as_ref().unwrap().hold_up();
         for counter in 0..100 {
-            cache.insert(object(counter), 0, fragment(counter, 1000 * KIB));
+            cache.insert(object(counter), 0, fragment(counter, 1000 * KIB), Reuse::Likely);
         }
         drop(held);
         cache.disk.as_ref().unwrap().settle();

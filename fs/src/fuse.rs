@@ -2,6 +2,8 @@
 //! become errnos. The only file that knows fuser. Metadata is answered on the thread that read the request; what may
 //! wait for nodes goes to the runtime with its reply.
 
+mod listings;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +21,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use self::listings::Listings;
 use crate::acl;
 use crate::error::{Error, Result};
 use crate::host;
@@ -33,8 +36,11 @@ const TTL: Duration = Duration::from_secs(3600);
 const GENERATION: Generation = Generation(0);
 /// Largest read or write the kernel sends at once.
 const MAX_REQUEST: u32 = 1 << 20;
-/// Entries asked of the store at once while listing.
-const PAGE: usize = 256;
+/// Entries asked of the store at once while listing with attributes: as many with short names fit into the 32 KiB that
+/// the kernel asks for.
+const PAGE: usize = 204;
+/// Names asked of it at once; what does not fit was read for nothing.
+const NAMES: usize = 128;
 /// Name of the extended attribute of the root that tells where the daemon is reached.
 pub const CONTROL_XATTR: &str = "avidfs.control";
 
@@ -108,7 +114,13 @@ pub fn mount(
     config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
     config.clone_fd = true;
     let notifier = Arc::<OnceLock<Notifier>>::default();
-    let fuse = Fuse { volume, runtime, control: options.control.clone(), notifier: notifier.clone() };
+    let fuse = Fuse {
+        volume,
+        runtime,
+        control: options.control.clone(),
+        notifier: notifier.clone(),
+        listings: Listings::default(),
+    };
     let mut session = if host::is_root() {
         // Mounted by ourselves: only so is its type fuse.avidfs and not merely fuse.
         let device = host::mount_fuse(mountpoint, &options.name, &kernel_options(options))?;
@@ -164,6 +176,7 @@ struct Fuse {
     control: PathBuf,
     /// What tells the kernel that something it was told is no longer so.
     notifier: Arc<OnceLock<Notifier>>,
+    listings: Listings,
 }
 
 impl Fuse {
@@ -388,6 +401,7 @@ impl Filesystem for Fuse {
     }
 
     fn forget(&self, _req: &Request, node: INodeNo, nlookup: u64) {
+        self.listings.forget(ino(node));
         self.volume.forget(ino(node), nlookup);
     }
 
@@ -649,8 +663,10 @@ impl Filesystem for Fuse {
         });
     }
 
-    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+    fn opendir(&self, _req: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let remembered = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        let may_be = self.listings.may_be_remembered(ino(node));
+        reply.opened(FileHandle(0), if may_be { remembered } else { FopenFlags::empty() });
     }
 
     fn readdir(
@@ -662,12 +678,33 @@ impl Filesystem for Fuse {
         mut reply: ReplyDirectory,
     ) {
         let _lasting = stages::begin(Stage::List);
-        self.note_listing(ino(node), offset);
-        let listed = self.list(ino(node), offset, |inode, cookie, name| {
+        let directory = ino(node);
+        self.begin_listing(directory, offset);
+        let mut some = false;
+        let listed = self.dots(directory, offset, |inode, cookie, name| {
             reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
         });
+        let listed = listed.and_then(|full| match full {
+            true => Ok(false),
+            false => Fuse::pages(
+                (offset, NAMES),
+                |after| self.volume.names(directory, after, NAMES),
+                |name| name.cookie,
+                |name| {
+                    some = true;
+                    let kind = kind(name.mode);
+                    reply.add(INodeNo(name.ino.0), name.cookie, kind, OsStr::from_bytes(&name.name))
+                },
+            ),
+        });
+        if some {
+            self.listings.handed_names(directory);
+        }
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(all) => {
+                self.end_listing(directory, all);
+                reply.ok();
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -681,18 +718,33 @@ impl Filesystem for Fuse {
         mut reply: ReplyDirectoryPlus,
     ) {
         let _lasting = stages::begin(Stage::List);
-        self.note_listing(ino(node), offset);
-        let listed = self.list(ino(node), offset, |inode, cookie, name| {
+        let directory = ino(node);
+        self.begin_listing(directory, offset);
+        let mut add = |inode: &Inode, cookie, name: &[u8]| {
             let attr = attr(inode);
-            let full = reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION);
-            // The kernel takes no reference on the two dots.
-            if !full && name != b"." && name != b".." {
-                self.volume.remember(inode.ino);
-            }
-            full
+            reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION)
+        };
+        let listed = self.dots(directory, offset, &mut add).and_then(|full| match full {
+            true => Ok(false),
+            false => Fuse::pages(
+                (offset, PAGE),
+                |after| self.volume.list(directory, after, PAGE),
+                |entry| entry.cookie,
+                |entry| {
+                    let full = add(&entry.inode, entry.cookie, &entry.name);
+                    // The kernel takes no reference on the two dots.
+                    if !full {
+                        self.volume.remember(entry.inode.ino);
+                    }
+                    full
+                },
+            ),
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(all) => {
+                self.end_listing(directory, all);
+                reply.ok();
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -845,41 +897,55 @@ impl Filesystem for Fuse {
 }
 
 impl Fuse {
-    fn note_listing(&self, directory: Ino, offset: u64) {
-        if offset == 0
-            && let Err(error) = self.volume.accessed(directory, Time::now())
-        {
+    fn begin_listing(&self, directory: Ino, offset: u64) {
+        if offset > 0 {
+            return;
+        }
+        self.listings.begun(directory);
+        if let Err(error) = self.volume.accessed(directory, Time::now()) {
             tracing::warn!(ino = directory.0, %error, "a time of access is lost");
         }
     }
 
-    /// Hand out entries after a cookie until `add` says that no more fit; `.` has cookie 1 and `..` 2.
-    fn list(
+    fn end_listing(&self, directory: Ino, all: bool) {
+        if all {
+            self.listings.ended(directory);
+        }
+    }
+
+    /// Hand out `.`, of cookie 1, and `..`, of 2, if they come after a cookie. Whether one no longer fitted.
+    fn dots(
         &self,
         directory: Ino,
         after: u64,
         mut add: impl FnMut(&Inode, u64, &[u8]) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if after < 1 && add(&self.volume.attributes(directory)?, 1, b".") {
-            return Ok(());
+            return Ok(true);
         }
         if after < 2 {
             let parent = self.volume.parent(directory)?;
-            if add(&self.volume.attributes(parent)?, 2, b"..") {
-                return Ok(());
-            }
+            return Ok(add(&self.volume.attributes(parent)?, 2, b".."));
         }
+        Ok(false)
+    }
+
+    /// Hand out entries after a cookie, page after page of so many, until `add` says that no more fit. Whether that was all.
+    fn pages<E>(
+        (after, size): (u64, usize),
+        page: impl Fn(u64) -> Result<Vec<E>>,
+        cookie: impl Fn(&E) -> u64,
+        mut add: impl FnMut(&E) -> bool,
+    ) -> Result<bool> {
         let mut after = after.max(2);
         loop {
-            let page = self.volume.list(directory, after, PAGE)?;
-            for entry in &page {
-                if add(&entry.inode, entry.cookie, &entry.name) {
-                    return Ok(());
-                }
+            let entries = page(after)?;
+            if entries.iter().any(&mut add) {
+                return Ok(false);
             }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = last.cookie,
-                _ => return Ok(()),
+            match entries.last() {
+                Some(last) if entries.len() == size => after = cookie(last),
+                _ => return Ok(true),
             }
         }
     }

@@ -68,6 +68,19 @@ pub struct Entry {
     pub inode: Inode,
 }
 
+/// One name in a directory, for who only wants to know the names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Name {
+    /// As in `Entry`.
+    pub cookie: u64,
+    /// As in `Entry`.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub ino: Ino,
+    /// The type and permission bits of that.
+    pub mode: u32,
+}
+
 /// What a new inode begins with.
 #[derive(Clone, Debug, Default)]
 pub struct NewInode {
@@ -335,6 +348,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// is there all along is met once by a caller who goes on from the last cookie, whatever comes and goes
     /// meanwhile. A removed directory is empty.
     fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>>;
+    /// As `list`, without the attributes, which are most of its cost.
+    fn names(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Name>>;
 
     /// A new inode under a new name; also counts the parent's links and size and stamps its mtime and ctime.
     /// `Exists`, `NotFound` (also for a removed parent), `NotDirectory`, `NameTooLong`, `TooManyLinks`; `Invalid`

@@ -195,6 +195,10 @@ impl MetadataStore for SqliteStore {
         self.read(|view| namespace::list(view, directory, after, limit))
     }
 
+    fn names(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Name>> {
+        self.read(|view| namespace::names(view, directory, after, limit))
+    }
+
     fn create(&self, parent: Ino, name: &[u8], new: &NewInode, now: Time) -> Result<Inode> {
         self.write(|change| namespace::create(change, parent, name, new, now))
     }

@@ -24,6 +24,7 @@ use super::encoded::fragment_name;
 use super::gather::{Gather, Miss, Rank, Source};
 use super::inquiry::Contradiction;
 use super::{Stripe, cover};
+use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::metadata::ObjectRecord;
 use crate::pool::{NodeState, Outcome};
@@ -99,7 +100,7 @@ impl Stripe {
             .filter(|(_, piece)| piece.is_none())
             .map(|((index, _), _)| *index)
             .collect();
-        let mut answers = self.fetch(object, &absent).into_iter();
+        let mut answers = self.fetch(object, &absent, Reuse::Likely).into_iter();
         for ((_, part), piece) in parts.iter().zip(&mut pieces).filter(|(_, piece)| piece.is_none()) {
             let answer = answers.next().expect("one for each absent piece");
             *piece = Some(self.fetched(object.id, answer, deadline).await?.bytes.slice(part.clone()));
@@ -137,7 +138,7 @@ impl Stripe {
                     remote.push(index);
                 }
             }
-            for answer in stripe.fetch(&object, &remote) {
+            for answer in stripe.fetch(&object, &remote, Reuse::Unlikely) {
                 if let Err(error) = stripe.fetched(object.id, answer, deadline).await {
                     tracing::debug!(object = %object.id, %error, "not read ahead");
                 }
@@ -193,7 +194,7 @@ impl Stripe {
                 if got.status == 200
                     && let Ok((fragment, _)) = self.check(object, *index, raw).await
                 {
-                    self.cache.insert(object.id, *index as u8, fragment.bytes().clone());
+                    self.cache.insert(object.id, *index as u8, fragment.bytes().clone(), Reuse::Likely);
                 }
             }
         }
@@ -217,7 +218,7 @@ impl Stripe {
         index: usize,
         deadline: Instant,
     ) -> Result<Fetched> {
-        let answer = self.fetch(object, &[index]).pop().expect("one for each index");
+        let answer = self.fetch(object, &[index], Reuse::Likely).pop().expect("one for each index");
         self.fetched(object.id, answer, deadline).await
     }
 
@@ -242,8 +243,8 @@ impl Stripe {
         Some(fragment.slice(part.clone()))
     }
 
-    /// Ask the object's task for fragments; begin one if there is none.
-    fn fetch(self: &Arc<Self>, object: &ObjectRecord, indexes: &[usize]) -> Vec<Answer> {
+    /// Ask the object's task for fragments; begin one if there is none, for fragments of such reuse.
+    fn fetch(self: &Arc<Self>, object: &ObjectRecord, indexes: &[usize], reuse: Reuse) -> Vec<Answer> {
         let (wants, answers): (Vec<Want>, Vec<Answer>) = indexes
             .iter()
             .map(|&index| {
@@ -261,7 +262,7 @@ impl Stripe {
             let (sender, receiver) = mpsc::unbounded_channel();
             let Ok(()) = sender.send(unsent) else { unreachable!("the receiver is here") };
             jobs.insert(object.id, sender);
-            tokio::spawn(Job::new(self, object, receiver).run());
+            tokio::spawn(Job::new(self, object, reuse, receiver).run());
         }
         answers
     }
@@ -282,6 +283,8 @@ struct Job {
     wants: mpsc::UnboundedReceiver<Want>,
     waiting: BTreeMap<usize, Vec<oneshot::Sender<Result<Fetched>>>>,
     checked: BTreeMap<usize, Checked>,
+    /// Of what it brings; whoever began it decides.
+    reuse: Reuse,
     fpcc: Option<Arc<Fpcc>>,
     requests: FuturesUnordered<BoxFuture<'static, Event>>,
     /// When each unanswered request is late.
@@ -313,7 +316,12 @@ enum Event {
 struct Missed(Miss, String);
 
 impl Job {
-    fn new(stripe: &Arc<Stripe>, object: &ObjectRecord, wants: mpsc::UnboundedReceiver<Want>) -> Job {
+    fn new(
+        stripe: &Arc<Stripe>,
+        object: &ObjectRecord,
+        reuse: Reuse,
+        wants: mpsc::UnboundedReceiver<Want>,
+    ) -> Job {
         let mut job = Job {
             stripe: stripe.clone(),
             object: Arc::new(object.clone()),
@@ -321,6 +329,7 @@ impl Job {
             wants,
             waiting: BTreeMap::new(),
             checked: BTreeMap::new(),
+            reuse,
             fpcc: None,
             requests: FuturesUnordered::new(),
             due: HashMap::new(),
@@ -495,7 +504,7 @@ impl Job {
 
     fn keep(&self, index: usize, bytes: &Bytes, source: Source) {
         if index < self.object.code.m() && source != Source::Cache {
-            self.stripe.cache.insert(self.object.id, index as u8, bytes.clone());
+            self.stripe.cache.insert(self.object.id, index as u8, bytes.clone(), self.reuse);
         }
     }
 

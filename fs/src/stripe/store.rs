@@ -16,6 +16,7 @@ use super::encoded::Encoded;
 use super::ledger::Unsafe;
 use super::spread::{Spread, fewest_nodes};
 use super::{Stripe, pad};
+use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::placement;
@@ -154,7 +155,7 @@ impl Stripe {
     fn cache_stored(&self, encoded: &Encoded) {
         for (index, fragment) in encoded.fragments[..encoded.code.m()].iter().enumerate() {
             if fragment.len() <= self.options.cached_on_store {
-                self.cache.insert(encoded.id, index as u8, fragment.clone());
+                self.cache.insert(encoded.id, index as u8, fragment.clone(), Reuse::Likely);
             }
         }
     }

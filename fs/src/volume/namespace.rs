@@ -3,7 +3,7 @@
 use super::Volume;
 use crate::error::Result;
 use crate::inode::{Caller, Ino, Inode, ROOT};
-use crate::metadata::{Entry, NewInode, Removed, RenameMode};
+use crate::metadata::{Entry, Name, NewInode, Removed, RenameMode};
 
 /// Orphans given up in one transaction.
 const RECLAIMED_AT_ONCE: usize = 256;
@@ -98,6 +98,11 @@ impl Volume {
             }
         }
         Ok(entries)
+    }
+
+    /// As `list`, without the attributes.
+    pub fn names(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Name>> {
+        self.metadata.names(directory, after, limit)
     }
 
     /// The kernel was handed this inode once more.

@@ -2,7 +2,7 @@
 
 use avidfs::error::Error;
 use avidfs::inode::{Ino, MAX_LINKS, ROOT, Time};
-use avidfs::metadata::NewInode;
+use avidfs::metadata::{Entry, Name, NewInode};
 
 use crate::support::*;
 
@@ -127,6 +127,8 @@ fn lookup_and_list_tell_a_missing_name_from_a_missing_directory() {
         assert_error!(store.lookup(Ino(999_999), b"b"), Error::NotFound);
         assert_error!(store.list(plain, 0, 1), Error::NotDirectory);
         assert_error!(store.list(Ino(999_999), 0, 1), Error::NotFound);
+        assert_error!(store.names(plain, 0, 1), Error::NotDirectory);
+        assert_error!(store.names(Ino(999_999), 0, 1), Error::NotFound);
         assert_error!(store.parent(plain), Error::NotDirectory);
         assert_error!(store.inode(Ino(0)), Error::NotFound);
     });
@@ -161,6 +163,23 @@ fn a_listing_brings_each_inode_as_it_is() {
         let listed = store.list(ROOT, 0, 10).unwrap();
         let found: Vec<_> = listed.into_iter().map(|entry| entry.inode).collect();
         assert_eq!(found, made.map(|ino| store.inode(ino).unwrap()));
+    });
+}
+
+#[test]
+fn names_alone_are_listed_as_entries_are() {
+    on_every_store(|store| {
+        for name in ["b", "a", "d"] {
+            file(store, ROOT, name);
+        }
+        directory(store, ROOT, "c");
+        for (after, limit) in [(0, 10), (0, 2), (4, 10), (u64::MAX, 10), (0, 0)] {
+            let entries = store.list(ROOT, after, limit).unwrap().into_iter();
+            let expected: Vec<_> = entries
+                .map(|Entry { cookie, name, inode }| Name { cookie, name, ino: inode.ino, mode: inode.mode })
+                .collect();
+            assert_eq!(store.names(ROOT, after, limit).unwrap(), expected);
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use avidfs::error::{Error, Result};
 use avidfs::inode::{Ino, Inode, Time};
 use avidfs::metadata::check::Flaws;
 use avidfs::metadata::{
-    AttributeChange, Commit, Configuration, Entry, Exception, Extent, Intent, MetadataStore, NewInode,
+    AttributeChange, Commit, Configuration, Entry, Exception, Extent, Intent, MetadataStore, Name, NewInode,
     ObjectRecord, Outbox, Removed, RenameMode, Replay, Scattered, Snapshot, SnapshotUsage, Usage,
     VolumeSettings,
 };
@@ -113,6 +113,7 @@ impl MetadataStore for FailingStore {
         reads parent(directory: Ino) -> Ino;
         reads target(ino: Ino) -> Vec<u8>;
         reads list(directory: Ino, after: u64, limit: usize) -> Vec<Entry>;
+        reads names(directory: Ino, after: u64, limit: usize) -> Vec<Name>;
         changes create(parent: Ino, name: &[u8], new: &NewInode, now: Time) -> Inode;
         changes link(ino: Ino, parent: Ino, name: &[u8], now: Time) -> Inode;
         changes unlink(parent: Ino, name: &[u8], now: Time) -> Removed;

@@ -6,7 +6,7 @@ use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, MAX_LINKS, MAX_NAME, MAX_TARGET, ROOT, Time};
 use crate::metadata::record::Record;
-use crate::metadata::{Entry, NewInode, Removed, RenameMode};
+use crate::metadata::{Entry, Name, NewInode, Removed, RenameMode};
 
 /// What each entry adds to the size of its directory, in bytes.
 const ENTRY_BYTES: u64 = 32;
@@ -84,6 +84,25 @@ pub(super) fn list(view: View, directory: Ino, after: u64, limit: usize) -> Resu
         .into_iter()
         .map(|(cookie, name, ino, inode)| {
             Ok(Entry { cookie, name, inode: inode.ok_or_else(|| dangling(ino))? })
+        })
+        .collect()
+}
+
+pub(super) fn names(view: View, directory: Ino, after: u64, limit: usize) -> Result<Vec<Name>> {
+    let sql = "SELECT e.cookie, e.name, e.ino, i.mode \
+               FROM entry e INDEXED BY entry_by_cookie LEFT JOIN inode i ON i.ino = e.ino \
+               WHERE e.parent = ? AND e.cookie > ? ORDER BY e.cookie LIMIT ?";
+    let parameters = (directory.key(), rows::offset(after), rows::limit(limit));
+    let listed = view.rows(sql, parameters, |row| {
+        Ok((rows::unsigned(row, 0)?, row.get(1)?, rows::ino(row, 2)?, row.get::<_, Option<u32>>(3)?))
+    })?;
+    if listed.is_empty() {
+        view.directory(directory)?;
+    }
+    listed
+        .into_iter()
+        .map(|(cookie, name, ino, mode)| {
+            Ok(Name { cookie, name, ino, mode: mode.ok_or_else(|| dangling(ino))? })
         })
         .collect()
 }
