@@ -1,11 +1,15 @@
 //! What mount and node say to each other: names, JSON values and binary bodies, as docs/wire.md draws them.
 //! Bytes in, values out; it knows no socket.
 
+mod puts;
+
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+
+pub use self::puts::{MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame};
 
 /// The version of this protocol; a client refuses a node that states another one.
 pub const WIRE_VERSION: u32 = 1;
@@ -545,18 +549,23 @@ pub fn encode_batch(operations: &[Operation]) -> Vec<Bytes> {
             Operation::Has(name) => (3, name, empty),
             Operation::Delete(name) => (4, name, empty),
         };
-        head.put_u8(code);
-        head.put_u8(name.index);
-        head.put_u16_le(name.key.len() as u16);
-        head.put_u64_le(name.version);
-        head.put_u32_le(fpcc.len() as u32);
-        head.put_u32_le(fragment.len() as u32);
-        head.put_slice(name.key.as_bytes());
-        head.put_slice(&fpcc);
+        encode_operation(&mut head, code, name, &fpcc, fragment.len());
         append(&mut parts, &mut head, fragment);
     }
     parts.push(head.freeze());
     parts
+}
+
+/// An operation up to its fragment.
+fn encode_operation(head: &mut BytesMut, code: u8, name: &FragmentName, fpcc: &[u8], fragment_length: usize) {
+    head.put_u8(code);
+    head.put_u8(name.index);
+    head.put_u16_le(name.key.len() as u16);
+    head.put_u64_le(name.version);
+    head.put_u32_le(fpcc.len() as u32);
+    head.put_u32_le(fragment_length as u32);
+    head.put_slice(name.key.as_bytes());
+    head.put_slice(fpcc);
 }
 
 /// Small payloads are gathered into the running head, large ones become a part of their own.

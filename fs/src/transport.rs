@@ -5,6 +5,7 @@ pub mod faulty;
 pub mod http;
 pub mod in_process;
 pub mod objects;
+mod puts;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod verbs;

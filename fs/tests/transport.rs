@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use avidfs::transport::http::{HttpOptions, HttpTransport};
 use avidfs::transport::in_process::InProcessTransport;
 use avidfs::transport::{FragmentTransport, NodeAddress, TransportError, Writer};
+use axum::serve::ListenerExt;
 use bytes::Bytes;
 use common::codec::{Codec, split};
 use common::fpcc::Fpcc;
@@ -227,11 +229,56 @@ async fn refusals_come_through_with_their_codes() {
         assert_eq!(code_of(bench.put(WRITER, &mismatched).await), RefusalCode::Inconsistent);
         let stale = Writer { epoch: WRITER.epoch - 1, ..WRITER };
         assert_eq!(code_of(bench.put(stale, &share(4, 10)).await), RefusalCode::StaleEpoch);
+        let newer = Writer { epoch: WRITER.epoch + 1, ..WRITER };
+        bench.put(newer, &share(4, 10)).await.unwrap();
+        assert_eq!(code_of(bench.put(WRITER, &share(5, 10)).await), RefusalCode::StaleEpoch);
+        bench.put(newer, &share(5, 10)).await.unwrap();
         let absent = bench.transport.get(&bench.node, WRITER.volume, &name(9), LIMIT).await;
         assert_eq!(code_of(absent), RefusalCode::NotFound);
         let renamed = VolumeDescriptor { name: "other".into(), ..descriptor() };
         let renamed = bench.transport.register(&bench.node, &renamed, LIMIT).await;
         assert_eq!(code_of(renamed), RefusalCode::Conflict);
+    }
+}
+
+/// An HTTP node, and the connections it accepted.
+async fn counted() -> (Bench, Arc<AtomicUsize>) {
+    let (folder, router) = Bench::node();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = NodeAddress(format!("http://{}", listener.local_addr().unwrap()));
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    let listener = listener.tap_io(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut server = JoinSet::new();
+    server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let transport = Arc::new(HttpTransport::new(HttpOptions::default()));
+    (Bench { transport, node, _server: server, _folder: folder }.registered().await, accepted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_fragments_share_a_connection_and_large_ones_do_not() {
+    let (bench, accepted) = counted().await;
+    bench.put(WRITER, &share(0, 100)).await.unwrap();
+    let before = accepted.load(Ordering::SeqCst);
+    let shares =
+        |length: usize| (1..=40).map(move |counter| share(counter * 1000 + length as u64 % 7, length));
+    let put_all = async |length: usize| {
+        let put = async |Share { name, fpcc, fragment }: Share| {
+            let flush = name.key.ends_with('8');
+            bench.transport.put(&bench.node, WRITER, &name, fpcc, fragment, flush, LIMIT).await
+        };
+        let puts = shares(length).map(put);
+        let done = futures_util::future::join_all(puts).await;
+        assert!(done.iter().all(Result::is_ok));
+        accepted.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(put_all(120_000).await, 0, "60,000 bytes are a small fragment");
+    assert!(put_all(200_001).await > 0, "100,000 are not");
+    for Share { name, fragment, .. } in shares(120_000).chain(shares(200_001)) {
+        let kept = bench.transport.get(&bench.node, WRITER.volume, &name, LIMIT).await;
+        assert_eq!(kept.unwrap().value.fragment, fragment);
     }
 }
 

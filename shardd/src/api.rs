@@ -1,6 +1,7 @@
 //! The node's HTTP interface, as docs/wire.md has it. The only place that knows axum, with `intake`, `server` and `evil`.
 
 mod agreed;
+mod puts;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub fn app_for(
         .route("/volumes", get(volumes))
         .route("/volumes/{volume}", put(register))
         .route("/volumes/{volume}/lease", post(lease))
+        .route("/volumes/{volume}/puts", post(puts::puts))
         .route("/info", get(info))
         .route("/members", get(agreed::members))
         .route("/words", post(agreed::words))

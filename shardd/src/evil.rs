@@ -329,6 +329,10 @@ async fn answer(State(liar): State<Arc<Liar>>, request: Request) -> Response {
         Ok(request) => request,
         Err(refused) => return *refused,
     };
+    // Over an upgraded connection it would be honest.
+    if request.uri().path().ends_with("/puts") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let asked = Asked::of(&request);
     liar.note(&asked);
     if let Some(mode) = liar.pick(&asked) {

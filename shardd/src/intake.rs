@@ -85,6 +85,11 @@ impl Intake {
         Intake { limits, room, buffers }
     }
 
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Duration {
+        self.limits.idle
+    }
+
     /// Read a whole body.
     ///
     /// One that announces too much is refused without being read; one that announces nothing may take the longest.

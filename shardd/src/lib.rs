@@ -14,6 +14,7 @@ pub mod evil;
 mod intake;
 mod metrics;
 mod peers;
+mod puts;
 mod server;
 mod signed;
 mod store;

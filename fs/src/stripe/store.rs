@@ -9,7 +9,8 @@ use bytes::Bytes;
 use common::wire::{NodeId, ObjectId, RefusalCode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::encoded::Encoded;
@@ -94,21 +95,14 @@ impl Stripe {
         flush: bool,
         deadline: Instant,
     ) -> Result<Vec<Exception>> {
-        let homes = homes.to_vec();
-        let (told, answer) = oneshot::channel();
-        let dispersal = Dispersal::new(self, encoded.clone(), homes, flush, deadline);
-        tokio::spawn(dispersal.run(told));
-        answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))?
+        Sending::of(Dispersal::new(self, encoded.clone(), homes.to_vec(), flush, deadline)).outcome().await
     }
 
     /// Send again what of an object nobody is known to hold, flushed. Its other fragments stay where they are.
     pub(super) async fn send_again(self: &Arc<Self>, missing: Unsafe, deadline: Instant) -> Result<()> {
         let Unsafe { encoded, homes, holders } = missing;
-        let (told, answer) = oneshot::channel();
         let dispersal = Dispersal::new(self, encoded, homes, true, deadline).again_but_for(holders);
-        tokio::spawn(dispersal.run(told));
-        answer.await.map_err(|_| Error::Host("storing an object was cut short".into()))??;
-        Ok(())
+        Sending::of(dispersal).outcome().await.map(drop)
     }
 
     /// Every node that may get a fragment; those that do well first, and among them those that suit the object.
@@ -205,7 +199,35 @@ struct Put {
     ended: std::result::Result<Answer<()>, TransportError>,
 }
 
-type Told = oneshot::Sender<Result<Vec<Exception>>>;
+type Puts = FuturesUnordered<BoxFuture<'static, Put>>;
+
+/// An object that is being sent. What is left once its outcome is known, or once nobody waits for that any more, goes on
+/// in a task of its own; a caller that went away leaves an object nothing refers to, as a crash would.
+struct Sending(Option<(Dispersal, Puts)>);
+
+impl Sending {
+    fn of(dispersal: Dispersal) -> Sending {
+        Sending(Some((dispersal, Puts::new())))
+    }
+
+    async fn outcome(mut self) -> Result<Vec<Exception>> {
+        let (dispersal, puts) = self.0.as_mut().expect("it is taken at its end");
+        let outcome = dispersal.outcome(puts).await;
+        if outcome.is_err() || dispersal.is_complete() {
+            let finished = self.0.take();
+            finished.into_iter().for_each(|(dispersal, _)| dispersal.finish());
+        }
+        outcome
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let (Some((dispersal, puts)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(dispersal.complete(puts));
+        }
+    }
+}
 
 impl Dispersal {
     fn new(
@@ -238,35 +260,59 @@ impl Dispersal {
         Dispersal { spread: self.spread.with_holders(holders), again: true, ..self }
     }
 
-    async fn run(mut self, told: Told) {
-        let mut puts: FuturesUnordered<BoxFuture<'static, Put>> = FuturesUnordered::new();
-        let mut told = Some(told);
-        let stripe = self.stripe.clone();
+    /// Send until it is known what to tell who waits: what is not at home, or why it is not *stored*.
+    async fn outcome(&mut self, puts: &mut Puts) -> Result<Vec<Exception>> {
         loop {
-            if self.hopeless_since.is_none() {
-                for (index, node) in self.spread.next_sends() {
-                    puts.push(self.put(index, node));
-                }
+            self.send(puts);
+            if let Some(outcome) = self.verdict() {
+                self.note(&outcome);
+                return outcome;
             }
-            if let Some(verdict) = told.is_some().then(|| self.verdict()).flatten() {
-                let failed = verdict.is_err();
-                self.tell(told.take().expect("looked at above"), verdict);
-                if failed {
-                    break;
-                }
+            self.wait(puts, true).await;
+        }
+    }
+
+    /// Bring what is *stored* to the nodes that have not answered yet.
+    async fn complete(mut self, mut puts: Puts) {
+        if self.stored_since.is_none() && self.outcome(&mut puts).await.is_err() {
+            return self.finish();
+        }
+        loop {
+            self.send(&mut puts);
+            if self.is_complete() {
+                return self.finish();
             }
-            if told.is_none() && (self.spread.is_settled() || self.is_over()) {
-                break;
-            }
-            let alarm = self.next_alarm(told.is_some());
-            tokio::select! {
-                biased;
-                Some(put) = puts.next() => self.ended(put),
-                () = sleep_until(alarm) => self.overdue(1),
-                () = stripe.pressure.notified(), if told.is_none() => self.overdue(4),
+            self.wait(&mut puts, false).await;
+        }
+    }
+
+    fn send(&mut self, puts: &mut Puts) {
+        if self.hopeless_since.is_none() {
+            for (index, node) in self.spread.next_sends() {
+                puts.push(self.put(index, node));
             }
         }
-        stripe.finished(self.encoded.id);
+    }
+
+    /// For the next answer, or for what is overdue.
+    async fn wait(&mut self, puts: &mut Puts, somebody_waits: bool) {
+        let alarm = self.next_alarm(somebody_waits);
+        let stripe = self.stripe.clone();
+        tokio::select! {
+            biased;
+            Some(put) = puts.next() => self.ended(put),
+            () = sleep_until(alarm) => self.overdue(1),
+            () = stripe.pressure.notified(), if !somebody_waits => self.overdue(4),
+        }
+    }
+
+    /// Nothing more can come of it.
+    fn is_complete(&self) -> bool {
+        self.spread.is_settled() || self.is_over()
+    }
+
+    fn finish(self) {
+        self.stripe.finished(self.encoded.id);
     }
 
     fn put(&mut self, index: usize, node: NodeId) -> BoxFuture<'static, Put> {
@@ -342,16 +388,14 @@ impl Dispersal {
         self.spread.awaited().map(wait).max()
     }
 
-    fn tell(&mut self, told: Told, verdict: Result<Vec<Exception>>) {
-        if let Ok(exceptions) = &verdict {
+    fn note(&self, outcome: &Result<Vec<Exception>>) {
+        if let Ok(exceptions) = outcome {
             let (id, margin, again) = (self.encoded.id, self.spread.margin(), self.again);
             self.stripe.book(|ledger| match again {
                 true => ledger.lower_margin(id, margin),
                 false => ledger.stored(id, margin, exceptions.clone()),
             });
         }
-        // A caller that went away leaves an object nothing refers to, as a crash would.
-        let _gone = told.send(verdict);
     }
 
     fn patience(&self) -> Duration {

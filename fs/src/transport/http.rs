@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +14,17 @@ use http::uri::{Authority, Scheme};
 use http::{Extensions, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::RwLock;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::verbs::{Carrier, Parts, Wire};
-use super::{NodeAddress, TransportError};
+use super::puts::{Connection, Halves, Opening, Put, Turn, Way};
+use super::verbs::{Carrier, Parts, Wire, identity, puts_wanted};
+use super::{Answer, NodeAddress, TransportError, Writer};
 use crate::buffers::Buffers;
 
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
@@ -85,6 +89,7 @@ struct Peer {
     scheme: Scheme,
     authority: Authority,
     slots: Semaphore,
+    way: Way,
 }
 
 impl Http {
@@ -114,7 +119,7 @@ impl Http {
         let (scheme, authority) = taken_apart(node)?;
         self.check_scheme(&scheme)?;
         let slots = Semaphore::new(self.options.connections_per_node);
-        let peer = Arc::new(Peer { scheme, authority, slots });
+        let peer = Arc::new(Peer { scheme, authority, slots, way: Way::default() });
         Ok(self.peers.write().entry(node.clone()).or_insert(peer).clone())
     }
 
@@ -130,9 +135,19 @@ impl Http {
     async fn exchange(
         &self,
         peer: &Peer,
-        mut request: Request<Parts>,
+        request: Request<Parts>,
     ) -> Result<Response<Bytes>, TransportError> {
         let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
+        let (head, body) = self.begin(peer, request).await?.into_parts();
+        Ok(Response::from_parts(head, read_whole(body).await?))
+    }
+
+    /// The answer's head, and its body on its way.
+    async fn begin(
+        &self,
+        peer: &Peer,
+        mut request: Request<Parts>,
+    ) -> Result<Response<Incoming>, TransportError> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(peer.scheme.clone());
         uri.authority = Some(peer.authority.clone());
@@ -146,8 +161,24 @@ impl Http {
         };
         let answer = answer.map_err(|error| self.explain_client(&error))?;
         check_speaker(&answer)?;
-        let (head, body) = answer.into_parts();
-        Ok(Response::from_parts(head, read_whole(body).await?))
+        Ok(answer)
+    }
+
+    /// The connection for a writer's puts; none if the node has no such thing.
+    async fn open_puts(
+        &self,
+        peer: &Peer,
+        opening: Opening<'_>,
+        writer: Writer,
+    ) -> Result<Option<Arc<Connection>>, TransportError> {
+        let answer = self.begin(peer, puts_wanted(writer)).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            opening.refused();
+            return Ok(None);
+        }
+        let node = identity(answer.headers(), NODE_HEADER)?;
+        let stream = hyper::upgrade::on(answer).await.map_err(|error| explain(&error))?;
+        Ok(Some(opening.opened(halves_of(stream), node, writer)))
     }
 
     fn explain_client(&self, error: &legacy::Error) -> TransportError {
@@ -172,6 +203,22 @@ impl Carrier for Http {
     ) -> Result<Response<Bytes>, TransportError> {
         let peer = self.peer(node)?;
         self.exchange(&peer, request).await
+    }
+
+    async fn put(&self, node: &NodeAddress, put: &Put<'_>) -> Option<Result<Answer<()>, TransportError>> {
+        let peer = match self.peer(node) {
+            Ok(peer) => peer,
+            Err(error) => return Some(Err(error)),
+        };
+        let connection = match peer.way.turn(put.writer) {
+            Turn::Send(connection) => connection,
+            Turn::Open(opening) => match self.open_puts(&peer, opening, put.writer).await {
+                Ok(connection) => connection?,
+                Err(error) => return Some(Err(error)),
+            },
+            Turn::Request => return None,
+        };
+        Some(connection.put(put).await)
     }
 }
 
@@ -203,6 +250,20 @@ fn check_speaker(answer: &Response<Incoming>) -> Result<(), TransportError> {
     match stated == Some(node.to_string().as_bytes()) {
         true => Ok(()),
         false => Err(TransportError::Unreachable(format!("its certificate is for node {node} alone"))),
+    }
+}
+
+/// A plain connection's two halves share no lock; over TLS they cannot do without one.
+fn halves_of(stream: Upgraded) -> Halves {
+    match stream.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let (reader, writer) = parts.io.into_inner().into_split();
+            (Box::new(Cursor::new(parts.read_buf).chain(reader)), Box::new(writer))
+        }
+        Err(stream) => {
+            let (reader, writer) = tokio::io::split(TokioIo::new(stream));
+            (Box::new(reader), Box::new(writer))
+        }
     }
 }
 

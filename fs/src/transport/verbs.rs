@@ -11,16 +11,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, NODE_HEADER, NodeId,
-    NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, Refusal, Statement, VolumeDescriptor,
-    VolumeEntry, VolumeId, VolumeList, WIRE_VERSION, WRITER_HEADER,
+    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, MAX_SMALL_FRAGMENT,
+    NODE_HEADER, NodeId, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, PUTS_PROTOCOL, Refusal,
+    Statement, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList, WIRE_VERSION, WRITER_HEADER,
 };
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
+use super::puts::Put;
 use super::{Answer, FragmentTransport, NodeAddress, RawFragment, Reply, TransportError, Writer};
 
 /// Dots are encoded too, so that no key reads as `..` in a path.
@@ -34,6 +37,15 @@ pub trait Carrier: Send + Sync + 'static {
         node: &NodeAddress,
         request: Request<Parts>,
     ) -> impl Future<Output = Result<Response<Bytes>, TransportError>> + Send;
+
+    /// Have a small fragment kept in a cheaper way than by a request; none where there is no such way now.
+    fn put(
+        &self,
+        _node: &NodeAddress,
+        _put: &Put<'_>,
+    ) -> impl Future<Output = Option<Result<Answer<()>, TransportError>>> + Send {
+        std::future::ready(None)
+    }
 }
 
 /// Every verb, over any carrier.
@@ -105,9 +117,18 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
         limit: Duration,
     ) -> Reply<'a, ()> {
         Box::pin(async move {
+            let began = Instant::now();
+            if fragment.len() <= MAX_SMALL_FRAGMENT {
+                let put = Put { writer, name, fpcc: &fpcc, fragment: &fragment, flush };
+                let done = tokio::time::timeout(limit, self.carrier.put(node, &put)).await;
+                if let Some(done) = done.map_err(|_| TransportError::TimedOut(limit))? {
+                    return done;
+                }
+            }
             let path = fragment_path(writer.volume, name) + flush_query(flush);
             let request = post(&path, writer, [wire::fragment_prefix(&fpcc), fragment]);
-            self.ask(node, request, limit).await?.read(|body| parse_kept(&body))
+            let left = limit.saturating_sub(began.elapsed());
+            self.ask(node, request, left).await?.read(|body| parse_kept(&body))
         })
     }
 
@@ -231,6 +252,14 @@ fn request(
     request.body(Parts::new(parts)).expect("paths are made of hex, decimals and percent-encoded keys")
 }
 
+/// What asks for a connection for a writer's puts.
+pub(super) fn puts_wanted(writer: Writer) -> Request<Parts> {
+    let mut request = post(&format!("/volumes/{}/puts", writer.volume), writer, []);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    request.headers_mut().insert(UPGRADE, HeaderValue::from_static(PUTS_PROTOCOL));
+    request
+}
+
 fn fragment_path(volume: VolumeId, name: &FragmentName) -> String {
     format!("/volumes/{volume}/objects/{}/{}/fragment/{}", in_path(&name.key), name.version, name.index)
 }
@@ -266,7 +295,7 @@ fn open_answer(response: Response<Bytes>) -> Result<Answer<Bytes>, TransportErro
     }
 }
 
-fn identity<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, TransportError> {
+pub(super) fn identity<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, TransportError> {
     let stated = headers.get(name).ok_or_else(|| garbage(format!("there is no {name} header")))?;
     let parsed = stated.to_str().ok().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| garbage(format!("the {name} header is not hex of its length")))
@@ -513,7 +542,7 @@ mod tests {
     async fn a_silent_node_costs_the_limit() {
         let silent = axum::Router::new().fallback(std::future::pending::<()>);
         let (wire, at) = (InProcessTransport::new([silent]), InProcessTransport::address(0));
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         assert!(matches!(wire.info(&at, LIMIT).await, Err(TransportError::TimedOut(LIMIT))));
         assert_eq!(began.elapsed(), LIMIT);
     }

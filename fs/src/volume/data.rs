@@ -216,14 +216,19 @@ impl Volume {
         self.file(ino).is_none_or(|file| file.state().is_clean())
     }
 
-    /// Bring all of a file's bytes to the nodes and into the metadata: what close promises.
+    /// Bring all of a file's bytes to the nodes and into the metadata: what close promises. They are on their way when
+    /// this returns, and there with its result.
     ///
     /// # Errors
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; the bytes stay, and the call may be repeated.
-    pub async fn flush(self: &Arc<Self>, ino: Ino) -> Result<()> {
-        match self.file(ino) {
-            Some(file) => self.save(&file, false).await,
-            None => Ok(()),
+    pub fn flush(self: &Arc<Self>, ino: Ino) -> impl Future<Output = Result<()>> + Send + use<> {
+        let volume = self.clone();
+        let sent = self.file(ino).and_then(|file| Some((self.send_all_off(&file, false)?, file)));
+        async move {
+            match sent {
+                Some((upto, file)) => within(volume.options.io_limit, file.committed(upto)).await,
+                None => Ok(()),
+            }
         }
     }
 
@@ -296,22 +301,30 @@ impl Volume {
     }
 
     pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {
+        match self.send_all_off(file, flush) {
+            Some(upto) => within(self.options.io_limit, file.committed(upto)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Send off whatever is dirty; up to where, if there is anything to wait for.
+    fn send_all_off(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Option<u64> {
         if self.options.read_only {
-            return Ok(());
+            return None;
         }
         let (pending, upto) = {
             let mut state = file.state();
             let mut pending = state.rearm();
             pending.extend(state.seal_all(|| self.stripe.next_id()));
             if state.is_clean() {
-                return Ok(());
+                return None;
             }
             (pending, state.sequence())
         };
         for sequence in pending {
             self.send_off(file, sequence, flush && sequence + 1 == upto);
         }
-        within(self.options.io_limit, file.committed(upto)).await
+        Some(upto)
     }
 
     /// Read without waiting, if every byte is here: dirty, or in the memory cache. Counts as an access at `now`, if
