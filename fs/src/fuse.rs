@@ -633,10 +633,11 @@ impl Filesystem for Fuse {
         if self.volume.is_clean(ino(node)) {
             return reply.ok();
         }
-        let volume = self.volume.clone();
+        let _inside = self.runtime.enter();
+        let flushed = self.volume.flush(ino(node));
         self.spawn(async move {
             let _lasting = lasting;
-            reply_empty(reply, volume.flush(ino(node)).await);
+            reply_empty(reply, flushed.await);
         });
     }
 
