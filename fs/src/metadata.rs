@@ -1,4 +1,4 @@
-//! The metadata store: names, inodes, extents and objects, as whole operations that each are one transaction.
+//! The metadata store: names, inodes, extents and objects, as whole operations that each happen or do not.
 //! It knows no bytes of files and no nodes beyond their identities.
 //!
 //! No SQL and no idiom of one database stands above this trait, ids are allocated by the store, and callers keep
@@ -312,7 +312,7 @@ pub struct Replay<'r> {
     pub head: &'r [u8],
 }
 
-/// The store. Synchronous; each verb is one transaction and is visible to all when it returns; one that fails
+/// The store. Synchronous; each verb happens as a whole and is visible to all when it returns; one that fails
 /// changed nothing. Durable against the end of the process when it returns, against power loss after `sync`.
 ///
 /// Every verb may also fail with `Store` (damage, a foreign format) or `Host` (the disk is full or broken).
@@ -479,7 +479,7 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// to objects that only snapshots keep. `Invalid` for one of which that is not true either.
     fn revive(&self, ino: Ino, extents: &[Extent], size: u64) -> Result<()>;
 
-    /// Number of the last change. Every transaction that changes anything is one, and puts its records in the outbox.
+    /// Number of the last change. Every verb that changes anything is one, and puts its records in the outbox.
     fn last_change(&self) -> u64;
     /// Changes after the one numbered `after`, whole ones, about `bytes` of records at most.
     fn outbox(&self, after: u64, bytes: usize) -> Result<Outbox>;

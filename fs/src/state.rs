@@ -38,7 +38,7 @@ const KEY: &str = "volume.key";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 15] = [
+const OWN_NAMES: [&str; 16] = [
     "lock",
     "mount.id",
     "volume.key",
@@ -47,6 +47,7 @@ const OWN_NAMES: [&str; 15] = [
     "nodes",
     "pool.new",
     "metadata.sqlite",
+    "metadata.sqlite-redo",
     "metadata.sqlite-wal",
     "metadata.sqlite-shm",
     "cache",
@@ -208,7 +209,7 @@ impl StateFolder {
         for name in ["lock", "pool.json", "volume.key", "mount.id", "avidfs.log"] {
             let _ = std::fs::remove_file(self.path.join(name));
         }
-        for suffix in ["", "-wal", "-shm"] {
+        for suffix in ["", "-redo", "-wal", "-shm"] {
             let _ = std::fs::remove_file(self.path.join(format!("{METADATA}{suffix}")));
         }
         if self.made {

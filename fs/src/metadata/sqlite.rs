@@ -1,8 +1,9 @@
 //! The metadata store in one SQLite database, as docs/metadata.md draws it.
 //! Only this folder knows SQL; what a verb means stands in the trait.
 //!
-//! One connection writes, behind a lock, so that a verb is a transaction and finds nobody in its way. It reads too
-//! while it is idle, because its page cache is warm; meanwhile others read on connections of their own.
+//! One connection writes, behind a lock, so that a verb finds nobody in its way; what it wrote may be committed with
+//! what later ones do (writer.rs). It reads too while it is idle, because its page cache is warm, and alone sees what is
+//! not committed; otherwise others read meanwhile on connections of their own.
 
 mod attributes;
 mod check;
@@ -14,6 +15,7 @@ mod namespace;
 mod objects;
 mod outbox;
 mod paths;
+mod redo;
 mod replay;
 mod rows;
 mod schema;
@@ -21,19 +23,22 @@ mod snapshots;
 mod transaction;
 mod volume;
 mod wal;
+mod writer;
 
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::wire::{NodeId, ObjectId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use self::checkpoint::Checkpoints;
-use self::transaction::{Change, Numbers, Transaction, UsageChange, View};
+use self::transaction::{Change, Transaction, View};
 use self::wal::Wal;
+use self::writer::{Done, Writer};
 use super::check::Flaws;
 use super::*;
 use crate::stages::{self, Stage};
@@ -41,9 +46,11 @@ use crate::stages::{self, Stage};
 /// Connections that read while the writing one is busy.
 const READERS: usize = 4;
 
-/// The embedded store: one file (and its `-wal` while it is open), one process.
+/// The embedded store: one file (with its `-wal` and `-redo` while it is open), one process.
 pub struct SqliteStore {
     writer: Arc<Mutex<Writer>>,
+    /// Whether verbs returned whose changes only the writer sees.
+    uncommitted: Arc<AtomicBool>,
     usage: Mutex<Usage>,
     /// None in memory.
     disk: Option<Disk>,
@@ -53,14 +60,7 @@ pub struct SqliteStore {
 struct Disk {
     readers: Vec<Mutex<Connection>>,
     checkpoints: Checkpoints,
-    wal: Wal,
-}
-
-struct Writer {
-    db: Connection,
-    numbers: Numbers,
-    /// Number of the last change.
-    changes: u64,
+    wal: Arc<Wal>,
 }
 
 impl SqliteStore {
@@ -69,71 +69,90 @@ impl SqliteStore {
     ///
     /// Fast after a clean close; after a crash it reads all inodes and objects once to count them.
     pub fn open(path: &Path) -> Result<SqliteStore> {
-        let mut store = SqliteStore::over(schema::open(path)?)?;
+        let mut store = SqliteStore::over(schema::open(path)?, Some(path))?;
         let reader = |_| schema::open_reader(path).map(Mutex::new);
+        // The first transaction, of `over`, made the -wal file.
+        let wal = Arc::new(Wal::open(path)?);
+        store.writer.lock().wal = Some(Arc::clone(&wal));
         store.disk = Some(Disk {
             readers: (0..READERS).map(reader).collect::<Result<_>>()?,
             checkpoints: Checkpoints::begin(schema::open_checkpoints(path)?, Arc::clone(&store.writer))?,
-            // The first transaction, of `over`, made the -wal file.
-            wal: Wal::open(path)?,
+            wal,
         });
         Ok(store)
     }
 
     /// An empty store that ends with the value; for tests.
     pub fn open_in_memory() -> Result<SqliteStore> {
-        SqliteStore::over(schema::open_in_memory()?)
+        SqliteStore::over(schema::open_in_memory()?, None)
     }
 
-    fn over(db: Connection) -> Result<SqliteStore> {
-        let usage = volume::take_usage(&db)?;
-        let changes = outbox::last(View(&db))?;
-        let writer = Writer { db, numbers: Numbers::default(), changes };
-        Ok(SqliteStore { writer: Arc::new(Mutex::new(writer)), usage: Mutex::new(usage), disk: None })
+    fn over(db: Connection, path: Option<&Path>) -> Result<SqliteStore> {
+        let (writer, usage) = Writer::open(db, path)?;
+        let uncommitted = writer.uncommitted();
+        Ok(SqliteStore {
+            writer: Arc::new(Mutex::new(writer)),
+            uncommitted,
+            usage: Mutex::new(usage),
+            disk: None,
+        })
     }
 
-    /// Run a verb that changes something: all of it happens, or with an error nothing.
+    /// Run a verb whose records say all that it changes: all of it happens, or with an error nothing.
     fn write<T>(&self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<T> {
         let _lasting = stages::begin(Stage::Commit);
         let mut writer = self.writer.lock();
-        let Writer { db, numbers, changes } = &mut *writer;
-        numbers.refill(db)?;
-        let transaction = Transaction::begin(db)?;
-        let usage = UsageChange::default();
-        let mut change = Change { view: View(db), numbers, rows: 0, log: Vec::new(), usage };
-        let value = verb(&mut change)?;
-        let changed = !change.log.is_empty();
-        if changed {
-            outbox::put(&mut change, *changes + 1)?;
-        }
-        let Change { rows, usage, numbers, .. } = change;
-        transaction.commit()?;
-        if changed {
-            *changes += 1;
-            numbers.were_noted();
-        }
-        usage.apply(&mut self.usage.lock());
+        let done = writer.write(verb)?;
+        Ok(self.count(done))
+    }
+
+    /// Run a verb that may change what no record says.
+    fn write_alone<T>(&self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<T> {
+        let _lasting = stages::begin(Stage::Commit);
+        let mut writer = self.writer.lock();
+        let done = writer.write_alone(verb)?;
+        Ok(self.count(done))
+    }
+
+    /// Take what a verb did into the totals, while the writer is still held.
+    fn count<T>(&self, done: Done<T>) -> T {
+        done.usage.apply(&mut self.usage.lock());
         if let Some(disk) = &self.disk {
-            disk.wal.committed();
-            disk.checkpoints.wrote(rows);
+            disk.checkpoints.wrote(done.rows);
         }
-        Ok(value)
+        done.value
     }
 
     /// Run a verb that only reads, on one state of the store.
     fn read<T>(&self, verb: impl FnOnce(View) -> Result<T>) -> Result<T> {
         // Whoever holds the writer keeps all others from writing, so it needs no snapshot.
-        if let Some(writer) = self.writer.try_lock() {
-            return verb(View(&writer.db));
+        if let Some(mut writer) = self.writer.try_lock() {
+            return verb(writer.view()?);
         }
-        let readers = self.disk.iter().flat_map(|disk| &disk.readers);
-        let Some(reader) = readers.into_iter().find_map(Mutex::try_lock) else {
-            return verb(View(&self.writer.lock().db));
+        // The others see all that returned unless some of it is uncommitted.
+        let reader = match self.uncommitted.load(Ordering::Acquire) {
+            true => None,
+            false => self.idle_reader(),
+        };
+        let Some(reader) = reader else {
+            let mut writer = self.writer.lock();
+            let value = verb(writer.view()?);
+            writer.was_waited_for();
+            return value;
         };
         let snapshot = Transaction::snapshot(&reader)?;
         let value = verb(View(&reader))?;
         snapshot.commit()?;
         Ok(value)
+    }
+
+    fn idle_reader(&self) -> Option<MutexGuard<'_, Connection>> {
+        self.disk.iter().flat_map(|disk| &disk.readers).find_map(Mutex::try_lock)
+    }
+
+    /// Let all connections see what returned.
+    fn commit_group(&self) -> Result<()> {
+        if self.uncommitted.load(Ordering::Acquire) { self.writer.lock().commit() } else { Ok(()) }
     }
 }
 
@@ -141,9 +160,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         // The writer closes last: the last to close empties the -wal file.
         self.disk = None;
-        let writer = self.writer.lock();
-        // Without the totals the next open counts; nothing else depends on them.
-        let _ = volume::leave_usage(&writer.db, &writer.numbers, &self.usage.lock());
+        self.writer.lock().close(&self.usage.lock());
     }
 }
 
@@ -172,6 +189,7 @@ impl MetadataStore for SqliteStore {
     }
 
     fn sync(&self) -> Result<()> {
+        self.commit_group()?;
         self.disk.as_ref().map_or(Ok(()), |disk| disk.wal.sync())
     }
 
@@ -367,7 +385,7 @@ impl MetadataStore for SqliteStore {
     }
 
     fn last_change(&self) -> u64 {
-        self.writer.lock().changes
+        self.writer.lock().changes()
     }
 
     fn outbox(&self, after: u64, bytes: usize) -> Result<Outbox> {
@@ -379,7 +397,7 @@ impl MetadataStore for SqliteStore {
     }
 
     fn shipped(&self, upto: u64, head: &[u8]) -> Result<()> {
-        self.write(|change| outbox::shipped(change, upto, head))
+        self.write_alone(|change| outbox::shipped(change, upto, head))
     }
 
     fn head(&self) -> Result<Option<Vec<u8>>> {
@@ -387,7 +405,8 @@ impl MetadataStore for SqliteStore {
     }
 
     fn replay(&self, replay: Replay<'_>) -> Result<()> {
-        self.write(|change| {
+        let mut writer = self.writer.lock();
+        writer.write_alone(|change| {
             if replay.anew {
                 replay::clear(change)?;
             }
@@ -398,32 +417,31 @@ impl MetadataStore for SqliteStore {
             replay::apply_outbox(change)?;
             replay::settle(change)
         })?;
-        let mut writer = self.writer.lock();
         // Numbers handed out elsewhere are not handed out again, and the totals are others.
-        writer.numbers = Numbers::default();
-        writer.changes = outbox::last(View(&writer.db))?;
-        *self.usage.lock() = volume::count_usage(&writer.db)?;
+        *self.usage.lock() = writer.look_again()?;
         Ok(())
     }
 
     fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+        self.commit_group()?;
         // Not by the writer, which would keep everybody waiting for as long as it takes.
-        match self.disk.as_ref().and_then(|disk| disk.readers.iter().find_map(Mutex::try_lock)) {
+        match self.idle_reader() {
             Some(reader) => {
                 let snapshot = Transaction::snapshot(&reader)?;
                 let last = replay::dump(View(&reader), sink)?;
                 snapshot.commit()?;
                 Ok(last)
             }
-            None => replay::dump(View(&self.writer.lock().db), sink),
+            None => replay::dump(self.writer.lock().view()?, sink),
         }
     }
 
     fn check(&self) -> Result<Flaws> {
-        match self.disk.as_ref().and_then(|disk| disk.readers.iter().find_map(Mutex::try_lock)) {
+        match self.idle_reader() {
             Some(reader) => {
                 // The totals belong to the state that the reader sees: nobody writes until it has begun to look.
-                let writer = self.writer.lock();
+                let mut writer = self.writer.lock();
+                writer.commit()?;
                 let snapshot = Transaction::snapshot(&reader)?;
                 View(&reader).row("SELECT 1 FROM counter", [], |_| Ok(()))?;
                 let usage = *self.usage.lock();
@@ -433,21 +451,16 @@ impl MetadataStore for SqliteStore {
                 Ok(flaws)
             }
             None => {
-                let writer = self.writer.lock();
-                check::check(View(&writer.db), *self.usage.lock())
+                let mut writer = self.writer.lock();
+                check::check(writer.view()?, *self.usage.lock())
             }
         }
     }
 
     fn mend(&self, now: Time) -> Result<()> {
-        let mended = mend::STEPS.iter().try_for_each(|step| self.write(|change| step(change, now)));
+        mend::STEPS.iter().try_for_each(|step| self.write_alone(|change| step(change, now)))?;
         let mut writer = self.writer.lock();
-        if mended.is_err() {
-            // A step reserves numbers as it goes, and one that was undone reserved none.
-            writer.numbers = Numbers::default();
-        }
-        mended?;
-        *self.usage.lock() = volume::count_usage(&writer.db)?;
+        *self.usage.lock() = volume::count_usage(writer.view()?)?;
         Ok(())
     }
 

@@ -254,7 +254,7 @@ impl Volume {
 }
 
 fn remove_view(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ["", "-redo", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         let _ = std::fs::remove_file(name);

@@ -1,5 +1,5 @@
 //! The claims of `MetadataStore`, run against every store there is: a new one joins in `support::stores`.
-//! What only SQLite promises is in sqlite.rs.
+//! What only SQLite promises is in sqlite.rs and redo.rs.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod attributes;
@@ -11,6 +11,7 @@ mod names;
 mod names_model;
 mod objects;
 mod outbox;
+mod redo;
 mod rename;
 mod snapshots;
 mod sqlite;

@@ -1,7 +1,7 @@
 //! What only the SQLite store promises: files, restarts, kills, power loss, threads.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,26 +10,8 @@ use avidfs::inode::ROOT;
 use avidfs::metadata::sqlite::SqliteStore;
 use avidfs::metadata::{Exception, MetadataStore, RenameMode};
 use rusqlite::Connection;
-use tempfile::TempDir;
 
 use crate::support::*;
-
-fn folder() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("metadata.db");
-    (folder, path)
-}
-
-fn wal_of(path: &Path) -> PathBuf {
-    path.with_extension("db-wal")
-}
-
-/// The files as another process would find them if this one were killed now. No verb runs meanwhile. (To open and
-/// close a database's file takes SQLite's lock on it away, which only another process would miss.)
-fn copy_as_killed(path: &Path, to: &Path) {
-    std::fs::copy(path, to).unwrap();
-    std::fs::copy(wal_of(path), wal_of(to)).unwrap();
-}
 
 fn refusal(path: &Path) -> String {
     match SqliteStore::open(path) {
@@ -86,7 +68,7 @@ fn a_restart_keeps_everything() {
     fill(&store);
     let before = everything(&store);
     drop(store);
-    assert!(!wal_of(&path).exists(), "a clean close leaves one file");
+    assert!(!wal_of(&path).exists() && !redo_of(&path).exists(), "a clean close leaves one file");
     assert_eq!(everything(&SqliteStore::open(&path).unwrap()), before);
 }
 
@@ -184,22 +166,26 @@ fn power_loss_keeps_what_was_synced_and_tears_no_verb() {
     store.sync().unwrap();
     let wal = wal_of(&path);
     let synced = std::fs::metadata(&wal).unwrap().len();
-    (10..20).for_each(both);
+    // Some groups of changes, so that the -wal file has them.
+    (10..120).for_each(both);
     let whole = std::fs::read(&wal).unwrap();
     let mut lost = 0;
-    for (round, length) in (synced..=whole.len() as u64).step_by(1999).enumerate() {
+    for (round, length) in (synced..=whole.len() as u64).step_by(7919).enumerate() {
         let copy = folder.path().join(format!("{round}.db"));
         copy_as_killed(&path, &copy);
         let mut left = whole[..length as usize].to_vec();
         let torn = left.len().saturating_sub(700).max(synced as usize);
         left[torn..].fill(0xa5);
         std::fs::write(wal_of(&copy), left).unwrap();
+        if round % 2 == 0 {
+            std::fs::remove_file(redo_of(&copy)).unwrap();
+        }
         let after = SqliteStore::open(&copy).unwrap();
         audit(&after);
-        let expected: Vec<String> = (0..20).map(|count| format!("{count:03}")).collect();
+        let expected: Vec<String> = (0..120).map(|count| format!("{count:03}")).collect();
         let found = names(&after, ROOT);
         assert!(found.len() >= 10 && expected.starts_with(&found), "{found:?}");
-        lost += 20 - found.len();
+        lost += 120 - found.len();
     }
     assert!(lost > 0, "something was to be lost");
 }
@@ -224,7 +210,7 @@ fn another_format_is_refused_in_one_sentence() {
     let (_folder, path) = folder();
     drop(SqliteStore::open(&path).unwrap());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
-    let sentence = format!("{}: metadata format 9, but this program reads 4", path.display());
+    let sentence = format!("{}: metadata format 9, but this program reads 5", path.display());
     assert_eq!(refusal(&path), sentence);
 }
 
@@ -337,6 +323,7 @@ fn other_tools_can_read_a_copy_while_it_is_open() {
     let (folder, path) = folder();
     let store = SqliteStore::open(&path).unwrap();
     fill(&store);
+    store.sync().unwrap();
     let copy = folder.path().join("copy.db");
     copy_as_killed(&path, &copy);
     let tool = Connection::open(&copy).unwrap();

@@ -1,6 +1,7 @@
 //! Stores to test, and short words for what tests do with them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use avidfs::error::Result;
 use avidfs::inode::{Ino, Inode, ROOT, Time};
@@ -25,6 +26,31 @@ fn stores() -> Vec<(&'static str, Fixture)> {
         ("SQLite on disk", Fixture { store: Box::new(on_disk), _folder: Some(folder) }),
         ("SQLite in memory", Fixture { store: Box::new(in_memory), _folder: None }),
     ]
+}
+
+/// A folder, and where a store in it may lie.
+pub fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.db");
+    (folder, path)
+}
+
+/// Its -wal file.
+pub fn wal_of(path: &Path) -> PathBuf {
+    path.with_extension("db-wal")
+}
+
+/// Its redo log.
+pub fn redo_of(path: &Path) -> PathBuf {
+    path.with_extension("db-redo")
+}
+
+/// The files as another process would find them if this one were killed now. No verb runs meanwhile. (To open and
+/// close a database's file takes SQLite's lock on it away, which only another process would miss.)
+pub fn copy_as_killed(path: &Path, to: &Path) {
+    std::fs::copy(path, to).unwrap();
+    std::fs::copy(wal_of(path), wal_of(to)).unwrap();
+    std::fs::copy(redo_of(path), redo_of(to)).unwrap();
 }
 
 /// Check a claim on every kind of store, empty.

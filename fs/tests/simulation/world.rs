@@ -251,9 +251,26 @@ impl World {
             bytes[torn..end].fill(0);
         }
         std::fs::write(&wal, bytes).unwrap();
+        self.lose_redo_log(&database);
         // In frames, as which transaction ends in which byte does not depend on the seed alone.
         self.fate
             .note(&format!("host {host} loses power: {kept} of {length} bytes kept, {synced} were flushed"));
+    }
+
+    /// No flush ever covers the redo log: it is kept, dropped or torn.
+    fn lose_redo_log(&self, database: &Path) {
+        let redo = beside(database, "-redo");
+        let Ok(mut bytes) = std::fs::read(&redo) else { return };
+        match self.fate.below(3) {
+            0 => return,
+            1 => bytes.clear(),
+            _ => {
+                let torn = self.fate.below(bytes.len() as u64 + 1) as usize;
+                let end = (torn + 512).min(bytes.len());
+                bytes[torn..end].fill(0);
+            }
+        }
+        std::fs::write(&redo, bytes).unwrap();
     }
 
     /// The database as it is now, in files of their own: whoever has the old ones open can change nothing any more.
@@ -264,7 +281,9 @@ impl World {
         *copies += 1;
         let new = folder.join(format!("host{host}-{copies}.db"));
         std::fs::copy(&old, &new).unwrap();
-        let _clean = std::fs::copy(wal_of(&old), wal_of(&new));
+        for ending in ["-wal", "-redo"] {
+            let _clean = std::fs::copy(beside(&old, ending), beside(&new, ending));
+        }
         *database = Some(new);
     }
 
@@ -428,7 +447,11 @@ pub fn address(node: usize) -> NodeAddress {
 }
 
 fn wal_of(database: &Path) -> PathBuf {
+    beside(database, "-wal")
+}
+
+fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
-    name.push("-wal");
+    name.push(ending);
     name.into()
 }

@@ -313,7 +313,7 @@ impl Check<'_> {
             let what = format!("the counter of {name}s stands at {value}, and {used} is in use");
             Ok((Place::Nowhere, None, what))
         })?;
-        let counted = volume::count_usage(self.view.0)?;
+        let counted = volume::count_usage(self.view)?;
         if counted != usage {
             let what = format!("the totals say {usage:?}, and a count gives {counted:?}");
             self.found(FlawKind::Totals, Place::Nowhere, None, what);

@@ -13,13 +13,22 @@ pub(super) fn last(view: View) -> Result<u64> {
     last.ok_or_else(|| Error::Store("the counter of shipped changes is missing".into()))
 }
 
-/// Write what a transaction noted, under its number.
-pub(super) fn put(change: &mut Change, number: u64) -> Result<()> {
+/// Write what a verb noted, under its number. Returns the records, none if it noted nothing.
+pub(super) fn put(change: &mut Change, number: u64) -> Result<Vec<u8>> {
     let mut records = Vec::new();
+    if change.log.is_empty() {
+        return Ok(records);
+    }
     if let Some(reserved) = change.numbers.news() {
         reserved.encode(&mut records);
     }
     records.append(&mut change.log);
+    insert(change, number, &records)?;
+    Ok(records)
+}
+
+/// The row alone.
+pub(super) fn insert(change: &mut Change, number: u64, records: &[u8]) -> Result<()> {
     // The pages of a long one count for the next checkpoint.
     change.rows += records.len() as u64 / 4096;
     change.run("INSERT INTO outbox VALUES (?, ?)", (rows::offset(number), records))?;

@@ -1,17 +1,20 @@
 //! Records in and out: the whole state as records, and records applied to a state.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Row, params};
 
 use super::intents;
 use super::objects;
 use super::outbox;
+use super::redo::Frame;
 use super::rows::{self, InodeKey};
 use super::snapshots;
 use super::transaction::{Change, View};
 use super::volume;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode};
-use crate::metadata::record::Record;
+use crate::metadata::record::{self, Record};
 use crate::metadata::{Exception, ObjectRecord};
 
 /// About so many bytes of records are handed on at once.
@@ -141,6 +144,65 @@ pub(super) fn clear(change: &mut Change) -> Result<()> {
 pub(super) fn apply_outbox(change: &mut Change) -> Result<()> {
     let left = outbox::read(change.view, 0, usize::MAX)?;
     apply_all(change, &left.records)
+}
+
+/// Make the changes of the redo log that were not committed, up to the one numbered `upto`: rows and outbox.
+pub(super) fn redo(change: &mut Change, frames: &[Frame], upto: u64) -> Result<()> {
+    let last = outbox::last(change.view)?;
+    let missing: Vec<&Frame> =
+        frames.iter().filter(|frame| frame.number > last && frame.number <= upto).collect();
+    // After a power loss the database may lack what came before the log: then this is not what follows.
+    if missing.first().is_none_or(|first| first.number > last + 1) {
+        return Ok(());
+    }
+    let mut live = Live::default();
+    for Frame { number, records } in missing {
+        for record in record::decode_all(records)? {
+            live.count(change.view, &record)?;
+            apply(change, &record)?;
+        }
+        outbox::insert(change, *number, records)?;
+    }
+    live.settle(change)
+}
+
+/// How many bytes more or fewer of each object are in use. For a few changes of a store that was right before them;
+/// `settle` reads every extent.
+#[derive(Default)]
+struct Live(BTreeMap<i64, i64>);
+
+impl Live {
+    /// Count what a record is about to do to the extents. Verbs note each that goes, also where its inode does.
+    fn count(&mut self, view: View, record: &Record) -> Result<()> {
+        match record {
+            Record::Extent(ino, extent) => {
+                self.discount(view, *ino, extent.offset)?;
+                if let Some(key) = rows::pack(extent.object) {
+                    *self.0.entry(key).or_default() += i64::from(extent.length);
+                }
+                Ok(())
+            }
+            Record::NoExtent(ino, offset) => self.discount(view, *ino, *offset),
+            _ => Ok(()),
+        }
+    }
+
+    /// The extent at an offset goes, if there is one.
+    fn discount(&mut self, view: View, ino: Ino, offset: u64) -> Result<()> {
+        let sql = "SELECT object, length FROM extent WHERE ino = ? AND offset = ?";
+        let read = |row: &Row| Ok((row.get(0)?, row.get::<_, i64>(1)?));
+        if let Some((key, length)) = view.row(sql, (ino.key(), rows::offset(offset)), read)? {
+            *self.0.entry(key).or_default() -= length;
+        }
+        Ok(())
+    }
+
+    fn settle(self, change: &mut Change) -> Result<()> {
+        for (key, difference) in self.0 {
+            change.run("UPDATE object SET live = live + ? WHERE id = ?", (difference, key))?;
+        }
+        Ok(())
+    }
 }
 
 /// Apply encoded records in order.

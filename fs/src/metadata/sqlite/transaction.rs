@@ -28,6 +28,16 @@ impl<'c> Transaction<'c> {
         Ok(Transaction { db })
     }
 
+    /// Let it stay open when the value ends.
+    pub(super) fn leave_open(self) {
+        std::mem::forget(self);
+    }
+
+    /// The one that was left open.
+    pub(super) fn resume(db: &'c Connection) -> Transaction<'c> {
+        Transaction { db }
+    }
+
     /// Let it be.
     pub(super) fn commit(self) -> Result<()> {
         self.db.prepare_cached("COMMIT")?.execute([])?;
@@ -41,6 +51,40 @@ impl Drop for Transaction<'_> {
         // open, and until then BEGIN fails loudly.
         if !self.db.is_autocommit() {
             let _ = self.db.prepare_cached("ROLLBACK").and_then(|mut rollback| rollback.execute([]));
+        }
+    }
+}
+
+/// A part of a transaction that is undone by itself unless it is kept, also when its verb panics.
+pub(super) struct Savepoint<'c> {
+    db: &'c Connection,
+    kept: bool,
+}
+
+impl<'c> Savepoint<'c> {
+    /// Begin inside the transaction that is open.
+    pub(super) fn begin(db: &'c Connection) -> Result<Savepoint<'c>> {
+        db.prepare_cached("SAVEPOINT verb")?.execute([])?;
+        Ok(Savepoint { db, kept: false })
+    }
+
+    /// Make it part of the transaction.
+    pub(super) fn keep(mut self) -> Result<()> {
+        self.db.prepare_cached("RELEASE verb")?.execute([])?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Savepoint<'_> {
+    fn drop(&mut self) {
+        if self.kept || self.db.is_autocommit() {
+            return;
+        }
+        let undo = |sql| self.db.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        if undo("ROLLBACK TO verb").and_then(|_| undo("RELEASE verb")).is_err() {
+            // Then all of the transaction, which whoever began it notices.
+            drop(Transaction::resume(self.db));
         }
     }
 }
@@ -216,8 +260,8 @@ impl Numbers {
     /// How many are reserved at a time: rarely enough to cost nothing, few enough to lose by a crash.
     const BLOCK: i64 = 1024;
 
-    /// Have at least one of each, which is all that a verb needs. Outside of its transaction, so that what is
-    /// reserved stays reserved when it fails; what then is reserved is noted with the next change.
+    /// Have at least one of each, which is all that a verb needs. Outside of its savepoint, so that what is reserved
+    /// stays reserved when it fails; what then is reserved is noted with the next change.
     pub(super) fn refill(&mut self, db: &Connection) -> Result<()> {
         for (name, numbers) in [("inode", &mut self.inodes), ("cookie", &mut self.cookies)] {
             if numbers.is_empty() {

@@ -1,6 +1,8 @@
 //! The volume as a whole: its settings, epochs, configurations and totals.
 
 use common::wire::{NodeId, VolumeId};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::rows;
@@ -120,9 +122,9 @@ const CLOSED: [&str; 5] = [
     "closed.objects_with_exceptions",
 ];
 
-/// The totals that the last close left, taken away so that a crash leaves none; counted if there are none.
+/// The totals that the last close left, taken away so that a crash leaves none; counted if there are none. Part of the
+/// caller's transaction.
 pub(super) fn take_usage(db: &Connection) -> Result<Usage> {
-    let transaction = Transaction::begin(db)?;
     let mut totals = [None; CLOSED.len()];
     for (total, name) in totals.iter_mut().zip(CLOSED) {
         *total = take_counter(db, name)?;
@@ -135,9 +137,8 @@ pub(super) fn take_usage(db: &Connection) -> Result<Usage> {
             Some(live_bytes),
             Some(objects_with_exceptions),
         ] => Usage { inodes, objects, object_bytes, live_bytes, objects_with_exceptions },
-        _ => count_usage(db)?,
+        _ => count_usage(View(db))?,
     };
-    transaction.commit()?;
     Ok(usage)
 }
 
@@ -146,7 +147,26 @@ fn take_counter(db: &Connection, name: &str) -> Result<Option<u64>> {
     Ok(db.prepare_cached(sql)?.query_row([name], |row| rows::unsigned(row, 0)).optional()?)
 }
 
-pub(super) fn count_usage(db: &Connection) -> Result<Usage> {
+/// The salt of the redo log that goes on from this state; 0, which no log has, where there was none yet.
+pub(super) fn salt(view: View) -> Result<u64> {
+    let sql = "SELECT value FROM counter WHERE name = 'redo'";
+    Ok(view.row(sql, [], |row| rows::unsigned(row, 0))?.unwrap_or_default())
+}
+
+/// Draw a salt, so that a redo log goes on from this transaction or a later one only.
+pub(super) fn draw_salt(db: &Connection) -> Result<u64> {
+    let salt = OsRng
+        .try_next_u64()
+        .map_err(|error| Error::Host(format!("the system's random numbers: {error}")))?
+        // As large as a column may have it.
+        .clamp(2, u64::MAX)
+        >> 1;
+    db.execute("INSERT OR REPLACE INTO counter VALUES ('redo', ?)", [rows::offset(salt)])?;
+    Ok(salt)
+}
+
+pub(super) fn count_usage(view: View) -> Result<Usage> {
+    let db = view.0;
     let inodes = db.query_row("SELECT count(*) FROM inode", [], |row| rows::unsigned(row, 0))?;
     let sql = "SELECT count(*), coalesce(sum(length), 0), coalesce(sum(live), 0), \
                coalesce(sum(exceptions > 0), 0) FROM object";

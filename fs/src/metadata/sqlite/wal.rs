@@ -13,6 +13,9 @@
 //! checkpoint runs meanwhile. The file stays the same one while a connection is open: only the last to close
 //! deletes it. Its name in the folder is flushed once, at the open.
 //!
+//! Changes that are only in the redo log are none of this: whoever wants a flush commits them first, so the log itself
+//! never needs one.
+//!
 //! (Opening and closing the -wal file takes no lock of SQLite's away, which opening and closing the *database* by
 //! other means would: its POSIX lock lies there.)
 
@@ -59,6 +62,12 @@ impl Wal {
     /// A commit returned.
     pub(super) fn committed(&self) {
         self.committed.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether every commit that returned is durable.
+    #[cfg(test)]
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushed.lock().commits == self.committed.load(Ordering::Acquire)
     }
 
     /// Make every commit that returned before the call durable. Free if there was none since the last time; all

@@ -10,7 +10,7 @@ async fn a_store_that_forgot_a_removal_learns_it_from_the_checkpoint() {
     let mut bench = Bench::new().await;
     let volume = bench.mount().await;
     create(&volume, "gone");
-    for ending in ["", "-wal"] {
+    for ending in ["", "-wal", "-redo"] {
         let file = |name: &str| bench.folder.path().join(format!("{name}.db{ending}"));
         std::fs::copy(file("metadata"), file("old")).unwrap();
     }
