@@ -126,7 +126,7 @@ impl SqliteStore {
     /// Run a verb that only reads, on one state of the store.
     fn read<T>(&self, verb: impl FnOnce(View) -> Result<T>) -> Result<T> {
         // Whoever holds the writer keeps all others from writing, so it needs no snapshot.
-        if let Some(mut writer) = self.writer.try_lock() {
+        if let Some(writer) = self.writer.try_lock() {
             return verb(writer.view()?);
         }
         // The others see all that returned unless some of it is uncommitted.
@@ -451,7 +451,7 @@ impl MetadataStore for SqliteStore {
                 Ok(flaws)
             }
             None => {
-                let mut writer = self.writer.lock();
+                let writer = self.writer.lock();
                 check::check(writer.view()?, *self.usage.lock())
             }
         }
@@ -459,7 +459,7 @@ impl MetadataStore for SqliteStore {
 
     fn mend(&self, now: Time) -> Result<()> {
         mend::STEPS.iter().try_for_each(|step| self.write_alone(|change| step(change, now)))?;
-        let mut writer = self.writer.lock();
+        let writer = self.writer.lock();
         *self.usage.lock() = volume::count_usage(writer.view()?)?;
         Ok(())
     }

@@ -90,6 +90,10 @@ impl Writer {
     /// Run a verb whose records say all that it changes: all of it happens, or with an error nothing.
     pub(super) fn write<T>(&mut self, verb: impl FnOnce(&mut Change) -> Result<T>) -> Result<Done<T>> {
         self.make_again()?;
+        if self.is_long() {
+            // It could not be committed so far, and the log is not to grow without end.
+            self.commit()?;
+        }
         let done = self.join(verb);
         if self.db.is_autocommit() {
             // SQLite undoes the whole transaction where the disk is full or broken in the middle of a statement.
@@ -162,7 +166,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Host` while a group that was undone cannot be made again.
-    pub(super) fn view(&mut self) -> Result<View<'_>> {
+    pub(super) fn view(&self) -> Result<View<'_>> {
         self.make_again()?;
         Ok(View(&self.db))
     }
@@ -193,12 +197,17 @@ impl Writer {
     }
 
     fn commit_when_long(&mut self) {
-        let Some(redo) = &self.redo else { return };
-        let is_long = redo.frames() + self.waited >= GROUP || redo.length() >= GROUP_BYTES;
-        if is_long && let Err(error) = self.commit() {
+        if self.is_long()
+            && let Err(error) = self.commit()
+        {
             // No matter of the verb that came last: it is in the log like the others. The next one tries again.
             tracing::error!(%error, "changes of the metadata wait in the redo log");
         }
+    }
+
+    fn is_long(&self) -> bool {
+        let is_long = |redo: &RedoLog| redo.frames() + self.waited >= GROUP || redo.length() >= GROUP_BYTES;
+        self.redo.as_ref().is_some_and(is_long)
     }
 
     fn committed(&mut self) {
@@ -216,16 +225,14 @@ impl Writer {
         self.db.is_autocommit() && self.redo.as_ref().is_some_and(|redo| redo.frames() > 0)
     }
 
-    /// Make a group again that was undone, before anything else is done.
-    fn make_again(&mut self) -> Result<()> {
+    /// Make a group again that was undone, before anything else is done. It is not committed here: who only reads needs
+    /// no room on a disk that is full.
+    fn make_again(&self) -> Result<()> {
         if !self.is_undone() {
             return Ok(());
         }
-        let again = self.again();
-        again
-            .map_err(|error| Error::Host(format!("changes of the metadata wait in the redo log: {error}")))?;
-        self.committed();
-        Ok(())
+        let waiting = |error| Error::Host(format!("changes of the metadata wait in the redo log: {error}"));
+        self.again().map_err(waiting)
     }
 
     fn again(&self) -> Result<()> {
@@ -235,7 +242,8 @@ impl Writer {
         if outbox::last(View(&self.db))? != self.changes {
             return Err(Error::Store("damaged: the log lacks some of them".into()));
         }
-        transaction.commit()
+        transaction.leave_open();
+        Ok(())
     }
 
     /// All state is to be looked at anew: others than verbs changed it.
@@ -537,6 +545,33 @@ mod tests {
         make(&store, "c").unwrap();
         store.sync().unwrap();
         assert_eq!(names(&store).unwrap(), ["a", "b", "c"]);
+        assert_sound(&store);
+    }
+
+    /// A commit is more than a read needs.
+    #[test]
+    fn what_returned_is_read_while_it_cannot_be_committed_and_no_more_is_taken_than_a_group() {
+        let (_folder, path, store) = store();
+        prepare_to_fail_commit(&store);
+        let mut made = Vec::new();
+        for count in 0.. {
+            let name = format!("{count:03}");
+            match make(&store, &name) {
+                Ok(()) => made.push(name),
+                Err(error) => {
+                    assert!(matches!(error, Error::Host(_)));
+                    break;
+                }
+            }
+            assert_eq!(names(&store).unwrap(), made);
+            // What is undone takes this along.
+            directly(&store, "INSERT INTO b VALUES (1)");
+        }
+        assert_eq!(made.len(), GROUP);
+        assert_eq!(names(&store).unwrap(), made);
+        assert_eq!(names(&after_a_kill(&path)).unwrap(), made);
+        store.sync().unwrap();
+        make(&store, "more").unwrap();
         assert_sound(&store);
     }
 
