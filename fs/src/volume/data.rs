@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 
 use super::{AccessTimes, Volume};
 use crate::error::{Error, Result};
@@ -17,6 +19,20 @@ const READ_AHEAD: u64 = 16 << 20;
 /// Small files that are fetched together, at most, and how large each may be.
 const NEIGHBOURS: usize = 128;
 const NEIGHBOUR_BYTES: u32 = 64 << 10;
+
+/// Leave work to a task of its own.
+fn begin_later(work: BoxFuture<'static, ()>) {
+    tokio::spawn(work);
+}
+
+/// The same, but what it needs not wait for is done when this returns: a small file's fragments are sent sooner than
+/// another thread wakes up.
+fn begin_here(mut work: BoxFuture<'static, ()>) {
+    // The task polls it again, and is woken by whatever it waits for then.
+    if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        begin_later(work);
+    }
+}
 
 /// What became of a write.
 #[derive(Debug)]
@@ -148,8 +164,12 @@ impl Volume {
 
     /// Bring one seal to the nodes in a task of its own, so that nobody who stops waiting leaves it half done.
     pub(super) fn send_off(self: &Arc<Self>, file: &Arc<OpenFile>, sequence: u64, flush: bool) {
+        begin_later(self.sending(file, sequence, flush));
+    }
+
+    fn sending(self: &Arc<Self>, file: &Arc<OpenFile>, sequence: u64, flush: bool) -> BoxFuture<'static, ()> {
         let (volume, file) = (self.clone(), file.clone());
-        tokio::spawn(async move { volume.store_seal(&file, sequence, flush).await });
+        Box::pin(async move { volume.store_seal(&file, sequence, flush).await })
     }
 
     /// Bring one seal to the nodes and, when its turn has come, into the metadata.
@@ -223,7 +243,7 @@ impl Volume {
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; the bytes stay, and the call may be repeated.
     pub fn flush(self: &Arc<Self>, ino: Ino) -> impl Future<Output = Result<()>> + Send + use<> {
         let volume = self.clone();
-        let sent = self.file(ino).and_then(|file| Some((self.send_all_off(&file, false)?, file)));
+        let sent = self.file(ino).and_then(|file| Some((self.send_all_off(&file, false, begin_here)?, file)));
         async move {
             match sent {
                 Some((upto, file)) => within(volume.options.io_limit, file.committed(upto)).await,
@@ -301,14 +321,19 @@ impl Volume {
     }
 
     pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {
-        match self.send_all_off(file, flush) {
+        match self.send_all_off(file, flush, begin_later) {
             Some(upto) => within(self.options.io_limit, file.committed(upto)).await,
             None => Ok(()),
         }
     }
 
     /// Send off whatever is dirty; up to where, if there is anything to wait for.
-    fn send_all_off(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Option<u64> {
+    fn send_all_off(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        flush: bool,
+        begin: impl Fn(BoxFuture<'static, ()>),
+    ) -> Option<u64> {
         if self.options.read_only {
             return None;
         }
@@ -322,7 +347,7 @@ impl Volume {
             (pending, state.sequence())
         };
         for sequence in pending {
-            self.send_off(file, sequence, flush && sequence + 1 == upto);
+            begin(self.sending(file, sequence, flush && sequence + 1 == upto));
         }
         Some(upto)
     }
