@@ -15,12 +15,13 @@ use common::fpcc::Fpcc;
 use common::hash::HashId;
 use common::slice::verify_slice;
 use common::wire::{
-    EVERY_INDEX, FragmentName, NodeId, ObjectId, Operation, RefusalCode, VolumeDescriptor, VolumeEntry,
-    VolumeId, WIRE_VERSION,
+    EVERY_INDEX, FragmentName, NodeId, ObjectId, Operation, PUTS_PROTOCOL, RefusalCode, VolumeDescriptor,
+    VolumeEntry, VolumeId, WIRE_VERSION,
 };
 use credentials::pki::{Pki, USUAL_DAYS};
 use shardd::{Limits, Store, StoreOptions, app, serve, serve_tls};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -279,6 +280,25 @@ async fn small_fragments_share_a_connection_and_large_ones_do_not() {
     for Share { name, fragment, .. } in shares(120_000).chain(shares(200_001)) {
         let kept = bench.transport.get(&bench.node, WRITER.volume, &name, LIMIT).await;
         assert_eq!(kept.unwrap().value.fragment, fragment);
+    }
+}
+
+/// As it comes through a proxy that passes on the one header and not the other, and so would not carry frames.
+#[tokio::test]
+async fn who_asks_for_half_an_upgrade_gets_none() {
+    let (bench, _) = counted().await;
+    let address = bench.node.0.strip_prefix("http://").unwrap().to_owned();
+    let volume = WRITER.volume;
+    for (connection, status) in [("close", "400"), ("keep-alive, Upgrade", "101")] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let request = format!(
+            "POST /volumes/{volume}/puts HTTP/1.1\r\nhost: node\r\navid-epoch: 2\r\nupgrade: {PUTS_PROTOCOL}\r\n\
+             connection: {connection}\r\ncontent-length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, *format!("HTTP/1.1 {status}").as_bytes());
     }
 }
 

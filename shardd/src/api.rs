@@ -20,7 +20,9 @@ use common::wire::{
 };
 use credentials::Token;
 use ed25519_dalek::Signer;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -206,6 +208,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Options {
         let options = Query::<Options>::from_request_parts(parts, state).await;
         options.map(|Query(options)| options).map_err(|error| bad_request(&error.body_text()))
     }
+}
+
+/// Whether a connection is to be upgraded to this. A proxy that passes on one of the two headers alone would not carry it.
+fn is_upgrade_to(headers: &HeaderMap, protocol: &str) -> bool {
+    let is_upgrade = |options: &HeaderValue| {
+        let options = options.to_str().unwrap_or_default().split(',');
+        options.into_iter().any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+    };
+    headers.get(UPGRADE).is_some_and(|asked| asked == protocol)
+        && headers.get_all(CONNECTION).iter().any(is_upgrade)
 }
 
 fn bad_request(why: &str) -> Refused {

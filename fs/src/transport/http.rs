@@ -21,8 +21,9 @@ use parking_lot::RwLock;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::puts::{Connection, Halves, Opening, Put, Turn, Way};
+use super::puts::{Connection, Halves, OPENING_LIMIT, Opening, Put, Turn, Way};
 use super::verbs::{Carrier, Parts, Wire, identity, puts_wanted};
 use super::{Answer, NodeAddress, TransportError, Writer};
 use crate::buffers::Buffers;
@@ -171,7 +172,12 @@ impl Http {
         opening: Opening<'_>,
         writer: Writer,
     ) -> Result<Option<Arc<Connection>>, TransportError> {
-        let answer = self.begin(peer, puts_wanted(writer)).await?;
+        let asked = timeout(OPENING_LIMIT, self.begin(peer, puts_wanted(writer)));
+        let Ok(answer) = asked.await else {
+            opening.refused();
+            return Ok(None);
+        };
+        let answer = answer?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             opening.refused();
             return Ok(None);
@@ -369,15 +375,18 @@ mod tests {
     async fn say(answer: Vec<u8>) -> Server {
         let (listener, address) = listen().await;
         let mut task = JoinSet::new();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
         task.spawn(async move {
             let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let _ = stream.read(&mut [0; 1000]).await;
                 let _ = stream.write_all(&answer).await;
                 open.push(stream);
             }
         });
-        Server { address, accepted: Arc::default(), _task: task }
+        Server { address, accepted, _task: task }
     }
 
     fn transport() -> HttpTransport {
@@ -431,6 +440,22 @@ mod tests {
         let accepted = server.accepted.load(Ordering::SeqCst);
         // A connection begun while another came free is made all the same, and waits idle.
         assert!(accepted <= 6, "{accepted} connections for 3 at once");
+    }
+
+    #[tokio::test]
+    async fn a_put_is_a_request_where_nobody_says_whether_it_may_be_more() {
+        let name = fragment_name("small");
+        let put = async |server: &Server, limit: Duration| {
+            let (fpcc, fragment) = ("fpcc".into(), "bytes".into());
+            transport().put(&server.address, WRITER, &name, fpcc, fragment, false, limit).await
+        };
+        let scripted = ScriptedNode::keeping();
+        assert_eq!(put(&serve(&scripted).await, LIMIT).await.unwrap().node, NODE);
+        assert_eq!(scripted.requests().len(), 2, "it knows nothing of puts");
+        let silent = say(Vec::new()).await;
+        let answer = put(&silent, OPENING_LIMIT * 5 / 4).await;
+        assert!(matches!(answer, Err(TransportError::TimedOut(_))));
+        assert_eq!(silent.accepted.load(Ordering::SeqCst), 2, "it was asked for both");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 
-use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer};
+use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer, is_upgrade_to};
 use crate::agreement::{Agreement, NotAgreed, NotHeard, PROTOCOL, split_fragment_key};
 use crate::dispersal::InstanceId;
 use crate::server::Place;
@@ -70,7 +70,7 @@ pub async fn members(State(node): State<Arc<Node>>) -> Answer {
 pub async fn words(State(node): State<Arc<Node>>, mut request: Request) -> Answer {
     let agreement = agreement_of(&node)?;
     let headers = request.headers();
-    let is_asked_for = headers.get(UPGRADE).is_some_and(|protocol| protocol == PROTOCOL);
+    let is_asked_for = is_upgrade_to(headers, PROTOCOL);
     let ear = agreement.listen_to(header(headers, FROM_HEADER)?, header(headers, MAC_HEADER)?)?;
     let place = request.extensions_mut().remove::<Arc<Place>>();
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);

@@ -10,7 +10,7 @@ use http::header::{CONNECTION, HeaderMap, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::{Answer, Names, Node, Refused, bad_request, proof};
+use super::{Answer, Names, Node, Refused, bad_request, is_upgrade_to, proof};
 use crate::metrics::{Operation, Timed};
 use crate::puts::{Keeper, Kept, serve};
 use crate::server::Place;
@@ -30,7 +30,7 @@ pub async fn puts(
     mut request: Request,
 ) -> Answer {
     let author = names.author(&node.store, &headers)?;
-    let is_asked_for = headers.get(UPGRADE).is_some_and(|protocol| protocol == PUTS_PROTOCOL);
+    let is_asked_for = is_upgrade_to(&headers, PUTS_PROTOCOL);
     let place = request.extensions_mut().remove::<Arc<Place>>();
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);
     let upgrade = upgrade.ok_or_else(|| bad_request("puts come over a connection that is upgraded"))?;
