@@ -224,7 +224,11 @@ impl Carrier for Http {
             },
             Turn::Request => return None,
         };
-        Some(connection.put(put).await)
+        match connection.put(put).await {
+            // The node may have been started again since: a request finds out, and twice the same changes nothing.
+            Err(TransportError::Unreachable(_)) => None,
+            done => Some(done),
+        }
     }
 }
 
@@ -456,6 +460,29 @@ mod tests {
         let answer = put(&silent, OPENING_LIMIT * 5 / 4).await;
         assert!(matches!(answer, Err(TransportError::TimedOut(_))));
         assert_eq!(silent.accepted.load(Ordering::SeqCst), 2, "it was asked for both");
+    }
+
+    #[tokio::test]
+    async fn a_put_whose_connection_ended_becomes_a_request() {
+        let (listener, address) = listen().await;
+        let scripted = ScriptedNode::keeping();
+        let router = scripted.router();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1000]).await;
+            let switch =
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: avidfs-puts-1\r\n";
+            let head = format!("{switch}avid-node: {NODE}\r\navid-boot: 0000000000000001\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            assert!(stream.read(&mut [0; 1000]).await.unwrap() > 0, "a frame comes");
+            drop(stream);
+            axum::serve(listener, router).await.unwrap();
+        });
+        let name = fragment_name("small");
+        let put = transport().put(&address, WRITER, &name, "fpcc".into(), "bytes".into(), false, LIMIT).await;
+        assert_eq!(put.unwrap().node, NODE);
+        assert_eq!(scripted.requests().len(), 1);
     }
 
     #[tokio::test]
