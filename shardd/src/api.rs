@@ -25,6 +25,8 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -34,7 +36,7 @@ use crate::blocking::{self, INLINE_BYTES};
 use crate::error::StoreError;
 use crate::intake::{Intake, Limits};
 use crate::metrics::{Metrics, Operation};
-use crate::server::OfNode;
+use crate::server::{OfNode, Place};
 use crate::store::{Author, Space, Store};
 
 /// Says that the node runs, and nothing else.
@@ -208,6 +210,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Options {
         let options = Query::<Options>::from_request_parts(parts, state).await;
         options.map(|Query(options)| options).map_err(|error| bad_request(&error.body_text()))
     }
+}
+
+/// Make something else of a request's connection: `serve` has it once it is upgraded, and with it its place.
+fn upgrade<F: Future<Output = ()> + Send>(
+    mut request: Request,
+    protocol: &'static str,
+    serve: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,
+) -> Answer {
+    let is_asked_for = is_upgrade_to(request.headers(), protocol);
+    let place = request.extensions_mut().remove::<Arc<Place>>();
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);
+    let why = || bad_request(&format!("this takes a connection that is upgraded to {protocol}"));
+    let upgrade = upgrade.ok_or_else(why)?;
+    tokio::spawn(async move {
+        let _place = place;
+        match upgrade.await {
+            Ok(stream) => serve(TokioIo::new(stream)).await,
+            Err(error) => tracing::debug!(%error, protocol, "a connection was not upgraded"),
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, protocol)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
 /// Whether a connection is to be upgraded to this. A proxy that passes on one of the two headers alone would not carry it.

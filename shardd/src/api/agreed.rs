@@ -8,16 +8,12 @@ use axum::response::{IntoResponse, Json, Response};
 use common::wire::{
     FROM_HEADER, MAC_HEADER, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature,
 };
-use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::json;
 
-use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer, is_upgrade_to};
+use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer, upgrade};
 use crate::agreement::{Agreement, NotAgreed, NotHeard, PROTOCOL, split_fragment_key};
 use crate::dispersal::InstanceId;
-use crate::server::Place;
 
 impl From<NotAgreed> for Refused {
     fn from(error: NotAgreed) -> Refused {
@@ -67,23 +63,10 @@ pub async fn members(State(node): State<Arc<Node>>) -> Answer {
 }
 
 /// A peer speaks, over this connection from now on.
-pub async fn words(State(node): State<Arc<Node>>, mut request: Request) -> Answer {
-    let agreement = agreement_of(&node)?;
+pub async fn words(State(node): State<Arc<Node>>, request: Request) -> Answer {
     let headers = request.headers();
-    let is_asked_for = is_upgrade_to(headers, PROTOCOL);
-    let ear = agreement.listen_to(header(headers, FROM_HEADER)?, header(headers, MAC_HEADER)?)?;
-    let place = request.extensions_mut().remove::<Arc<Place>>();
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);
-    let upgrade = upgrade.ok_or_else(|| bad_request("words are said over a connection that is upgraded"))?;
-    tokio::spawn(async move {
-        let _place = place;
-        match upgrade.await {
-            Ok(stream) => ear.listen(TokioIo::new(stream)).await,
-            Err(error) => tracing::debug!(%error, "a connection for words"),
-        }
-    });
-    let headers = [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    let ear = agreement_of(&node)?.listen_to(header(headers, FROM_HEADER)?, header(headers, MAC_HEADER)?)?;
+    upgrade(request, PROTOCOL, |stream| ear.listen(stream))
 }
 
 pub async fn verified(State(node): State<Arc<Node>>, options: Options, headers: HeaderMap) -> Answer {

@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::IntoResponse;
 use common::wire::{BootId, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
-use http::StatusCode;
-use http::header::{CONNECTION, HeaderMap, UPGRADE};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use http::header::HeaderMap;
 
-use super::{Answer, Names, Node, Refused, bad_request, is_upgrade_to, proof};
+use super::{Answer, Names, Node, Refused, proof, upgrade};
 use crate::metrics::{Operation, Timed};
 use crate::puts::{Keeper, Kept, serve};
-use crate::server::Place;
 use crate::store::Author;
 
 /// One writer's connection.
@@ -27,27 +22,16 @@ pub async fn puts(
     State(node): State<Arc<Node>>,
     names: Names,
     headers: HeaderMap,
-    mut request: Request,
+    request: Request,
 ) -> Answer {
     let author = names.author(&node.store, &headers)?;
-    let is_asked_for = is_upgrade_to(&headers, PUTS_PROTOCOL);
-    let place = request.extensions_mut().remove::<Arc<Place>>();
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked_for);
-    let upgrade = upgrade.ok_or_else(|| bad_request("puts come over a connection that is upgraded"))?;
     let writing = Writing { author, shown: proof(&headers)?, node };
-    tokio::spawn(async move {
-        let _place = place;
+    upgrade(request, PUTS_PROTOCOL, |stream| async move {
         let idle = writing.node.intake.idle();
-        let ended = match upgrade.await {
-            Ok(stream) => serve(TokioIo::new(stream), &writing, idle).await,
-            Err(error) => return tracing::debug!(%error, "a connection for puts"),
-        };
-        if let Err(error) = ended {
+        if let Err(error) = serve(stream, &writing, idle).await {
             tracing::debug!(%error, "a connection for puts");
         }
-    });
-    let headers = [(CONNECTION, "upgrade"), (UPGRADE, PUTS_PROTOCOL)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    })
 }
 
 impl Keeper for Writing {
