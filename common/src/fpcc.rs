@@ -401,22 +401,32 @@ fn code_of(m: u16, n: u16) -> Result<Code, CodeError> {
 ///
 /// In the order of `wanted`; what is among the checked is not computed again.
 pub fn decode(codec: &Codec, checked: &[Checked], wanted: &[usize]) -> Result<Vec<Bytes>, CodecError> {
-    require_one_object(codec, checked)?;
-    let present: Vec<(usize, &[u8])> =
-        checked.iter().map(|fragment| (fragment.index, fragment.bytes.as_ref())).collect();
     let known = |index: usize| checked.iter().find(|fragment| fragment.index == index);
     let missing = wanted.iter().filter(|&&index| known(index).is_none());
-    let length = present.first().map_or(0, |(_, bytes)| bytes.len());
+    let length = checked.first().map_or(0, |fragment| fragment.bytes.len());
     let mut rebuilt: Vec<(usize, Vec<u8>)> = missing.map(|&index| (index, vec![0; length])).collect();
     let mut slices: Vec<(usize, &mut [u8])> =
         rebuilt.iter_mut().map(|(index, bytes)| (*index, bytes.as_mut_slice())).collect();
-    codec.rebuild(&present, &mut slices)?;
+    decode_into(codec, checked, &mut slices)?;
     let mut rebuilt = rebuilt.into_iter().map(|(_, bytes)| Bytes::from(bytes));
     let bytes_of = |&index: &usize| match known(index) {
         Some(fragment) => fragment.bytes.clone(),
         None => rebuilt.next().expect("every missing fragment was rebuilt"),
     };
     Ok(wanted.iter().map(bytes_of).collect())
+}
+
+/// The same into memory of the caller's, for fragments that are not among the checked. Nothing is written when an error is
+/// returned.
+pub fn decode_into(
+    codec: &Codec,
+    checked: &[Checked],
+    missing: &mut [(usize, &mut [u8])],
+) -> Result<(), CodecError> {
+    require_one_object(codec, checked)?;
+    let present: Vec<(usize, &[u8])> =
+        checked.iter().map(|fragment| (fragment.index, fragment.bytes.as_ref())).collect();
+    codec.rebuild(&present, missing)
 }
 
 fn require_one_object(codec: &Codec, checked: &[Checked]) -> Result<(), CodecError> {

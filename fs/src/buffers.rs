@@ -47,12 +47,26 @@ impl Buffers {
 
     /// An empty buffer that holds `capacity` bytes without growing.
     pub fn take(&self, capacity: usize) -> Buffer {
+        let mut buffer = self.take_as_left(capacity);
+        buffer.bytes.clear();
+        buffer
+    }
+
+    fn take_as_left(&self, capacity: usize) -> Buffer {
         if capacity < LARGE {
             return Buffer { bytes: Vec::with_capacity(capacity), home: self.clone() };
         }
         let rounded = round_up(capacity);
         let kept = self.shelf.lock().take(rounded);
         Buffer { bytes: kept.unwrap_or_else(|| Vec::with_capacity(rounded)), home: self.clone() }
+    }
+
+    /// A buffer of `length` bytes of whatever was in its memory before. Only for who writes all of them: clearing them
+    /// first would cost as much as that does.
+    pub fn take_dirty(&self, length: usize) -> Buffer {
+        let mut buffer = self.take_as_left(length);
+        buffer.bytes.resize(length, 0);
+        buffer
     }
 
     /// How much memory `bytes` keeps from being used again: the whole buffer it is a slice of,
@@ -70,11 +84,10 @@ impl Buffers {
         self.shelf.lock().kept_bytes
     }
 
-    fn give_back(&self, mut bytes: Vec<u8>) {
+    fn give_back(&self, bytes: Vec<u8>) {
         if bytes.capacity() < LARGE {
             return;
         }
-        bytes.clear();
         // What does not fit is freed after the lock is.
         let _refused = self.shelf.lock().keep(bytes);
     }
@@ -240,6 +253,19 @@ mod tests {
         drop(buffers.take(4 * MIB));
         assert!(buffers.take(MIB).capacity() < 2 * MIB);
         assert_eq!(buffers.kept_bytes(), 5 * MIB);
+    }
+
+    #[test]
+    fn a_dirty_buffer_has_its_length_and_a_clean_one_none() {
+        let buffers = Buffers::new(8 * MIB);
+        let mut first = buffers.take(MIB);
+        first.resize(MIB / 2, 7);
+        drop(first);
+        let longer = buffers.take_dirty(MIB);
+        assert_eq!((longer.len(), longer[MIB / 2 - 1], longer[MIB / 2]), (MIB, 7, 0));
+        drop(longer);
+        assert_eq!(buffers.take_dirty(MIB - 1000).len(), MIB - 1000);
+        assert_eq!((buffers.take_dirty(1000).len(), buffers.take(MIB).len()), (1000, 0));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct CacheOptions {
 }
 
 /// What a cache did and holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct CacheStats {
     /// Fragments found in memory.
     pub memory_hits: u64,

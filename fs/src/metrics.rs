@@ -11,6 +11,7 @@ use axum::routing::get;
 use common::metrics::{Page, label};
 use tokio::net::TcpListener;
 
+use crate::cache::CacheStats;
 use crate::stages;
 use crate::volume::{NodeReport, Volume, VolumeStatus};
 
@@ -64,9 +65,48 @@ pub fn page(status: &VolumeStatus) -> String {
     for (name, help, value) in counters {
         page.single(name, "counter", help, value);
     }
+    write_cache(&mut page, &stripe.cache);
     write_nodes(&mut page, status);
     stages::write(&mut page);
     page.text()
+}
+
+fn write_cache(page: &mut Page, cache: &CacheStats) {
+    let levels = [
+        ("avidfs_cache_bytes", "gauge", "Bytes of fragments cached.", cache.memory_bytes, cache.disk_bytes),
+        (
+            "avidfs_cache_fragments",
+            "gauge",
+            "Fragments cached.",
+            cache.memory_fragments,
+            cache.disk_fragments,
+        ),
+        (
+            "avidfs_cache_hits_total",
+            "counter",
+            "Fragments found in the cache.",
+            cache.memory_hits,
+            cache.disk_hits,
+        ),
+        (
+            "avidfs_cache_misses_total",
+            "counter",
+            "Fragments looked for and not found in the cache.",
+            cache.memory_misses,
+            cache.disk_misses,
+        ),
+    ];
+    for (name, kind, help, memory, disk) in levels {
+        page.head(name, kind, help);
+        page.line(name, "level=\"memory\"", memory);
+        page.line(name, "level=\"disk\"", disk);
+    }
+    let left_out = "avidfs_cache_left_out_total";
+    page.head(left_out, "counter", "Fragments that left memory and were not written to the cache on disk.");
+    page.line(left_out, "reason=\"read_once\"", cache.disk_passed);
+    page.line(left_out, "reason=\"disk_behind\"", cache.disk_skipped);
+    let rotten = "Fragments of the cache on disk whose bytes had changed.";
+    page.single("avidfs_cache_rotten_total", "counter", rotten, cache.disk_rotten);
 }
 
 fn write_nodes(page: &mut Page, status: &VolumeStatus) {

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::buffers::{Buffer, Buffers};
+use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
 use crate::metadata::{Extent, FileCommit, Intent, MAX_INTENT, MetadataStore, ObjectRecord};
@@ -404,6 +405,11 @@ impl State {
         Ok(plan.finish())
     }
 
+    /// How likely what is read now is read again soon.
+    pub fn reuse(&self) -> Reuse {
+        if self.ahead.is_in_order() { Reuse::Unlikely } else { Reuse::Likely }
+    }
+
     /// Note a read; returns the objects to fetch ahead because the file is being read in order.
     pub fn read_ahead(
         &mut self,
@@ -582,6 +588,10 @@ impl ReadAhead {
     /// Bytes read in order before anything is fetched ahead.
     const PATIENCE: u64 = 128 << 10;
 
+    fn is_in_order(&self) -> bool {
+        self.run >= Self::PATIENCE
+    }
+
     /// Note a read of `range`; the range to fetch now, if any.
     fn note(&mut self, range: &Range<u64>, size: u64, window: u64) -> Option<Range<u64>> {
         // The kernel sends the pieces of its own read-ahead side by side, so order is judged loosely.
@@ -591,7 +601,7 @@ impl ReadAhead {
         }
         self.run += range.end - range.start;
         self.expected = self.expected.max(range.end);
-        if self.run < Self::PATIENCE {
+        if !self.is_in_order() {
             return None;
         }
         let from = self.fetched.max(range.end);
@@ -602,5 +612,22 @@ impl ReadAhead {
         }
         self.fetched = to;
         Some(from..to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_in_order_is_known_until_he_jumps() {
+        let (mut ahead, size, window) = (ReadAhead::default(), 1 << 30, 16 << 20);
+        let read = |ahead: &mut ReadAhead, offset: u64, length: u64| {
+            ahead.note(&(offset..offset + length), size, window);
+            ahead.is_in_order()
+        };
+        assert!(!read(&mut ahead, 0, 64 << 10) && read(&mut ahead, 64 << 10, 64 << 10));
+        assert!(read(&mut ahead, 1 << 20, 1 << 20), "the kernel's pieces come in any order");
+        assert!(!read(&mut ahead, 512 << 20, 64 << 10), "elsewhere");
     }
 }

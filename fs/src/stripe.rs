@@ -47,7 +47,7 @@ use self::fetch::Fetches;
 use self::flush::FlushRequest;
 use self::ledger::Ledger;
 use crate::authority::Authority;
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheStats};
 use crate::error::{Error, Result};
 use crate::metadata::{Configuration, Exception, ObjectRecord};
 use crate::placement;
@@ -131,6 +131,9 @@ pub struct StripeStatus {
     pub degraded_reads: u64,
     /// Answers that did not check, by node.
     pub lies: BTreeMap<NodeId, u64>,
+    /// The cache of fragments.
+    #[serde(default)]
+    pub cache: CacheStats,
 }
 
 /// An object whose fragments lie elsewhere than its metadata says: its newest exceptions.
@@ -253,6 +256,7 @@ impl Stripe {
             hedges: self.tally.hedges.load(Ordering::Relaxed),
             degraded_reads: self.tally.degraded_reads.load(Ordering::Relaxed),
             lies: self.tally.lies.lock().clone(),
+            cache: self.cache.stats(),
         }
     }
 

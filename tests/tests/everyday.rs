@@ -700,6 +700,34 @@ fn umount_refuses_while_a_file_is_open_and_changes_nothing() {
     mount.unmount();
 }
 
+fn printed_metrics(mount: &Mount) -> String {
+    run(command("avidfs").arg("metrics").arg(mount.root()))
+}
+
+fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+#[test]
+fn what_is_read_once_from_end_to_end_leaves_the_cache_on_disk_to_others() {
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, &["--cache-memory", "32MiB"]);
+    data::put(&mount.path("file"), 1, 80 * MIB);
+    let fragments_on_disk = || metric(&printed_metrics(&mount), "avidfs_cache_fragments{level=\"disk\"} ");
+    let mut read = Vec::new();
+    for _ in 0..2 {
+        mount.remount();
+        data::check(&mount.path("file"), 1, 80 * MIB);
+        eventually(Duration::from_secs(10), "what left memory is counted", || {
+            let left = metric(&printed_metrics(&mount), "avidfs_cache_left_out_total{reason=\"read_once\"} ");
+            left + fragments_on_disk() > 0.0
+        });
+        read.push(fragments_on_disk());
+    }
+    assert!(read.iter().all(|fragments| *fragments <= 9.0), "of the first objects at most: {read:?}");
+}
+
 #[test]
 fn a_mounts_metrics_are_served_and_count_what_was_done() {
     let cluster = Cluster::start(5);
@@ -708,12 +736,8 @@ fn a_mounts_metrics_are_served_and_count_what_was_done() {
     data::keep(&mount.path("file"), 1, 5 * MIB).unwrap();
     let served = metrics(free);
     assert!(served.starts_with("HTTP/1.1 200 OK\r\n"), "{served}");
-    let printed = run(command("avidfs").arg("metrics").arg(mount.root()));
-    for text in [&served, &printed] {
-        let value = |name: &str| -> f64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            line.unwrap_or_else(|| panic!("no {name} in {text}"))
-        };
+    for text in [&served, &printed_metrics(&mount)] {
+        let value = |name: &str| metric(text, name);
         assert_eq!(value("avidfs_nodes_up "), 5.0);
         assert_eq!(value("avidfs_objects "), 2.0);
         for stage in ["fuse_write", "fuse_change", "fuse_sync", "encode", "store", "metadata_commit"] {

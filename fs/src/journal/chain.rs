@@ -13,7 +13,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 
 use super::entry::{self, Entry, Place, Signed};
 use super::pin::Pin;
-use crate::cache::{Cache, CacheOptions};
+use crate::cache::{Cache, CacheOptions, Reuse};
 use crate::error::{Error, Result};
 use crate::metadata::{Configuration, ObjectRecord};
 use crate::pool::Pool;
@@ -288,7 +288,9 @@ impl Block {
     async fn records(self, stripe: Arc<Stripe>) -> Result<Vec<u8>> {
         match self {
             Block::Inline(block) => entry::records(&block),
-            Block::Part(part) => entry::records(&stripe.read(&part, 0..part.length).await?.concat()),
+            Block::Part(part) => {
+                entry::records(&stripe.read(&part, 0..part.length, Reuse::Likely).await?.concat())
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ impl Stripe {
             }
             fpcc.check(usize::from(index), raw.fragment).map(drop).map_err(|error| error.to_string())
         };
-        let Err(what) = self.cpu.run(bytes, checking).await else { return Ok(()) };
+        let Err(what) = self.cpu.check(self.options.hash, bytes, checking).await else { return Ok(()) };
         let name = fragment_name(object.id, usize::from(index));
         let about = Contradiction { name, fpcc: expected, known: None, found, what: what.clone() };
         self.inquire_at_once(node, about).await;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::code::Code;
-use common::codec::Codec;
-use common::fpcc::{Checked, Fpcc, decode};
+use common::codec::{Codec, CodecError};
+use common::fpcc::{Checked, Fpcc, decode_into};
 use common::wire::{MAX_BATCH, NodeId, ObjectId, Operation, RefusalCode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -24,6 +24,7 @@ use super::encoded::fragment_name;
 use super::gather::{Gather, Miss, Rank, Source};
 use super::inquiry::Contradiction;
 use super::{Stripe, cover};
+use crate::buffers::{Buffer, Buffers};
 use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::metadata::ObjectRecord;
@@ -85,8 +86,14 @@ impl Fetches {
 
 impl Stripe {
     /// A range of an object's bytes as pieces in order, slices of cached fragments where they are cached. The range is
-    /// cut at the object's end. `Unreadable` when fewer than m good fragments can be had in time.
-    pub async fn read(self: &Arc<Self>, object: &ObjectRecord, range: Range<u32>) -> Result<Vec<Bytes>> {
+    /// cut at the object's end. What is fetched for it is cached as of such reuse. `Unreadable` when fewer than m good
+    /// fragments can be had in time.
+    pub async fn read(
+        self: &Arc<Self>,
+        object: &ObjectRecord,
+        range: Range<u32>,
+        reuse: Reuse,
+    ) -> Result<Vec<Bytes>> {
         self.arrived(object.id).await;
         let deadline = Instant::now() + self.options.io_limit;
         let parts = cover(object.code, object.length, range);
@@ -100,7 +107,7 @@ impl Stripe {
             .filter(|(_, piece)| piece.is_none())
             .map(|((index, _), _)| *index)
             .collect();
-        let mut answers = self.fetch(object, &absent, Reuse::Likely).into_iter();
+        let mut answers = self.fetch(object, &absent, reuse).into_iter();
         for ((_, part), piece) in parts.iter().zip(&mut pieces).filter(|(_, piece)| piece.is_none()) {
             let answer = answers.next().expect("one for each absent piece");
             *piece = Some(self.fetched(object.id, answer, deadline).await?.bytes.slice(part.clone()));
@@ -517,16 +524,16 @@ impl Job {
     /// m checked fragments are there: make the wanted ones that are not.
     async fn decode(&mut self) {
         let _lasting = stages::begin(Stage::Decode);
-        let mut wanted = self.gather.worth_decoding(&self.rank());
-        wanted.extend(self.waiting.keys().copied().filter(|index| *index >= self.object.code.m()));
+        let mut missing = self.gather.worth_decoding(&self.rank());
+        missing.extend(self.waiting.keys().copied().filter(|index| *index >= self.object.code.m()));
         let (code, checked) = (self.object.code, self.checked.values().cloned().collect::<Vec<_>>());
         let bytes = self.object.length as usize;
-        let indexes = wanted.clone();
-        let decoding = move || decode(&Codec::of(code), &checked, &indexes);
+        let indexes = missing.clone();
+        let decoding = move || decode(code, &checked, &indexes);
         let decoded =
             self.stripe.cpu.run(bytes, decoding).await.expect("m fragments that passed one FPCC's check");
         self.stripe.tally.degraded_reads.fetch_add(1, Ordering::Relaxed);
-        for (index, bytes) in wanted.into_iter().zip(decoded) {
+        for (index, bytes) in missing.into_iter().zip(decoded) {
             self.keep(index, &bytes, Source::Perhaps(NodeId([0; 16])));
             let fpcc = self.fpcc.clone().expect("it came with the fragments");
             self.serve(index, &Fetched { bytes, fpcc });
@@ -574,6 +581,16 @@ impl Job {
         reasons.dedup();
         format!("{there} good fragments of {needed} needed: {}", reasons.join(", "))
     }
+}
+
+/// The missing fragments, out of m checked ones.
+fn decode(code: Code, checked: &[Checked], missing: &[usize]) -> std::result::Result<Vec<Bytes>, CodecError> {
+    let length = checked.first().map_or(0, |fragment| fragment.bytes().len());
+    let mut made: Vec<Buffer> = missing.iter().map(|_| Buffers::shared().take_dirty(length)).collect();
+    let slices = made.iter_mut().map(Buffer::as_mut_slice);
+    let mut slices: Vec<(usize, &mut [u8])> = missing.iter().copied().zip(slices).collect();
+    decode_into(&Codec::of(code), checked, &mut slices)?;
+    Ok(made.into_iter().map(Buffer::freeze).collect())
 }
 
 /// One request for one fragment, and its check.
@@ -661,7 +678,8 @@ impl Stripe {
             let checked = fpcc.check(index, raw.fragment).map_err(|error| error.to_string())?;
             Ok((checked, fpcc))
         };
-        let (checked, fpcc) = self.cpu.run(fragment_bytes(object), checking).await?;
+        let (hash, bytes) = (self.options.hash, fragment_bytes(object));
+        let (checked, fpcc) = self.cpu.check(hash, bytes, checking).await?;
         self.fetches.fpccs.lock().put(object.id, fpcc.clone());
         Ok((checked, fpcc))
     }

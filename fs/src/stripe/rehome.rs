@@ -74,7 +74,7 @@ impl Stripe {
         let index = usize::from(exception.index);
         let fetched = self.fragment(object, index, deadline).await?;
         let (fpcc, bytes) = (fetched.fpcc.clone(), fetched.bytes.clone());
-        let checked = self.cpu.run(bytes.len(), move || fpcc.check(index, bytes)).await;
+        let checked = self.cpu.check(self.options.hash, bytes.len(), move || fpcc.check(index, bytes)).await;
         let checked =
             checked.map_err(|error| Error::Unreadable { object: object.id, reason: error.to_string() })?;
         let (name, fpcc) = (fragment_name(object.id, index), fetched.fpcc.to_bytes().into());

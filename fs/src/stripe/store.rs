@@ -61,7 +61,7 @@ impl Stripe {
     /// # Errors
     /// As `store`, and `Unreadable`.
     pub async fn store_again(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {
-        let bytes = self.read(object, 0..object.length).await?.concat();
+        let bytes = self.read(object, 0..object.length, Reuse::Likely).await?.concat();
         let deadline = Instant::now() + self.options.io_limit;
         let encoded = self.encode(object.id, pad(object.code, &bytes), object.length, deadline).await?;
         if encoded.digest != object.fpcc {

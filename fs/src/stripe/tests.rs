@@ -22,7 +22,7 @@ use common::wire::{ObjectId, VolumeId};
 
 use self::nodes::{MemoryNodes, at, id};
 use super::{Stripe, StripeOptions, pad};
-use crate::cache::{Cache, CacheOptions};
+use crate::cache::{Cache, CacheOptions, Reuse};
 use crate::error::Result;
 use crate::metadata::{Configuration, ObjectRecord};
 use crate::pool::{Pool, PoolOptions};
@@ -174,7 +174,7 @@ fn bytes_of(id: ObjectId, length: usize) -> Bytes {
 }
 
 async fn read(stripe: &Arc<Stripe>, record: &ObjectRecord, range: Range<u32>) -> Result<Bytes> {
-    Ok(stripe.read(record, range).await?.concat().into())
+    Ok(stripe.read(record, range, Reuse::Likely).await?.concat().into())
 }
 
 async fn check(stripe: &Arc<Stripe>, record: &ObjectRecord) {

@@ -11,6 +11,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
+use crate::cache::Reuse;
 use crate::error::Result;
 use crate::inode::Ino;
 use crate::metadata::{Extent, Scattered};
@@ -105,7 +106,7 @@ impl Volume {
         let pieces = extents.iter().map(|scattered| {
             let extent = scattered.extent;
             let range = extent.object_offset..extent.object_offset + extent.length;
-            async move { self.stripe.read(&scattered.object, range).await }
+            async move { self.stripe.read(&scattered.object, range, Reuse::Unlikely).await }
         });
         let pieces: Vec<_> = pieces.collect();
         let pieces: Vec<Vec<bytes::Bytes>> = stream::iter(pieces).buffered(READS).try_collect().await?;

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 
 use super::{AccessTimes, Volume};
+use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
 use crate::metadata::{Commit, MetadataStore};
@@ -410,15 +411,16 @@ impl Volume {
         let _passing = self.reads.enter();
         let file = self.opened(ino)?;
         let pieces = self.plan(&file, offset, size)?;
-        within(self.options.io_limit, self.gather(pieces)).await
+        let reuse = file.state().reuse();
+        within(self.options.io_limit, self.gather(pieces, reuse)).await
     }
 
-    async fn gather(&self, pieces: Vec<Piece>) -> Result<Vec<Bytes>> {
+    async fn gather(&self, pieces: Vec<Piece>, reuse: Reuse) -> Result<Vec<Bytes>> {
         let parts = pieces.into_iter().map(|piece| async move {
             match piece.source {
                 Source::Memory(part) => Ok(vec![part]),
                 Source::Hole => Ok(vec![zeros(&piece.range)]),
-                Source::Object(record, range) => self.stripe.read(&record, range).await,
+                Source::Object(record, range) => self.stripe.read(&record, range, reuse).await,
             }
         });
         Ok(futures_util::future::try_join_all(parts).await?.concat())

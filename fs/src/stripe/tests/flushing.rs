@@ -167,7 +167,7 @@ async fn what_rots_after_it_was_flushed_keeps_no_flush_from_succeeding() {
     bench.stripe.flush().await.unwrap();
     assert_eq!((bench.flushed(&record), bench.stripe.status().unflushed_bytes), (4, 0));
     (0..2).for_each(|k| bench.nodes.lose(k, &record.id.key()));
-    let read = bench.stripe.read(&record, 0..record.length).await.unwrap();
+    let read = bench.stripe.read(&record, 0..record.length, Reuse::Likely).await.unwrap();
     assert_eq!(read.concat(), bytes_of(record.id, 100_000));
     let later = bench.store(100_000).await;
     bench.stripe.flush().await.unwrap();

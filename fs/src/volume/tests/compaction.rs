@@ -23,7 +23,9 @@ async fn many_small_objects_become_few_and_their_fragments_go() {
     let before = bench.metadata.usage().unwrap();
     let found = volume.compact(true).await.unwrap();
     assert!(found.extents > 50 && found.moved == 0, "{found:?}");
-    assert_eq!(bench.metadata.usage().unwrap(), before);
+    // What the last writes left may go meanwhile; nothing comes.
+    let after = bench.metadata.usage().unwrap();
+    assert!(after.live_bytes == before.live_bytes && after.objects <= before.objects, "{after:?}");
     let done = volume.compact(false).await.unwrap();
     assert_eq!((done.moved, done.bytes), (found.extents, found.bytes));
     until("the old objects are gone", || bench.metadata.usage().unwrap().objects <= 6).await;

@@ -1,6 +1,7 @@
 //! What a crash at an unlucky moment left, each found by the simulation.
 
 use super::*;
+use crate::cache::Reuse;
 use crate::transport::faulty::Verb;
 
 /// A checkpoint says what there is. A store that had lost its last transactions to a power loss still had what they
@@ -81,7 +82,7 @@ async fn what_an_earlier_mount_left_on_too_few_nodes_is_stored_again_before_the_
         bench.fail(k..k + 1, Fault::Lose);
         let reader = bench.fresh_stripe(&*bench.metadata).await;
         let (_, object) = bench.metadata.objects_of(ino, 0, 1).unwrap().pop().unwrap();
-        let bytes = reader.read(&object, 0..object.length).await.unwrap().concat();
+        let bytes = reader.read(&object, 0..object.length, Reuse::Likely).await.unwrap().concat();
         assert!(bytes == data, "without nodes 4 and {k}");
     }
 }

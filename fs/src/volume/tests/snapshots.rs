@@ -1,6 +1,7 @@
 //! Snapshots of a volume on nodes: what they keep, what they give back, and what they let go.
 
 use super::*;
+use crate::cache::Reuse;
 use crate::journal::pin::Pin;
 
 /// A file as it is now, read through the volume.
@@ -172,7 +173,9 @@ async fn what_was_away_from_home_when_it_was_taken_is_read_after_it_came_home() 
     for (extent, record) in view.objects_of(ino, 0, 100).unwrap() {
         assert!(!record.exceptions.is_empty(), "it was away");
         let range = extent.object_offset..extent.object_offset + extent.length;
-        bytes.extend(bench.fresh_stripe(&*view).await.read(&record, range).await.unwrap().concat());
+        bytes.extend(
+            bench.fresh_stripe(&*view).await.read(&record, range, Reuse::Likely).await.unwrap().concat(),
+        );
     }
     assert_eq!(bytes, data);
 }
