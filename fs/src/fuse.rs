@@ -2,7 +2,9 @@
 //! become errnos. The only file that knows fuser. Metadata is answered on the thread that read the request; what may
 //! wait for nodes goes to the runtime with its reply.
 
+mod directories;
 mod listings;
+mod prepared;
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,6 +24,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use self::listings::Listings;
+use self::prepared::Prepared;
 use crate::acl;
 use crate::error::{Error, Result};
 use crate::host;
@@ -36,11 +39,6 @@ const TTL: Duration = Duration::from_secs(3600);
 const GENERATION: Generation = Generation(0);
 /// Largest read or write the kernel sends at once.
 const MAX_REQUEST: u32 = 1 << 20;
-/// Entries asked of the store at once while listing with attributes: as many with short names fit into the 32 KiB that
-/// the kernel asks for.
-const PAGE: usize = 204;
-/// Names asked of it at once; what does not fit was read for nothing.
-const NAMES: usize = 128;
 /// Name of the extended attribute of the root that tells where the daemon is reached.
 pub const CONTROL_XATTR: &str = "avidfs.control";
 
@@ -120,6 +118,7 @@ pub fn mount(
         control: options.control.clone(),
         notifier: notifier.clone(),
         listings: Listings::default(),
+        prepared: Prepared::default(),
     };
     let mut session = if host::is_root() {
         // Mounted by ourselves: only so is its type fuse.avidfs and not merely fuse.
@@ -177,6 +176,7 @@ struct Fuse {
     /// What tells the kernel that something it was told is no longer so.
     notifier: Arc<OnceLock<Notifier>>,
     listings: Listings,
+    prepared: Prepared,
 }
 
 impl Fuse {
@@ -402,6 +402,7 @@ impl Filesystem for Fuse {
 
     fn forget(&self, _req: &Request, node: INodeNo, nlookup: u64) {
         self.listings.forget(ino(node));
+        self.prepared.forget(ino(node));
         self.volume.forget(ino(node), nlookup);
     }
 
@@ -670,44 +671,9 @@ impl Filesystem for Fuse {
         reply.opened(FileHandle(0), if may_be { remembered } else { FopenFlags::empty() });
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        node: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let _lasting = stages::begin(Stage::List);
-        let directory = ino(node);
-        self.begin_listing(directory, offset);
-        let mut some = false;
-        let listed = self.dots(directory, offset, |inode, cookie, name| {
-            reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
-        });
-        let listed = listed.and_then(|full| match full {
-            true => Ok(false),
-            false => Fuse::pages(
-                (offset, NAMES),
-                |after| self.volume.names(directory, after, NAMES),
-                |name| name.cookie,
-                |name| {
-                    some = true;
-                    let kind = kind(name.mode);
-                    reply.add(INodeNo(name.ino.0), name.cookie, kind, OsStr::from_bytes(&name.name))
-                },
-            ),
-        });
-        if some {
-            self.listings.handed_names(directory);
-        }
-        match listed {
-            Ok(all) => {
-                self.end_listing(directory, all);
-                reply.ok();
-            }
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.list_names(ino(node), offset, reply);
     }
 
     fn readdirplus(
@@ -716,38 +682,22 @@ impl Filesystem for Fuse {
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let _lasting = stages::begin(Stage::List);
-        let directory = ino(node);
-        self.begin_listing(directory, offset);
-        let mut add = |inode: &Inode, cookie, name: &[u8]| {
-            let attr = attr(inode);
-            reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION)
-        };
-        let listed = self.dots(directory, offset, &mut add).and_then(|full| match full {
-            true => Ok(false),
-            false => Fuse::pages(
-                (offset, PAGE),
-                |after| self.volume.list(directory, after, PAGE),
-                |entry| entry.cookie,
-                |entry| {
-                    let full = add(&entry.inode, entry.cookie, &entry.name);
-                    // The kernel takes no reference on the two dots.
-                    if !full {
-                        self.volume.remember(entry.inode.ino);
-                    }
-                    full
-                },
-            ),
-        });
-        match listed {
-            Ok(all) => {
-                self.end_listing(directory, all);
-                reply.ok();
-            }
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.list_entries(ino(node), offset, reply);
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.prepared.forget(ino(node));
+        reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -897,60 +847,7 @@ impl Filesystem for Fuse {
     }
 }
 
-impl Fuse {
-    fn begin_listing(&self, directory: Ino, offset: u64) {
-        if offset > 0 {
-            return;
-        }
-        self.listings.begun(directory);
-        if let Err(error) = self.volume.accessed(directory, Time::now()) {
-            tracing::warn!(ino = directory.0, %error, "a time of access is lost");
-        }
-    }
-
-    fn end_listing(&self, directory: Ino, all: bool) {
-        if all {
-            self.listings.ended(directory);
-        }
-    }
-
-    /// Hand out `.`, of cookie 1, and `..`, of 2, if they come after a cookie. Whether one no longer fitted.
-    fn dots(
-        &self,
-        directory: Ino,
-        after: u64,
-        mut add: impl FnMut(&Inode, u64, &[u8]) -> bool,
-    ) -> Result<bool> {
-        if after < 1 && add(&self.volume.attributes(directory)?, 1, b".") {
-            return Ok(true);
-        }
-        if after < 2 {
-            let parent = self.volume.parent(directory)?;
-            return Ok(add(&self.volume.attributes(parent)?, 2, b".."));
-        }
-        Ok(false)
-    }
-
-    /// Hand out entries after a cookie, page after page of so many, until `add` says that no more fit. Whether that was all.
-    fn pages<E>(
-        (after, size): (u64, usize),
-        page: impl Fn(u64) -> Result<Vec<E>>,
-        cookie: impl Fn(&E) -> u64,
-        mut add: impl FnMut(&E) -> bool,
-    ) -> Result<bool> {
-        let mut after = after.max(2);
-        loop {
-            let entries = page(after)?;
-            if entries.iter().any(&mut add) {
-                return Ok(false);
-            }
-            match entries.last() {
-                Some(last) if entries.len() == size => after = cookie(last),
-                _ => return Ok(true),
-            }
-        }
-    }
-}
+impl Fuse {}
 
 #[cfg(test)]
 mod tests {

@@ -451,6 +451,29 @@ fn very_many_entries_are_listed_once_each_also_while_others_come_and_go() {
     assert_eq!(errno(&fs::metadata(&folder)), libc::ENOENT);
 }
 
+/// A listing that stopped in the middle has what follows read for it; nobody else is to be shown that.
+#[test]
+fn a_listing_shows_what_is_there_as_it_begins_whatever_another_one_has_read() {
+    let (_cluster, mount) = mounted();
+    let folder = mount.path("many");
+    fs::create_dir(&folder).unwrap();
+    for i in 0..3000 {
+        File::create(folder.join(format!("file-{i:07}"))).unwrap();
+    }
+    mount.remount();
+    let mut stopped = fs::read_dir(&folder).unwrap();
+    assert!(stopped.next().is_some());
+    // Beyond what the first answer holds, so that another listing goes on from the same place.
+    for i in 300..3000 {
+        fs::remove_file(folder.join(format!("file-{i:07}"))).unwrap();
+    }
+    File::create(folder.join("later")).unwrap();
+    let mut wanted: BTreeSet<String> = (0..300).map(|i| format!("file-{i:07}")).collect();
+    wanted.insert("later".into());
+    assert_eq!(names(&folder), wanted);
+    drop(stopped);
+}
+
 #[test]
 fn an_inode_takes_links_up_to_the_limit_of_ext4() {
     let (_cluster, mount) = mounted();
