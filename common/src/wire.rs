@@ -1,6 +1,7 @@
 //! What mount and node say to each other: names, JSON values and binary bodies, as docs/wire.md draws them.
 //! Bytes in, values out; it knows no socket.
 
+mod gets;
 mod puts;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+pub use self::gets::{GETS_PROTOCOL, GetFrame, GetHead};
 pub use self::puts::{MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame};
 
 /// The version of this protocol; a client refuses a node that states another one.

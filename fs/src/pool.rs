@@ -32,6 +32,8 @@ const EVENTS: usize = 256;
 const HEDGE_AT_FIRST: Duration = Duration::from_millis(200);
 /// Shorter waits than this are the scheduler's, not the node's.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
+/// Bytes a second that come from all nodes together at least: what was asked before an answer delays it so much.
+const HEDGE_RATE: u64 = 200 << 20;
 
 /// Time limits.
 #[derive(Clone, Debug)]
@@ -450,10 +452,11 @@ impl Pool {
     }
 
     /// After how long an unanswered read of this node is worth sending elsewhere too: when nearly all of its answers
-    /// would have come.
-    pub fn hedge_after(&self, node: NodeId) -> Duration {
+    /// would have come, behind so many bytes that were asked of any node and have not.
+    pub fn hedge_after(&self, node: NodeId, bytes_before: u64) -> Duration {
         let usual = self.members.lock().slot(node).and_then(|slot| slot.latency.nearly_all());
-        usual.unwrap_or(HEDGE_AT_FIRST).max(HEDGE_LEAST).min(self.options.io_limit / 4)
+        let queue = Duration::from_micros(bytes_before.saturating_mul(1_000_000) / HEDGE_RATE);
+        usual.unwrap_or(HEDGE_AT_FIRST).max(HEDGE_LEAST + queue).min(self.options.io_limit / 4)
     }
 
     /// Probe the nodes from now on; ends with the pool.

@@ -2,6 +2,7 @@
 //! Nothing here decides anything: no retry, no choice of node, no belief in what is answered.
 
 pub mod faulty;
+mod gets;
 pub mod http;
 pub mod in_process;
 pub mod objects;

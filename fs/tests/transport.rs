@@ -283,6 +283,40 @@ async fn small_fragments_share_a_connection_and_large_ones_do_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn gets_use_connections_again_and_a_refusal_or_one_given_up_harms_no_other() {
+    let (bench, accepted) = counted().await;
+    let shares: Vec<Share> = (1..=20).map(|counter| share(counter, counter as usize * 20_000)).collect();
+    for share in &shares {
+        bench.put(WRITER, share).await.unwrap();
+    }
+    let get = async |name: &FragmentName, limit: Duration| {
+        bench.transport.get(&bench.node, WRITER.volume, name, limit).await
+    };
+    get(&shares[0].name, LIMIT).await.unwrap();
+    let before = accepted.load(Ordering::SeqCst);
+    for Share { name, fpcc, fragment } in &shares {
+        let got = get(name, LIMIT).await.unwrap().value;
+        assert!(got.fragment == *fragment && got.fpcc == *fpcc);
+        assert_eq!(code_of(get(&crate::name(999), LIMIT).await), RefusalCode::NotFound);
+        let range = 17..fragment.len() as u64 / 2;
+        let slice = bench.transport.get_slice(&bench.node, WRITER.volume, name, range.clone(), LIMIT).await;
+        let fpcc = Fpcc::parse(fpcc).unwrap();
+        let slice = slice.unwrap().value.fragment;
+        let bytes = verify_slice(fpcc.fragment_hash(1), fragment.len() as u64, range, slice).unwrap();
+        assert_eq!(bytes, fragment.slice(17..fragment.len() / 2));
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), before, "one after another");
+    // Given up at any moment, also in the middle of an answer.
+    for (k, Share { name, .. }) in shares.iter().cycle().take(200).enumerate() {
+        let _ = get(name, Duration::from_micros(k as u64 * 10)).await;
+    }
+    let all = shares.iter().map(async |Share { name, fragment, .. }| {
+        get(name, LIMIT).await.is_ok_and(|got| got.value.fragment == *fragment)
+    });
+    assert!(futures_util::future::join_all(all).await.iter().all(|is_right| *is_right));
+}
+
 /// As it comes through a proxy that passes on the one header and not the other, and so would not carry frames.
 #[tokio::test]
 async fn who_asks_for_half_an_upgrade_gets_none() {

@@ -1,6 +1,7 @@
 //! The node's HTTP interface, as docs/wire.md has it. The only place that knows axum, with `intake`, `server` and `evil`.
 
 mod agreed;
+mod gets;
 mod puts;
 
 use std::ops::Range;
@@ -65,6 +66,7 @@ pub fn app_for(
         .route("/volumes/{volume}", put(register))
         .route("/volumes/{volume}/lease", post(lease))
         .route("/volumes/{volume}/puts", post(puts::puts))
+        .route("/volumes/{volume}/gets", get(gets::gets))
         .route("/info", get(info))
         .route("/members", get(agreed::members))
         .route("/words", post(agreed::words))
@@ -270,6 +272,25 @@ impl Node {
         blocking::run(move || work(&store)).await
     }
 
+    /// A fragment as fragment body, or a slice of it as slice body.
+    async fn read(
+        &self,
+        space: Space,
+        name: FragmentName,
+        range: Option<Range<u64>>,
+    ) -> Result<Bytes, Refused> {
+        let length = match range.clone() {
+            Some(range) => self.store.slice_length(space, &name, range)?,
+            None => self.store.body_length(space, &name).unwrap_or(0),
+        };
+        let share = self.intake.share(length).await?;
+        let read = move |store: &Store| match range {
+            Some(range) => store.slice(space, &name, range),
+            None => store.get(space, &name),
+        };
+        Ok(Intake::hold(self.work(length, read).await?.body, share))
+    }
+
     async fn flush_if(&self, options: &Options) -> Result<(), Refused> {
         if options.flush == Some(1) {
             self.store.flush().await?;
@@ -302,25 +323,13 @@ async fn keep(
 }
 
 async fn fetch(State(node): State<Arc<Node>>, names: Names, options: Options) -> Answer {
-    if let (Some(offset), Some(length)) = (options.offset, options.length) {
-        return fetch_slice(&node, names, offset..offset.saturating_add(length)).await;
-    }
-    if options.offset.is_some() || options.length.is_some() {
-        return Err(bad_request("a slice has both offset and length"));
-    }
-    let (space, name) = (names.space(), names.fragment());
-    let length = node.store.body_length(space, &name).unwrap_or(0);
-    let share = node.intake.share(length).await?;
-    let kept = node.work(length, move |store| store.get(space, &name)).await?;
-    Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
-}
-
-async fn fetch_slice(node: &Node, names: Names, range: Range<u64>) -> Answer {
-    let (space, name) = (names.space(), names.fragment());
-    let length = node.store.slice_length(space, &name, range.clone())?;
-    let share = node.intake.share(length).await?;
-    let kept = node.work(length, move |store| store.slice(space, &name, range)).await?;
-    Ok(bytes_answer(Body::from(Intake::hold(kept.body, share))))
+    let range = match (options.offset, options.length) {
+        (None, None) => None,
+        (Some(offset), Some(length)) => Some(offset..offset.saturating_add(length)),
+        _ => return Err(bad_request("a slice has both offset and length")),
+    };
+    let body = node.read(names.space(), names.fragment(), range).await?;
+    Ok(bytes_answer(Body::from(body)))
 }
 
 fn bytes_answer(body: Body) -> Response {

@@ -330,7 +330,7 @@ async fn answer(State(liar): State<Arc<Liar>>, request: Request) -> Response {
         Err(refused) => return *refused,
     };
     // Over an upgraded connection it would be honest.
-    if request.uri().path().ends_with("/puts") {
+    if ["/puts", "/gets"].iter().any(|end| request.uri().path().ends_with(end)) {
         return StatusCode::NOT_FOUND.into_response();
     }
     let asked = Asked::of(&request);

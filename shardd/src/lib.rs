@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispersal;
 mod error;
 pub mod evil;
+mod gets;
 mod intake;
 mod metrics;
 mod peers;

@@ -104,7 +104,7 @@ impl PutAnswer {
 }
 
 /// Write what `body` writes, with its length before it.
-fn framed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+pub(super) fn framed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32_le(0);
     body(out);

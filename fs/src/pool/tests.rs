@@ -301,14 +301,20 @@ async fn an_answer_by_another_node_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn hedging_waits_for_what_is_usual_of_the_node() {
     let pool = Bench::new(2).connect().await;
-    assert_eq!(pool.hedge_after(id(0)), HEDGE_AT_FIRST);
+    assert_eq!(pool.hedge_after(id(0), 0), HEDGE_AT_FIRST);
     for k in 0..100 {
         pool.report(id(0), good(Duration::from_millis(40 + k % 3)));
         pool.report(id(1), good(Duration::from_micros(300)));
     }
-    let usual = pool.hedge_after(id(0));
+    let usual = pool.hedge_after(id(0), 0);
     assert!(usual > Duration::from_millis(41) && usual < Duration::from_millis(60), "{usual:?}");
-    assert_eq!(pool.hedge_after(id(1)), HEDGE_LEAST);
+    assert_eq!(pool.hedge_after(id(1), 0), HEDGE_LEAST);
+    let behind_much = pool.hedge_after(id(1), HEDGE_RATE / 10);
+    assert_eq!(
+        behind_much,
+        HEDGE_LEAST + Duration::from_millis(100),
+        "a tenth of a second's bytes come first"
+    );
     pool.report(id(1), Outcome::Slow);
     assert_eq!(pool.state(id(1)), NodeState::Lagging);
     assert_eq!(pool.usable_for_writing(), [id(0), id(1)]);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +45,8 @@ pub(super) struct Fetches {
     jobs: Mutex<HashMap<ObjectId, mpsc::UnboundedSender<Want>>>,
     fpccs: Mutex<LruCache<ObjectId, Arc<Fpcc>>>,
     prefetches: Arc<Semaphore>,
+    /// Bytes of fragments asked of nodes and not answered.
+    asked: Arc<AtomicU64>,
     /// Small objects that come together with others; whoever wants one waits until the sender is gone.
     coming: Mutex<HashMap<ObjectId, watch::Receiver<()>>>,
     batches: Arc<Semaphore>,
@@ -70,6 +72,7 @@ impl Fetches {
             jobs: Mutex::default(),
             fpccs: Mutex::new(LruCache::new(KEPT_FPCCS)),
             prefetches: Arc::new(Semaphore::new(prefetches)),
+            asked: Arc::default(),
             coming: Mutex::default(),
             batches: Arc::new(Semaphore::new(BATCHES)),
         }
@@ -446,13 +449,19 @@ impl Job {
     fn ask(&mut self) {
         let (asks, too_few) = self.gather.next_asks(self.rank());
         for (index, source) in asks {
+            let mut asked = None;
             if let Source::Node(node) | Source::Perhaps(node) = source {
-                self.due.insert((index, source), Instant::now() + self.stripe.pool.hedge_after(node));
+                let fetches = &self.stripe.fetches;
+                let before = fetches.asked.load(Ordering::Relaxed);
+                asked = Some(fetches.asked(fragment_bytes(&self.object) as u64));
+                let late = Instant::now() + self.stripe.pool.hedge_after(node, before);
+                self.due.insert((index, source), late);
             }
             if !self.late.is_empty() {
                 self.stripe.tally.hedges.fetch_add(1, Ordering::Relaxed);
             }
-            let request = request(self.stripe.clone(), self.object.clone(), index, source, self.deadline);
+            let (stripe, object) = (self.stripe.clone(), self.object.clone());
+            let request = request(stripe, object, (index, source), asked, self.deadline);
             self.requests.push(Box::pin(request));
         }
         if too_few && self.scans == Scans::NotYet {
@@ -593,12 +602,31 @@ fn decode(code: Code, checked: &[Checked], missing: &[usize]) -> std::result::Re
     Ok(made.into_iter().map(Buffer::freeze).collect())
 }
 
+/// Bytes asked of a node, until they are here or given up.
+struct Asked {
+    count: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Fetches {
+    fn asked(&self, bytes: u64) -> Asked {
+        self.asked.fetch_add(bytes, Ordering::Relaxed);
+        Asked { count: self.asked.clone(), bytes }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.count.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// One request for one fragment, and its check.
 async fn request(
     stripe: Arc<Stripe>,
     object: Arc<ObjectRecord>,
-    index: usize,
-    source: Source,
+    (index, source): (usize, Source),
+    _asked: Option<Asked>,
     deadline: Instant,
 ) -> Event {
     let ended = match source {

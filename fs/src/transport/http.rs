@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::wire::{MAX_BODY, NODE_HEADER};
+use common::wire::{MAX_BODY, NODE_HEADER, NodeId, VolumeId};
 use credentials::{BoundTo, ClientConfig, Ending, Securing, Token};
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -23,13 +23,18 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::puts::{Connection, Halves, OPENING_LIMIT, Opening, Put, Turn, Way};
-use super::verbs::{Carrier, Parts, Wire, identity, puts_wanted};
+use super::gets::{self, Duplex, Get, Line, Lines};
+use super::puts::{self, Connection, Halves, Opening, Put, Way};
+use super::verbs::{Carrier, Parts, Wire, gets_wanted, identity, puts_wanted};
 use super::{Answer, NodeAddress, TransportError, Writer};
 use crate::buffers::Buffers;
 
 /// An idle connection is closed before the node's own patience ends, so that no request meets a closing one.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Until a node has said whether a connection may become something else. What stands between may understand the question
+/// less than it.
+const OPENING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Answers are read in pieces of up to this size: larger ones leave the cache before they are copied
 /// (0.27 s of CPU per GB with this, 0.31 s with hyper's own 400 KiB).
@@ -91,6 +96,7 @@ struct Peer {
     authority: Authority,
     slots: Semaphore,
     way: Way,
+    lines: Lines,
 }
 
 impl Http {
@@ -120,7 +126,7 @@ impl Http {
         let (scheme, authority) = taken_apart(node)?;
         self.check_scheme(&scheme)?;
         let slots = Semaphore::new(self.options.connections_per_node);
-        let peer = Arc::new(Peer { scheme, authority, slots, way: Way::default() });
+        let peer = Arc::new(Peer { scheme, authority, slots, way: Way::default(), lines: Lines::default() });
         Ok(self.peers.write().entry(node.clone()).or_insert(peer).clone())
     }
 
@@ -172,19 +178,41 @@ impl Http {
         opening: Opening<'_>,
         writer: Writer,
     ) -> Result<Option<Arc<Connection>>, TransportError> {
-        let asked = timeout(OPENING_LIMIT, self.begin(peer, puts_wanted(writer)));
-        let Ok(answer) = asked.await else {
-            opening.refused();
-            return Ok(None);
-        };
+        match self.upgraded(peer, puts_wanted(writer)).await? {
+            Some((node, stream)) => Ok(Some(opening.opened(halves_of(stream), node, writer))),
+            None => {
+                opening.refused();
+                Ok(None)
+            }
+        }
+    }
+
+    /// A connection for gets of a volume; none if the node has no such thing.
+    async fn open_gets(&self, peer: &Peer, volume: VolumeId) -> Result<Option<Line>, TransportError> {
+        match self.upgraded(peer, gets_wanted(volume)).await? {
+            Some((node, stream)) => Ok(Some(Line::over(whole_of(stream)?, node, volume))),
+            None => {
+                peer.lines.refused();
+                Ok(None)
+            }
+        }
+    }
+
+    /// The connection that a request asks to make something else of, and the node at its end; none if that says no, or
+    /// nothing in time.
+    async fn upgraded(
+        &self,
+        peer: &Peer,
+        request: Request<Parts>,
+    ) -> Result<Option<(NodeId, Upgraded)>, TransportError> {
+        let Ok(answer) = timeout(OPENING_LIMIT, self.begin(peer, request)).await else { return Ok(None) };
         let answer = answer?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            opening.refused();
             return Ok(None);
         }
         let node = identity(answer.headers(), NODE_HEADER)?;
         let stream = hyper::upgrade::on(answer).await.map_err(|error| explain(&error))?;
-        Ok(Some(opening.opened(halves_of(stream), node, writer)))
+        Ok(Some((node, stream)))
     }
 
     fn explain_client(&self, error: &legacy::Error) -> TransportError {
@@ -217,17 +245,43 @@ impl Carrier for Http {
             Err(error) => return Some(Err(error)),
         };
         let connection = match peer.way.turn(put.writer) {
-            Turn::Send(connection) => connection,
-            Turn::Open(opening) => match self.open_puts(&peer, opening, put.writer).await {
+            puts::Turn::Send(connection) => connection,
+            puts::Turn::Open(opening) => match self.open_puts(&peer, opening, put.writer).await {
                 Ok(connection) => connection?,
                 Err(error) => return Some(Err(error)),
             },
-            Turn::Request => return None,
+            puts::Turn::Request => return None,
         };
         match connection.put(put).await {
             // The node may have been started again since: a request finds out, and twice the same changes nothing.
             Err(TransportError::Unreachable(_)) => None,
             done => Some(done),
+        }
+    }
+
+    async fn get(&self, node: &NodeAddress, get: &Get<'_>) -> Option<Result<Answer<Bytes>, TransportError>> {
+        let peer = match self.peer(node) {
+            Ok(peer) => peer,
+            Err(error) => return Some(Err(error)),
+        };
+        let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
+        let mut line = match peer.lines.turn(get.volume) {
+            gets::Turn::Ask(line) => line,
+            gets::Turn::Open => match self.open_gets(&peer, get.volume).await {
+                Ok(line) => line?,
+                Err(error) => return Some(Err(error)),
+            },
+            gets::Turn::Request => return None,
+        };
+        match line.get(get).await {
+            // As with a put.
+            Err(TransportError::Unreachable(_)) => None,
+            done => {
+                if matches!(done, Ok(_) | Err(TransportError::Refused { .. })) {
+                    peer.lines.give_back(line);
+                }
+                Some(done)
+            }
         }
     }
 }
@@ -274,6 +328,15 @@ fn halves_of(stream: Upgraded) -> Halves {
             let (reader, writer) = tokio::io::split(TokioIo::new(stream));
             (Box::new(reader), Box::new(writer))
         }
+    }
+}
+
+/// Both directions in one.
+fn whole_of(stream: Upgraded) -> Result<Box<dyn Duplex>, TransportError> {
+    match stream.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) if parts.read_buf.is_empty() => Ok(Box::new(parts.io.into_inner())),
+        Ok(_) => Err(TransportError::Garbage("it spoke before it was asked anything".into())),
+        Err(stream) => Ok(Box::new(TokioIo::new(stream))),
     }
 }
 
@@ -462,27 +525,57 @@ mod tests {
         assert_eq!(silent.accepted.load(Ordering::SeqCst), 2, "it was asked for both");
     }
 
-    #[tokio::test]
-    async fn a_put_whose_connection_ended_becomes_a_request() {
+    /// Makes of its first connection what it is asked for, says `answer` to the first frame, and breaks it off; serves
+    /// those that follow.
+    async fn breaking_off(scripted: &ScriptedNode, answer: Vec<u8>) -> Server {
         let (listener, address) = listen().await;
-        let scripted = ScriptedNode::keeping();
         let router = scripted.router();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 1000]).await;
-            let switch =
-                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: avidfs-puts-1\r\n";
+            let mut request = vec![0; 1000];
+            let length = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8(request[..length].to_vec()).unwrap();
+            let protocol = request.lines().find(|line| line.starts_with("upgrade: ")).unwrap();
+            let switch = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n{protocol}\r\n");
             let head = format!("{switch}avid-node: {NODE}\r\navid-boot: 0000000000000001\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
             assert!(stream.read(&mut [0; 1000]).await.unwrap() > 0, "a frame comes");
+            stream.write_all(&answer).await.unwrap();
             drop(stream);
             axum::serve(listener, router).await.unwrap();
         });
+        Server { address, accepted: Arc::default(), _task: task }
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_over_a_connection_that_ended_becomes_a_request() {
         let name = fragment_name("small");
-        let put = transport().put(&address, WRITER, &name, "fpcc".into(), "bytes".into(), false, LIMIT).await;
-        assert_eq!(put.unwrap().node, NODE);
-        assert_eq!(scripted.requests().len(), 1);
+        let scripted = ScriptedNode::keeping();
+        let node = breaking_off(&scripted, Vec::new()).await;
+        let (fpcc, fragment) = ("fpcc".into(), "bytes".into());
+        let put = transport().put(&node.address, WRITER, &name, fpcc, fragment, false, LIMIT).await;
+        assert_eq!((put.unwrap().node, scripted.requests().len()), (NODE, 1));
+        for half in [Vec::new(), vec![100, 0, 0], [&[100, 0, 0, 0][..], &[0; 50]].concat()] {
+            let node = breaking_off(&scripted, half).await;
+            let raw = transport().get(&node.address, WRITER.volume, &name, LIMIT).await.unwrap().value;
+            assert_eq!(raw.fragment, "bytes");
+        }
+        assert_eq!(scripted.requests().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_get_is_a_request_where_the_node_says_that_it_may_not_be_more() {
+        let scripted = ScriptedNode::keeping();
+        let server = serve(&scripted).await;
+        let (http, name) = (transport(), fragment_name("small"));
+        http.put(&server.address, WRITER, &name, "fpcc".into(), "bytes".into(), false, LIMIT).await.unwrap();
+        let before = scripted.requests().len();
+        for _ in 0..3 {
+            let raw = http.get(&server.address, WRITER.volume, &name, LIMIT).await.unwrap().value;
+            assert_eq!(raw.fragment, "bytes");
+        }
+        assert_eq!(scripted.requests().len() - before, 4, "it is asked once whether it knows of gets");
     }
 
     #[tokio::test]

@@ -17,8 +17,6 @@ use super::{Answer, TransportError, Writer};
 
 /// A connection that nobody uses is ended before the node's own patience ends.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// Until a node has said whether it takes puts this way. What stands between may understand the question less than it.
-pub(super) const OPENING_LIMIT: Duration = Duration::from_secs(1);
 /// A node that does not take puts this way is asked again after so long: it may have been replaced.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// What is received at once, in bytes.

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, Listing, MAX_SMALL_FRAGMENT,
-    NODE_HEADER, NodeId, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, PUTS_PROTOCOL, Refusal,
-    Statement, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList, WIRE_VERSION, WRITER_HEADER,
+    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, GETS_PROTOCOL, LeaseRequest, Listing,
+    MAX_SMALL_FRAGMENT, NODE_HEADER, NodeId, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer,
+    PUTS_PROTOCOL, Refusal, Statement, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList, WIRE_VERSION,
+    WRITER_HEADER,
 };
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::gets::Get;
 use super::puts::Put;
 use super::{Answer, FragmentTransport, NodeAddress, RawFragment, Reply, TransportError, Writer};
 
@@ -37,6 +39,16 @@ pub trait Carrier: Send + Sync + 'static {
         node: &NodeAddress,
         request: Request<Parts>,
     ) -> impl Future<Output = Result<Response<Bytes>, TransportError>> + Send;
+
+    /// Read a fragment, or a slice of it, in a cheaper way than by a request: its fragment body or slice body. None where
+    /// there is no such way now.
+    fn get(
+        &self,
+        _node: &NodeAddress,
+        _get: &Get<'_>,
+    ) -> impl Future<Output = Option<Result<Answer<Bytes>, TransportError>>> + Send {
+        std::future::ready(None)
+    }
 
     /// Have a small fragment kept in a cheaper way than by a request; none where there is no such way now.
     fn put(
@@ -62,6 +74,26 @@ impl<C: Carrier> Wire<C> {
     ) -> Result<Answer<Bytes>, TransportError> {
         let carried = tokio::time::timeout(limit, self.carrier.carry(node, request)).await;
         open_answer(carried.map_err(|_| TransportError::TimedOut(limit))??)
+    }
+
+    async fn fragment(
+        &self,
+        node: &NodeAddress,
+        wanted: Get<'_>,
+        limit: Duration,
+    ) -> Result<Answer<RawFragment>, TransportError> {
+        let began = Instant::now();
+        let got = tokio::time::timeout(limit, self.carrier.get(node, &wanted)).await;
+        if let Some(got) = got.map_err(|_| TransportError::TimedOut(limit))? {
+            return got?.read(parse_fragment);
+        }
+        let mut path = fragment_path(wanted.volume, wanted.name);
+        if let Some(Range { start, end }) = wanted.range {
+            let length = end.saturating_sub(start);
+            write!(path, "?offset={start}&length={length}").expect("a string takes what is written to it");
+        }
+        let left = limit.saturating_sub(began.elapsed());
+        self.ask(node, get(&path), left).await?.read(parse_fragment)
     }
 }
 
@@ -139,9 +171,7 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
         name: &'a FragmentName,
         limit: Duration,
     ) -> Reply<'a, RawFragment> {
-        Box::pin(async move {
-            self.ask(node, get(&fragment_path(volume, name)), limit).await?.read(parse_fragment)
-        })
+        Box::pin(async move { self.fragment(node, Get { volume, name, range: None }, limit).await })
     }
 
     fn get_slice<'a>(
@@ -152,11 +182,7 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
         range: Range<u64>,
         limit: Duration,
     ) -> Reply<'a, RawFragment> {
-        Box::pin(async move {
-            let length = range.end.saturating_sub(range.start);
-            let path = format!("{}?offset={}&length={length}", fragment_path(volume, name), range.start);
-            self.ask(node, get(&path), limit).await?.read(parse_fragment)
-        })
+        Box::pin(async move { self.fragment(node, Get { volume, name, range: Some(range) }, limit).await })
     }
 
     fn statement<'a>(
@@ -254,9 +280,17 @@ fn request(
 
 /// What asks for a connection for a writer's puts.
 pub(super) fn puts_wanted(writer: Writer) -> Request<Parts> {
-    let mut request = post(&format!("/volumes/{}/puts", writer.volume), writer, []);
+    upgrade(post(&format!("/volumes/{}/puts", writer.volume), writer, []), PUTS_PROTOCOL)
+}
+
+/// What asks for a connection for gets of a volume.
+pub(super) fn gets_wanted(volume: VolumeId) -> Request<Parts> {
+    upgrade(get(&format!("/volumes/{volume}/gets")), GETS_PROTOCOL)
+}
+
+fn upgrade(mut request: Request<Parts>, protocol: &'static str) -> Request<Parts> {
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    request.headers_mut().insert(UPGRADE, HeaderValue::from_static(PUTS_PROTOCOL));
+    request.headers_mut().insert(UPGRADE, HeaderValue::from_static(protocol));
     request
 }
 
