@@ -37,6 +37,8 @@ use crate::volume::{SetAttributes, SetTime, Volume, Written};
 const TTL: Duration = Duration::from_secs(3600);
 /// Inode numbers are never reused.
 const GENERATION: Generation = Generation(0);
+/// Bytes that programs best read and write of a file at once: `cp` takes as many, and each write of it is a request.
+const PREFERRED: u32 = 512 << 10;
 /// Largest read or write the kernel sends at once.
 const MAX_REQUEST: u32 = 1 << 20;
 /// Name of the extended attribute of the root that tells where the daemon is reached.
@@ -304,7 +306,7 @@ fn attr(inode: &Inode) -> FileAttr {
         uid: inode.uid,
         gid: inode.gid,
         rdev: inode.rdev,
-        blksize: 4096,
+        blksize: if kind(inode.mode) == FileType::RegularFile { PREFERRED } else { 4096 },
         flags: 0,
     }
 }

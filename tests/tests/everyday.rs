@@ -495,6 +495,19 @@ fn an_inode_takes_links_up_to_the_limit_of_ext4() {
 }
 
 #[test]
+fn programs_are_told_to_read_and_write_much_of_a_file_at_once() {
+    let (_cluster, mount) = mounted();
+    fs::write(mount.path("file"), "some").unwrap();
+    let block = |path: &Path| fs::metadata(path).unwrap().blksize();
+    // The kernel answers the second time from its memory.
+    for _ in 0..2 {
+        assert_eq!((block(&mount.path("file")), block(&mount.root())), (512 << 10, 4096));
+    }
+    mount.remount();
+    assert_eq!(block(&mount.path("file")), 512 << 10);
+}
+
+#[test]
 fn df_shows_the_pools_usable_bytes_and_they_move() {
     let cluster = Cluster::with(5, &["--capacity", "2GiB"]);
     let mount = Mount::new(&cluster, &["--dirty-interval", "200ms"]);
