@@ -7,10 +7,12 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use shardd::Limits;
+use common::wire::{FragmentName, GETS_PROTOCOL, GetFrame};
+use shardd::{Author, Limits, Store};
 use support::*;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
@@ -21,16 +23,17 @@ const SOON: Duration = Duration::from_secs(15);
 /// A node with limits of its own; ends with the test.
 struct Limited {
     address: String,
+    store: Arc<Store>,
     _server: JoinSet<()>,
 }
 
 async fn limited(folder: &Path, limits: Limits) -> Limited {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let node = Local::with(folder, limits.clone());
+    let Local { app, store } = Local::with(folder, limits.clone());
     let mut server = JoinSet::new();
-    server.spawn(shardd::serve(listener, node.app, limits, std::future::pending()));
-    Limited { address, _server: server }
+    server.spawn(shardd::serve(listener, app, limits, std::future::pending()));
+    Limited { address, store, _server: server }
 }
 
 /// Sends the pieces of a request, a tenth of a second apart, until somebody closes; what was answered, and when it ended.
@@ -102,20 +105,43 @@ async fn a_reader_that_drips_does_not_keep_the_memory() {
     };
     let node = limited(folder.path(), limits).await;
     let object = object(1, 38 << 20);
-    Client::connect(&node.address).await.post(&path("k", 0), object.body(0)).await.ok();
-    let mut greedy = TcpStream::connect(&node.address).unwrap();
-    write!(greedy, "GET {} HTTP/1.1\r\nhost: n\r\n\r\n", path("k", 0)).unwrap();
-    static ENOUGH: AtomicBool = AtomicBool::new(false);
-    let dripping = tokio::task::spawn_blocking(move || {
-        let mut bytes = vec![0; 16 << 10];
-        while !ENOUGH.load(Ordering::Relaxed) && greedy.read(&mut bytes).is_ok_and(|length| length > 0) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    });
-    let answer = Client::connect(&node.address).await.get(&path("k", 0)).await;
-    ENOUGH.store(true, Ordering::Relaxed);
-    assert_eq!(answer.ok().body, object.body(0));
-    dripping.await.unwrap();
+    let volume = descriptor(7, "docs").volume;
+    node.store.register(descriptor(7, "docs")).unwrap();
+    let name = FragmentName { key: "k".into(), version: 1, index: 0 };
+    let author = Author::Writer { volume, epoch: 1 };
+    node.store.put(&author, &name, &object.fpcc, &object.fragments[0]).unwrap();
+    let path = format!("/volumes/{volume}{}", path("k", 0));
+    let frame = GetFrame { name, range: None }.encode();
+    let gets = format!("/volumes/{volume}/gets");
+    let upgrade = format!("host: n\r\nconnection: upgrade\r\nupgrade: {GETS_PROTOCOL}\r\n\r\n");
+    let ways = [
+        format!("GET {path} HTTP/1.1\r\nhost: n\r\n\r\n").into_bytes(),
+        [format!("GET {gets} HTTP/1.1\r\n{upgrade}").as_bytes(), &frame].concat(),
+    ];
+    for asked in ways {
+        let mut greedy = TcpStream::connect(&node.address).unwrap();
+        greedy.write_all(&asked).unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        let dripping = tokio::task::spawn_blocking({
+            let enough = enough.clone();
+            move || {
+                let (mut bytes, mut taken) = (vec![0; 16 << 10], 0);
+                while !enough.load(Ordering::Relaxed)
+                    && let Ok(length @ 1..) = greedy.read(&mut bytes)
+                {
+                    taken += length;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                taken
+            }
+        });
+        // Not before the greedy one has its share.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let answer = Client::connect(&node.address).await.get(&path).await;
+        enough.store(true, Ordering::Relaxed);
+        assert_eq!(answer.ok().body, object.body(0));
+        assert!(dripping.await.unwrap() > 1000, "it was being answered");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
