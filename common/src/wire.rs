@@ -11,7 +11,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 pub use self::gets::{GETS_PROTOCOL, GetFrame, GetHead};
-pub use self::puts::{MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame};
+pub use self::puts::{
+    MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame, next_length,
+};
 
 /// The version of this protocol; a client refuses a node that states another one.
 pub const WIRE_VERSION: u32 = 1;

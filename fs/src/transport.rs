@@ -5,6 +5,7 @@ pub mod faulty;
 mod gets;
 pub mod http;
 pub mod in_process;
+mod lines;
 pub mod objects;
 mod puts;
 #[cfg(test)]

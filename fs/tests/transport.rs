@@ -259,7 +259,7 @@ async fn counted() -> (Bench, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_fragments_share_a_connection_and_large_ones_do_not() {
+async fn small_fragments_share_a_connection_and_large_ones_have_one_each() {
     let (bench, accepted) = counted().await;
     bench.put(WRITER, &share(0, 100)).await.unwrap();
     let before = accepted.load(Ordering::SeqCst);
@@ -277,6 +277,11 @@ async fn small_fragments_share_a_connection_and_large_ones_do_not() {
     };
     assert_eq!(put_all(120_000).await, 0, "60,000 bytes are a small fragment");
     assert!(put_all(200_001).await > 0, "100,000 are not");
+    let before = accepted.load(Ordering::SeqCst);
+    for counter in 101..=110 {
+        bench.put(WRITER, &share(counter, 2_000_000)).await.unwrap();
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), before, "one after another they use the same");
     for Share { name, fragment, .. } in shares(120_000).chain(shares(200_001)) {
         let kept = bench.transport.get(&bench.node, WRITER.volume, &name, LIMIT).await;
         assert_eq!(kept.unwrap().value.fragment, fragment);

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::Refused;
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 
 /// What one node lets its clients take.
 #[derive(Clone, Debug)]
@@ -78,6 +78,20 @@ impl Held {
     }
 }
 
+/// Room for a body on its way, and its share of the memory for bodies.
+pub struct Reserved {
+    /// To be filled.
+    pub buffer: Buffer,
+    share: OwnedSemaphorePermit,
+}
+
+impl Reserved {
+    /// As shared bytes.
+    pub fn into_bytes(self) -> Bytes {
+        Intake::hold(self.buffer.into_bytes(), self.share)
+    }
+}
+
 impl Intake {
     /// Within `limits`, into `buffers`.
     pub fn new(limits: Limits, buffers: Arc<Buffers>) -> Intake {
@@ -100,14 +114,27 @@ impl Intake {
             return Err(self.too_large());
         }
         let share = self.share(length).await?;
-        let seconds = (length / SLOWEST_BYTES_PER_SECOND) as u64;
-        let deadline = Instant::now() + self.limits.stall + Duration::from_secs(seconds);
+        let deadline = Instant::now() + self.patience(length);
         let mut arriving = Arriving { body: &mut body, deadline, stall: self.limits.stall };
         let bytes = match announced {
             Some(_) => self.read_announced(&mut arriving, length).await?,
             None => self.read_unannounced(&mut arriving).await?,
         };
         Ok(Held { bytes, _share: share }.into_bytes())
+    }
+
+    /// Room for a body of so many bytes.
+    pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Refused> {
+        if bytes > self.limits.body_bytes {
+            return Err(self.too_large());
+        }
+        let share = self.share(bytes).await?;
+        Ok(Reserved { buffer: self.buffers.take(bytes), share })
+    }
+
+    /// How long a body of so many bytes may take to come.
+    pub fn patience(&self, bytes: usize) -> Duration {
+        self.limits.stall + Duration::from_secs((bytes / SLOWEST_BYTES_PER_SECOND) as u64)
     }
 
     /// Wait for a share of the memory for bodies.

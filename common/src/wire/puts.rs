@@ -2,13 +2,16 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{BootId, FragmentName, Operation, Refusal, WireError, decode_operation, encode_operation, take};
+use super::{
+    BootId, FragmentName, MAX_BODY, Operation, Refusal, WireError, decode_operation, encode_operation, take,
+};
 
 /// What a connection is upgraded to.
 pub const PUTS_PROTOCOL: &str = "avidfs-puts-1";
-/// Longest fragment of a frame, in bytes: what a node verifies and writes faster than it hands it to another thread.
+/// Longest small fragment, in bytes: what a node verifies and writes faster than it hands it to another thread.
 pub const MAX_SMALL_FRAGMENT: usize = 64 << 10;
-/// Longest frame or answer after its length, in bytes: such a fragment, the longest key, and the FPCC of any code.
+/// Longest frame or answer after its length, in bytes, that is not large: such a fragment, the longest key, and the FPCC
+/// of any code. A large frame has up to `MAX_BODY`.
 pub const MAX_FRAME: usize = 96 << 10;
 
 /// One fragment to keep.
@@ -40,15 +43,21 @@ pub struct PutAnswer {
 impl PutFrame {
     /// With its length before it.
     pub fn encode(&self) -> Bytes {
-        let mut frame =
-            BytesMut::with_capacity(64 + self.name.key.len() + self.fpcc.len() + self.fragment.len());
-        framed(&mut frame, |frame| {
-            frame.put_u32_le(self.number);
-            frame.put_u8(u8::from(self.flush));
-            encode_operation(frame, 1, &self.name, &self.fpcc, self.fragment.len());
-            frame.put_slice(&self.fragment);
-        });
+        let mut frame = self.head(self.fragment.len());
+        frame.put_slice(&self.fragment);
         frame.freeze()
+    }
+
+    /// What stands before its fragment, and room for so much more.
+    pub fn head(&self, room: usize) -> BytesMut {
+        let mut head = BytesMut::with_capacity(64 + self.name.key.len() + self.fpcc.len() + room);
+        head.put_u32_le(0);
+        head.put_u32_le(self.number);
+        head.put_u8(u8::from(self.flush));
+        encode_operation(&mut head, 1, &self.name, &self.fpcc, self.fragment.len());
+        let length = (head.len() - 4 + self.fragment.len()) as u32;
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head
     }
 
     /// From what follows the length; FPCC and fragment are slices of it.
@@ -62,9 +71,6 @@ impl PutFrame {
         };
         match decode_operation(&mut body)? {
             _ if !body.is_empty() => Err(WireError::Length("a frame has one operation")),
-            Operation::Put { fragment, .. } if fragment.len() > MAX_SMALL_FRAGMENT => {
-                Err(WireError::Length("the fragment of a frame is small"))
-            }
             Operation::Put { name, fpcc, fragment } => Ok(PutFrame { number, flush, name, fpcc, fragment }),
             _ => Err(WireError::Name("the operation of a frame is a put")),
         }
@@ -112,10 +118,20 @@ pub(super) fn framed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Take the next frame or answer off what was received, without its length; none while it is not all there.
-pub fn next_frame(received: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
+/// How long the next frame is without its length, if that has been received. It has up to `MAX_BODY`.
+pub fn next_length(received: &[u8]) -> Result<Option<usize>, WireError> {
     let Some(length) = received.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*length) as usize;
+    if length > MAX_BODY {
+        return Err(WireError::Length("a frame is longer than one may be"));
+    }
+    Ok(Some(length))
+}
+
+/// Take the next frame or answer, not a large one, off what was received, without its length; none while it is not all
+/// there.
+pub fn next_frame(received: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
+    let Some(length) = next_length(received)? else { return Ok(None) };
     if length > MAX_FRAME {
         return Err(WireError::Length("a frame is longer than one may be"));
     }
@@ -180,9 +196,9 @@ mod tests {
         assert!(changed(5, 2).is_err(), "a get");
         assert!(PutFrame::decode(good.slice(..good.len() - 1)).is_err());
         assert!(PutFrame::decode([&good[..], &[0]].concat().into()).is_err());
-        assert!(PutFrame::decode(body(&put(1, true, MAX_SMALL_FRAGMENT + 1))).is_err());
         let mut long = BytesMut::from(&(MAX_FRAME as u32 + 1).to_le_bytes()[..]);
-        assert!(next_frame(&mut long).is_err());
+        assert!(next_frame(&mut long).is_err() && next_length(&long) == Ok(Some(MAX_FRAME + 1)));
+        assert!(next_length(&(MAX_BODY as u32 + 1).to_le_bytes()).is_err());
         let mut refused = BytesMut::new();
         answers()[1].encode(&mut refused);
         refused[16..18].copy_from_slice(&507u16.to_le_bytes());

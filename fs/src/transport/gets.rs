@@ -2,21 +2,14 @@
 //! where it is to stay. An answer of HTTP passes through a buffer of the client's first.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
-use common::wire::{FragmentName, GetFrame, GetHead, NodeId, Refusal, VolumeId};
-use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use common::wire::{FragmentName, GetFrame, GetHead, Refusal, VolumeId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::lines::{Line, broken};
 use super::{Answer, TransportError};
 use crate::buffers::Buffers;
-
-/// A connection that was idle for longer is not used again: the node's own patience may end.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// A node that does not take gets this way is asked again after so long: it may have been replaced.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A fragment to be read, or a slice of it.
 pub struct Get<'a> {
@@ -26,70 +19,9 @@ pub struct Get<'a> {
     pub(super) range: Option<Range<u64>>,
 }
 
-/// Bytes from and to a node.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
-
-/// The connections to one node that nobody uses now.
-#[derive(Default)]
-pub(super) struct Lines(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    idle: Vec<(Instant, Line)>,
-    /// Since when it is known that the node has no such thing.
-    without: Option<Instant>,
-}
-
-/// What to do with a get.
-pub(super) enum Turn {
-    Ask(Line),
-    Open,
-    /// Make a request of it.
-    Request,
-}
-
-impl Lines {
-    /// For a get of `volume`.
-    pub(super) fn turn(&self, volume: VolumeId) -> Turn {
-        let mut state = self.0.lock();
-        state.idle.retain(|(since, _)| since.elapsed() < IDLE_LIMIT);
-        if let Some(place) = state.idle.iter().rposition(|(_, line)| line.volume == volume) {
-            return Turn::Ask(state.idle.remove(place).1);
-        }
-        match state.without {
-            Some(since) if since.elapsed() < ASK_AGAIN => Turn::Request,
-            _ => Turn::Open,
-        }
-    }
-
-    /// The node takes none.
-    pub(super) fn refused(&self) {
-        self.0.lock().without = Some(Instant::now());
-    }
-
-    /// It was answered whole, and may be used again.
-    pub(super) fn give_back(&self, line: Line) {
-        self.0.lock().idle.push((Instant::now(), line));
-    }
-}
-
-/// One connection, with one get under way at most.
-pub(super) struct Line {
-    volume: VolumeId,
-    node: NodeId,
-    stream: Box<dyn Duplex>,
-}
-
-impl Line {
-    /// To the node that answered.
-    pub(super) fn over(stream: Box<dyn Duplex>, node: NodeId, volume: VolumeId) -> Line {
-        Line { volume, node, stream }
-    }
-
-    /// A fragment body or slice body. After another error than a refusal, and when this is given up, nothing may follow.
+impl Line<VolumeId> {
+    /// A fragment body or slice body.
     pub(super) async fn get(&mut self, get: &Get<'_>) -> Result<Answer<Bytes>, TransportError> {
-        debug_assert_eq!(self.volume, get.volume);
         let frame = GetFrame { name: get.name.clone(), range: get.range.clone() };
         let (head, body) = self.exchange(&frame).await.map_err(broken)??;
         match head.status {
@@ -125,13 +57,9 @@ fn refusal(status: u16, body: &[u8]) -> TransportError {
     }
 }
 
-fn broken(error: std::io::Error) -> TransportError {
-    TransportError::Unreachable(format!("the connection for gets ended: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
-    use common::wire::{BootId, RefusalCode, next_frame};
+    use common::wire::{BootId, NodeId, RefusalCode, next_frame};
     use tokio::io::DuplexStream;
 
     use super::*;
@@ -140,14 +68,14 @@ mod tests {
     const NODE: NodeId = NodeId([1; 16]);
     const BOOT: BootId = BootId([5; 8]);
 
-    fn line() -> (Line, DuplexStream) {
+    fn line() -> (Line<VolumeId>, DuplexStream) {
         let (near, far) = tokio::io::duplex(100);
         (Line::over(Box::new(near), NODE, VOLUME), far)
     }
 
     /// What comes of a get for which the node takes one frame and says `answer`.
     async fn get(
-        line: &mut Line,
+        line: &mut Line<VolumeId>,
         far: &mut DuplexStream,
         answer: &[u8],
     ) -> Result<Answer<Bytes>, TransportError> {
@@ -198,21 +126,5 @@ mod tests {
         drop(far);
         let stopped = line.get(&Get { volume: VOLUME, name: &name, range: None }).await;
         assert!(matches!(stopped, Err(TransportError::Unreachable(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_idle_for_long_or_is_another_volumes_is_not_used() {
-        let lines = Lines::default();
-        assert!(matches!(lines.turn(VOLUME), Turn::Open));
-        lines.give_back(line().0);
-        assert!(matches!(lines.turn(VolumeId([8; 16])), Turn::Open));
-        assert!(matches!(lines.turn(VOLUME), Turn::Ask(_)) && matches!(lines.turn(VOLUME), Turn::Open));
-        lines.give_back(line().0);
-        tokio::time::advance(IDLE_LIMIT).await;
-        assert!(matches!(lines.turn(VOLUME), Turn::Open) && lines.0.lock().idle.is_empty());
-        lines.refused();
-        assert!(matches!(lines.turn(VOLUME), Turn::Request));
-        tokio::time::advance(ASK_AGAIN).await;
-        assert!(matches!(lines.turn(VOLUME), Turn::Open));
     }
 }

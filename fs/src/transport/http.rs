@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::wire::{MAX_BODY, NODE_HEADER, NodeId, VolumeId};
+use common::wire::{MAX_BODY, MAX_SMALL_FRAGMENT, NODE_HEADER, NodeId, VolumeId};
 use credentials::{BoundTo, ClientConfig, Ending, Securing, Token};
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -23,7 +23,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::gets::{self, Duplex, Get, Line, Lines};
+use super::gets::Get;
+use super::lines::{self, Duplex, Line, Lines};
 use super::puts::{self, Connection, Halves, Opening, Put, Way};
 use super::verbs::{Carrier, Parts, Wire, gets_wanted, identity, puts_wanted};
 use super::{Answer, NodeAddress, TransportError, Writer};
@@ -96,7 +97,8 @@ struct Peer {
     authority: Authority,
     slots: Semaphore,
     way: Way,
-    lines: Lines,
+    gets: Lines<VolumeId>,
+    puts: Lines<Writer>,
 }
 
 impl Http {
@@ -126,7 +128,14 @@ impl Http {
         let (scheme, authority) = taken_apart(node)?;
         self.check_scheme(&scheme)?;
         let slots = Semaphore::new(self.options.connections_per_node);
-        let peer = Arc::new(Peer { scheme, authority, slots, way: Way::default(), lines: Lines::default() });
+        let peer = Arc::new(Peer {
+            scheme,
+            authority,
+            slots,
+            way: Way::default(),
+            gets: Lines::default(),
+            puts: Lines::default(),
+        });
         Ok(self.peers.write().entry(node.clone()).or_insert(peer).clone())
     }
 
@@ -187,15 +196,37 @@ impl Http {
         }
     }
 
-    /// A connection for gets of a volume; none if the node has no such thing.
-    async fn open_gets(&self, peer: &Peer, volume: VolumeId) -> Result<Option<Line>, TransportError> {
-        match self.upgraded(peer, gets_wanted(volume)).await? {
-            Some((node, stream)) => Ok(Some(Line::over(whole_of(stream)?, node, volume))),
+    /// A connection for exchanges under `key`, made by what `wanted` asks for; none if the node has no such thing.
+    async fn line<K: PartialEq>(
+        &self,
+        peer: &Peer,
+        lines: &Lines<K>,
+        key: K,
+        wanted: impl FnOnce(&K) -> Request<Parts>,
+    ) -> Result<Option<Line<K>>, TransportError> {
+        match lines.turn(&key) {
+            lines::Turn::Use(line) => return Ok(Some(line)),
+            lines::Turn::Request => return Ok(None),
+            lines::Turn::Open => {}
+        }
+        match self.upgraded(peer, wanted(&key)).await? {
+            Some((node, stream)) => Ok(Some(Line::over(whole_of(stream)?, node, key))),
             None => {
-                peer.lines.refused();
+                lines.refused();
                 Ok(None)
             }
         }
+    }
+
+    async fn put_large(&self, peer: &Peer, put: &Put<'_>) -> Option<Result<Answer<()>, TransportError>> {
+        let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
+        let line = self.line(peer, &peer.puts, put.writer, |writer| puts_wanted(*writer)).await;
+        let mut line = match line.transpose()? {
+            Ok(line) => line,
+            Err(error) => return Some(Err(error)),
+        };
+        let done = line.put(put).await;
+        after(&peer.puts, line, done)
     }
 
     /// The connection that a request asks to make something else of, and the node at its end; none if that says no, or
@@ -244,6 +275,9 @@ impl Carrier for Http {
             Ok(peer) => peer,
             Err(error) => return Some(Err(error)),
         };
+        if put.fragment.len() > MAX_SMALL_FRAGMENT {
+            return self.put_large(&peer, put).await;
+        }
         let connection = match peer.way.turn(put.writer) {
             puts::Turn::Send(connection) => connection,
             puts::Turn::Open(opening) => match self.open_puts(&peer, opening, put.writer).await {
@@ -265,25 +299,29 @@ impl Carrier for Http {
             Err(error) => return Some(Err(error)),
         };
         let _slot = peer.slots.acquire().await.expect("nobody closes a peer's semaphore");
-        let mut line = match peer.lines.turn(get.volume) {
-            gets::Turn::Ask(line) => line,
-            gets::Turn::Open => match self.open_gets(&peer, get.volume).await {
-                Ok(line) => line?,
-                Err(error) => return Some(Err(error)),
-            },
-            gets::Turn::Request => return None,
+        let line = self.line(&peer, &peer.gets, get.volume, |volume| gets_wanted(*volume)).await;
+        let mut line = match line.transpose()? {
+            Ok(line) => line,
+            Err(error) => return Some(Err(error)),
         };
-        match line.get(get).await {
-            // As with a put.
-            Err(TransportError::Unreachable(_)) => None,
-            done => {
-                if matches!(done, Ok(_) | Err(TransportError::Refused { .. })) {
-                    peer.lines.give_back(line);
-                }
-                Some(done)
-            }
-        }
+        let done = line.get(get).await;
+        after(&peer.gets, line, done)
     }
+}
+
+/// What becomes of an exchange, and of its connection; none where a request is to be made of it.
+fn after<K: PartialEq, T>(
+    lines: &Lines<K>,
+    line: Line<K>,
+    done: Result<T, TransportError>,
+) -> Option<Result<T, TransportError>> {
+    match done {
+        // The node may have been started again since: a request finds out, and twice the same changes nothing.
+        Err(TransportError::Unreachable(_)) => return None,
+        Ok(_) | Err(TransportError::Refused { .. }) => lines.give_back(line),
+        Err(_) => {}
+    }
+    Some(done)
 }
 
 fn authorization(token: &Token) -> HeaderValue {
@@ -552,16 +590,19 @@ mod tests {
     async fn what_was_asked_over_a_connection_that_ended_becomes_a_request() {
         let name = fragment_name("small");
         let scripted = ScriptedNode::keeping();
-        let node = breaking_off(&scripted, Vec::new()).await;
-        let (fpcc, fragment) = ("fpcc".into(), "bytes".into());
-        let put = transport().put(&node.address, WRITER, &name, fpcc, fragment, false, LIMIT).await;
-        assert_eq!((put.unwrap().node, scripted.requests().len()), (NODE, 1));
+        let large = Bytes::from(vec![7; MAX_SMALL_FRAGMENT + 1]);
+        for (count, fragment) in [(1, large), (2, "bytes".into())] {
+            let node = breaking_off(&scripted, Vec::new()).await;
+            let put =
+                transport().put(&node.address, WRITER, &name, "fpcc".into(), fragment, false, LIMIT).await;
+            assert_eq!((put.unwrap().node, scripted.requests().len()), (NODE, count));
+        }
         for half in [Vec::new(), vec![100, 0, 0], [&[100, 0, 0, 0][..], &[0; 50]].concat()] {
             let node = breaking_off(&scripted, half).await;
             let raw = transport().get(&node.address, WRITER.volume, &name, LIMIT).await.unwrap().value;
             assert_eq!(raw.fragment, "bytes");
         }
-        assert_eq!(scripted.requests().len(), 4);
+        assert_eq!(scripted.requests().len(), 5);
     }
 
     #[tokio::test]

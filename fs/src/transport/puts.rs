@@ -1,24 +1,24 @@
-//! Small fragments to one node over one connection: a frame each, sent by who puts it, and answered in any order.
-//! A request of its own for each costs mount and node most of the time that a small fragment takes.
+//! Fragments to one node as frames. Small ones share a connection, each sent by who puts it, and answered in any order: a
+//! request for each costs mount and node most of the time that a small fragment takes. Large ones go over lines.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use common::wire::{BootId, FragmentName, NodeId, PutAnswer, PutFrame, next_frame};
+use bytes::{Buf, Bytes, BytesMut};
+use common::wire::{FragmentName, NodeId, PutAnswer, PutFrame, next_frame};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::lines::{ASK_AGAIN, Line, broken as ended};
 use super::{Answer, TransportError, Writer};
 
 /// A connection that nobody uses is ended before the node's own patience ends.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// A node that does not take puts this way is asked again after so long: it may have been replaced.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// What is received at once, in bytes.
 const RECEIVED: usize = 16 << 10;
 
@@ -33,6 +33,46 @@ pub struct Put<'a> {
     pub(super) fpcc: &'a Bytes,
     pub(super) fragment: &'a Bytes,
     pub(super) flush: bool,
+}
+
+impl Put<'_> {
+    fn frame(&self, number: u32) -> PutFrame {
+        let (name, fpcc, fragment) = (self.name.clone(), self.fpcc.clone(), self.fragment.clone());
+        PutFrame { number, flush: self.flush, name, fpcc, fragment }
+    }
+}
+
+impl Line<Writer> {
+    /// Have a large fragment kept. Whether it was, is unknown when this is given up.
+    pub(super) async fn put(&mut self, put: &Put<'_>) -> Result<Answer<()>, TransportError> {
+        let answer = self.exchange(put).await.map_err(ended)?;
+        let answer = PutAnswer::decode(answer).map_err(|error| TransportError::Garbage(error.to_string()))?;
+        outcome(self.node, answer)
+    }
+
+    /// The answer without its length.
+    async fn exchange(&mut self, put: &Put<'_>) -> io::Result<Bytes> {
+        let frame = put.frame(0);
+        let head = frame.head(0).freeze();
+        self.stream.write_all_buf(&mut Buf::chain(head, frame.fragment)).await?;
+        self.stream.flush().await?;
+        let mut received = BytesMut::new();
+        loop {
+            if let Some(answer) = next_frame(&mut received).map_err(io::Error::other)? {
+                return Ok(answer);
+            }
+            if self.stream.read_buf(&mut received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+fn outcome(node: NodeId, answer: PutAnswer) -> Result<Answer<()>, TransportError> {
+    match answer.refusal {
+        None => Ok(Answer { node, boot: answer.boot, value: () }),
+        Some(refusal) => Err(TransportError::Refused { code: refusal.error, message: refusal.message }),
+    }
 }
 
 /// The way to one node, if there is one.
@@ -143,18 +183,9 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         let number = self.waiting.lock().expect_answer(answer)?;
         let _forgotten = Forgotten { number, waiting: &self.waiting };
-        let (name, fpcc, fragment) = (put.name.clone(), put.fpcc.clone(), put.fragment.clone());
-        self.send(&PutFrame { number, flush: put.flush, name, fpcc, fragment }.encode()).await?;
+        self.send(&put.frame(number).encode()).await?;
         let gone = || broken("the connection for puts ended");
-        let PutAnswer { boot, refusal, .. } = answered.await.map_err(|_| gone())??;
-        match refusal {
-            None => Ok(self.answer(boot)),
-            Some(refusal) => Err(TransportError::Refused { code: refusal.error, message: refusal.message }),
-        }
-    }
-
-    fn answer(&self, boot: BootId) -> Answer<()> {
-        Answer { node: self.node, boot, value: () }
+        outcome(self.node, answered.await.map_err(|_| gone())??)
     }
 
     async fn send(&self, frame: &[u8]) -> Result<(), TransportError> {
@@ -173,7 +204,7 @@ impl Connection {
 }
 
 impl Sending {
-    async fn all(&mut self, frame: &[u8]) -> std::io::Result<()> {
+    async fn all(&mut self, frame: &[u8]) -> io::Result<()> {
         self.stream.write_all(frame).await?;
         self.stream.flush().await
     }
@@ -269,7 +300,7 @@ fn broken(why: &str) -> TransportError {
 
 #[cfg(test)]
 mod tests {
-    use common::wire::{Refusal, RefusalCode, VolumeId};
+    use common::wire::{BootId, Refusal, RefusalCode, VolumeId};
     use tokio::io::DuplexStream;
 
     use super::*;
@@ -320,6 +351,35 @@ mod tests {
 
     fn is_broken(answer: Result<Answer<()>, TransportError>) -> bool {
         matches!(answer, Err(TransportError::Unreachable(_)))
+    }
+
+    #[tokio::test]
+    async fn large_fragments_go_one_after_the_other() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let mut line = Line::over(Box::new(near), NODE, WRITER);
+        let name = FragmentName { key: "a".into(), version: 1, index: 3 };
+        let (fpcc, fragment) = (Bytes::from("fpcc"), Bytes::from(vec![7; 300_000]));
+        let put = Put { writer: WRITER, name: &name, fpcc: &fpcc, fragment: &fragment, flush: true };
+        let full = Refusal { error: RefusalCode::NoSpace, message: "full".into() };
+        for refusal in [None, Some(full), None] {
+            let node = async {
+                let frame = frame(&mut far).await;
+                assert_eq!((&frame.name, &frame.fpcc, &frame.fragment), (&name, &fpcc, &fragment));
+                assert!(frame.flush);
+                answer(&mut far, frame.number, refusal.clone()).await;
+            };
+            match tokio::join!(line.put(&put), node).0 {
+                Ok(answer) => assert!(refusal.is_none() && (answer.node, answer.boot) == (NODE, BOOT)),
+                Err(error) => assert_eq!(error.to_string(), refusal.unwrap().message),
+            }
+        }
+        let garbage = async {
+            frame(&mut far).await;
+            far.write_all(&[3, 0, 0, 0, 1, 2, 3]).await.unwrap();
+        };
+        assert!(matches!(tokio::join!(line.put(&put), garbage).0, Err(TransportError::Garbage(_))));
+        drop(far);
+        assert!(is_broken(line.put(&put).await));
     }
 
     #[tokio::test]

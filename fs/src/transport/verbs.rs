@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::wire::{
-    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, GETS_PROTOCOL, LeaseRequest, Listing,
-    MAX_SMALL_FRAGMENT, NODE_HEADER, NodeId, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer,
-    PUTS_PROTOCOL, Refusal, Statement, VolumeDescriptor, VolumeEntry, VolumeId, VolumeList, WIRE_VERSION,
-    WRITER_HEADER,
+    self, BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, GETS_PROTOCOL, LeaseRequest, Listing, NODE_HEADER,
+    NodeId, NodeInfo, Nonce, ObjectStatus, Operation, OperationAnswer, PUTS_PROTOCOL, Refusal, Statement,
+    VolumeDescriptor, VolumeEntry, VolumeId, VolumeList, WIRE_VERSION, WRITER_HEADER,
 };
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -50,7 +49,7 @@ pub trait Carrier: Send + Sync + 'static {
         std::future::ready(None)
     }
 
-    /// Have a small fragment kept in a cheaper way than by a request; none where there is no such way now.
+    /// Have a fragment kept in a cheaper way than by a request; none where there is no such way now.
     fn put(
         &self,
         _node: &NodeAddress,
@@ -150,12 +149,10 @@ impl<C: Carrier> FragmentTransport for Wire<C> {
     ) -> Reply<'a, ()> {
         Box::pin(async move {
             let began = Instant::now();
-            if fragment.len() <= MAX_SMALL_FRAGMENT {
-                let put = Put { writer, name, fpcc: &fpcc, fragment: &fragment, flush };
-                let done = tokio::time::timeout(limit, self.carrier.put(node, &put)).await;
-                if let Some(done) = done.map_err(|_| TransportError::TimedOut(limit))? {
-                    return done;
-                }
+            let put = Put { writer, name, fpcc: &fpcc, fragment: &fragment, flush };
+            let done = tokio::time::timeout(limit, self.carrier.put(node, &put)).await;
+            if let Some(done) = done.map_err(|_| TransportError::TimedOut(limit))? {
+                return done;
             }
             let path = fragment_path(writer.volume, name) + flush_query(flush);
             let request = post(&path, writer, [wire::fragment_prefix(&fpcc), fragment]);

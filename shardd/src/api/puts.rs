@@ -1,15 +1,17 @@
-//! A volume's small fragments, over a connection that is upgraded for them.
+//! A volume's fragments, put over a connection that is upgraded for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use common::wire::{BootId, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
+use common::wire::{BootId, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
 use http::header::HeaderMap;
 
 use super::{Answer, Names, Node, Refused, proof, upgrade};
+use crate::intake::Reserved;
 use crate::metrics::{Operation, Timed};
 use crate::puts::{Keeper, Kept, serve};
-use crate::store::Author;
+use crate::store::{Author, Store};
 
 /// One writer's connection.
 struct Writing {
@@ -35,18 +37,33 @@ pub async fn puts(
 }
 
 impl Keeper for Writing {
-    fn keep(&self, frame: &PutFrame) -> Kept {
+    async fn room(&self, bytes: usize) -> Option<(Reserved, Duration)> {
+        let intake = &self.node.intake;
+        Some((intake.reserve(bytes).await.ok()?, intake.patience(bytes)))
+    }
+
+    fn keep(&self, frame: PutFrame) -> Kept {
         let bytes = 4 + frame.fpcc.len() + frame.fragment.len();
         let timed = self.node.metrics.begin(Operation::Put, bytes as u64);
-        let kept = self.put(frame);
-        if kept.is_ok() && frame.flush {
-            let node = self.node.clone();
-            return Kept::Flushed(Box::pin(async move {
+        let (node, author, shown, flush) = (self.node.clone(), self.author, self.shown, frame.flush);
+        if frame.fragment.len() > MAX_SMALL_FRAGMENT {
+            return Kept::Later(Box::pin(async move {
+                let put = node.apart(move |store| put(store, &author, shown, &frame)).await;
+                let done = match put {
+                    Ok(()) if flush => node.store.flush().await.map_err(Refused::from),
+                    put => put,
+                };
+                node.answered(timed, done)
+            }));
+        }
+        let kept = put(&node.store, &author, shown, &frame);
+        if kept.is_ok() && flush {
+            return Kept::Later(Box::pin(async move {
                 let flushed = node.store.flush().await.map_err(Refused::from);
                 node.answered(timed, flushed)
             }));
         }
-        Kept::Now(self.node.answered(timed, kept))
+        Kept::Now(node.answered(timed, kept))
     }
 
     fn boot(&self) -> BootId {
@@ -54,13 +71,11 @@ impl Keeper for Writing {
     }
 }
 
-impl Writing {
-    fn put(&self, frame: &PutFrame) -> Result<(), Refused> {
-        if let Author::Writer { volume, epoch } = self.author {
-            self.node.store.authorize(volume, epoch, self.shown)?;
-        }
-        Ok(self.node.store.put(&self.author, &frame.name, &frame.fpcc, &frame.fragment)?)
+fn put(store: &Store, author: &Author, shown: Option<Signature>, frame: &PutFrame) -> Result<(), Refused> {
+    if let Author::Writer { volume, epoch } = *author {
+        store.authorize(volume, epoch, shown)?;
     }
+    Ok(store.put(author, &frame.name, &frame.fpcc, &frame.fragment)?)
 }
 
 impl Node {
