@@ -409,6 +409,20 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// As the body of an answer.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a refusal is plain strings")
+    }
+
+    /// From the body of an answer of this status, which must be the refusal's own.
+    pub fn of_status(status: u16, body: &[u8]) -> Result<Refusal, WireError> {
+        let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
+        let fits = refusal.filter(|refusal| refusal.error.status() == status);
+        fits.ok_or(WireError::Name("a refusal is JSON of its status"))
+    }
+}
+
 /// Why a node refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -475,6 +489,13 @@ pub enum WireError {
     /// More operations than `MAX_BATCH`.
     #[error("a batch has at most {MAX_BATCH} operations")]
     TooMany,
+}
+
+impl From<WireError> for std::io::Error {
+    /// What ends a connection: `InvalidData`.
+    fn from(error: WireError) -> std::io::Error {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, error)
+    }
 }
 
 /// What stands before the fragment in a fragment body: the length of the FPCC and the FPCC.

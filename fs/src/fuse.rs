@@ -849,8 +849,6 @@ impl Filesystem for Fuse {
     }
 }
 
-impl Fuse {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

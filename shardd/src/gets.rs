@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use common::wire::{BootId, GetFrame, GetHead, Refusal, WireError, next_frame};
+use common::wire::{BootId, GetFrame, GetHead, Refusal, next_frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -30,11 +30,11 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut received = BytesMut::with_capacity(RECEIVED);
     while timeout(idle, stream.read_buf(&mut received)).await?? > 0 {
-        while let Some(body) = next_frame(&mut received).map_err(no_frame)? {
-            let frame = GetFrame::decode(body).map_err(no_frame)?;
+        while let Some(body) = next_frame(&mut received)? {
+            let frame = GetFrame::decode(body)?;
             let (status, body) = match reader.read(frame).await {
                 Ok(body) => (200, body),
-                Err(refusal) => (refusal.error.status(), json(&refusal)),
+                Err(refusal) => (refusal.error.status(), refusal.to_json().into()),
             };
             let head = GetHead { length: body.len(), boot: reader.boot(), status }.encode();
             stream.write_all_buf(&mut Buf::chain(&head[..], body)).await?;
@@ -43,14 +43,6 @@ pub async fn serve(
         received.reserve(RECEIVED);
     }
     Ok(())
-}
-
-fn json(refusal: &Refusal) -> Bytes {
-    serde_json::to_vec(refusal).expect("a refusal is plain strings").into()
-}
-
-fn no_frame(error: WireError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

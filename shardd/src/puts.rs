@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use common::wire::{BootId, MAX_FRAME, PutAnswer, PutFrame, Refusal, WireError, next_frame, next_length};
+use common::wire::{BootId, MAX_FRAME, PutAnswer, PutFrame, Refusal, next_frame, next_length};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -88,7 +88,7 @@ async fn next(
     reader: &mut (impl AsyncRead + Unpin),
     keeper: &impl Keeper,
 ) -> io::Result<Option<PutFrame>> {
-    let body = match next_length(received).map_err(no_frame)? {
+    let body = match next_length(received)? {
         Some(length) if length > MAX_FRAME => {
             let Some((mut room, patience)) = keeper.room(length).await else {
                 return Err(io::ErrorKind::OutOfMemory.into());
@@ -99,13 +99,9 @@ async fn next(
             timeout(patience, reader.read_exact(rest)).await??;
             Some(room.into_bytes())
         }
-        _ => next_frame(received).map_err(no_frame)?,
+        _ => next_frame(received)?,
     };
-    body.map(|body| PutFrame::decode(body).map_err(no_frame)).transpose()
-}
-
-fn no_frame(error: WireError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    Ok(body.map(PutFrame::decode).transpose()?)
 }
 
 #[cfg(test)]

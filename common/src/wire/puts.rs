@@ -85,7 +85,7 @@ impl PutAnswer {
             out.put_slice(&self.boot.0);
             out.put_u16_le(self.refusal.as_ref().map_or(200, |refusal| refusal.error.status()));
             if let Some(refusal) = &self.refusal {
-                out.put_slice(&serde_json::to_vec(refusal).expect("a refusal is plain strings"));
+                out.put_slice(&refusal.to_json());
             }
         });
     }
@@ -99,11 +99,7 @@ impl PutAnswer {
         let refusal = match head.get_u16_le() {
             200 if body.is_empty() => None,
             200 => return Err(WireError::Length("an answer that refuses nothing says no more")),
-            status => {
-                let refusal: Option<Refusal> = serde_json::from_slice(&body).ok();
-                let fits = refusal.filter(|refusal| refusal.error.status() == status);
-                Some(fits.ok_or(WireError::Name("a refusal is JSON of its status"))?)
-            }
+            status => Some(Refusal::of_status(status, &body)?),
         };
         Ok(PutAnswer { number, boot: BootId(boot), refusal })
     }

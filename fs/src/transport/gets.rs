@@ -49,11 +49,9 @@ impl Line<VolumeId> {
 }
 
 fn refusal(status: u16, body: &[u8]) -> TransportError {
-    match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) if refusal.error.status() == status => {
-            TransportError::Refused { code: refusal.error, message: refusal.message }
-        }
-        _ => TransportError::Garbage(format!("an answer of status {status} that is no refusal")),
+    match Refusal::of_status(status, body) {
+        Ok(refusal) => TransportError::Refused { code: refusal.error, message: refusal.message },
+        Err(error) => TransportError::Garbage(error.to_string()),
     }
 }
 
