@@ -30,6 +30,8 @@ const INQUIRIES: usize = 4;
 const EVENTS: usize = 256;
 /// Before a node's latency is known.
 const HEDGE_AT_FIRST: Duration = Duration::from_millis(200);
+/// A node that usually takes so many times as long as the others usually do is slow, however steadily.
+const SLOW_FACTOR: u32 = 4;
 /// Shorter waits than this are the scheduler's, not the node's.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
 /// Bytes a second that come from all nodes together at least: what was asked before an answer delays it so much.
@@ -452,9 +454,15 @@ impl Pool {
     }
 
     /// After how long an unanswered read of this node is worth sending elsewhere too: when nearly all of its answers
-    /// would have come, behind so many bytes that were asked of any node and have not.
+    /// would have come, or those of much slower ones than the others, behind so many bytes that were asked of any node and
+    /// have not.
     pub fn hedge_after(&self, node: NodeId, bytes_before: u64) -> Duration {
-        let usual = self.members.lock().slot(node).and_then(|slot| slot.latency.nearly_all());
+        let usual = {
+            let members = self.members.lock();
+            let most = members.usual_of_others(node).map_or(Duration::MAX, |usual| usual * SLOW_FACTOR);
+            let own = members.slot(node).and_then(|slot| slot.latency.nearly_all());
+            own.map(|own| own.min(most))
+        };
         let queue = Duration::from_micros(bytes_before.saturating_mul(1_000_000) / HEDGE_RATE);
         usual.unwrap_or(HEDGE_AT_FIRST).max(HEDGE_LEAST + queue).min(self.options.io_limit / 4)
     }

@@ -6,18 +6,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use common::wire::ObjectId;
-use futures_util::future::join_all;
-use futures_util::stream::{self, StreamExt};
-
 use super::chain::Reader;
 use crate::error::{Error, Result};
 use crate::metadata::record::{self, Record};
 use crate::metadata::{MetadataStore, ObjectRecord};
 use crate::stripe::{Flushed, Stripe};
-
-/// Objects looked for at once.
-const LOOKS: usize = 16;
+use common::wire::ObjectId;
 
 /// The objects named by changes after `upto` of which too little is left. All others are flushed when it returns, and
 /// the store knows where their fragments are.
@@ -34,12 +28,15 @@ pub(super) async fn lost_objects(
         return Ok(Vec::new());
     }
     let stripe = reader.stripe(metadata.configurations()?)?;
-    let looks = objects.iter().map(|object| look(metadata, &stripe, object));
-    let found: Vec<Result<bool>> = stream::iter(looks).buffered(LOOKS).collect().await;
     let mut lost = Vec::new();
-    for (object, is_there) in objects.iter().zip(found) {
-        if !is_there? {
-            lost.push(object.id);
+    for (object, held) in objects.iter().zip(stripe.find_flushed(&objects).await) {
+        match held.count < object.code.m() {
+            true if held.silent.is_empty() => lost.push(object.id),
+            true => return Err(may_be_elsewhere(object, &held)),
+            false if held.exceptions != object.exceptions => {
+                metadata.set_exceptions(object.id, &held.exceptions)?;
+            }
+            false => {}
         }
     }
     Ok(lost)
@@ -52,11 +49,7 @@ pub(super) async fn lost_objects(
 /// `TooFewNodes`, `NoSpace`, `Unreadable`, `ReadOnly`; the store's. What was stored stays so, and the call may be repeated.
 pub(super) async fn make_whole(metadata: &dyn MetadataStore, stripe: &Arc<Stripe>, upto: u64) -> Result<()> {
     let objects = named_objects(metadata, upto)?;
-    let mut found: Vec<Flushed> = Vec::with_capacity(objects.len());
-    for some in objects.chunks(LOOKS) {
-        let looks: Vec<_> = some.iter().map(|object| stripe.find_flushed_soon(object)).collect();
-        found.extend(join_all(looks).await);
-    }
+    let found = stripe.find_flushed(&objects).await;
     // A node that does not answer may have forgotten what it was not asked to flush.
     for (object, _) in objects.iter().zip(found).filter(|(_, found)| !found.is_stored) {
         let exceptions = stripe.store_again(object).await?;
@@ -79,28 +72,12 @@ fn named_objects(metadata: &dyn MetadataStore, upto: u64) -> Result<Vec<ObjectRe
     named.into_iter().map(|id| metadata.object(id)).collect()
 }
 
-/// Whether an object can be read.
-async fn look(
-    metadata: &Arc<dyn MetadataStore>,
-    stripe: &Arc<Stripe>,
-    object: &ObjectRecord,
-) -> Result<bool> {
-    let held = stripe.find_flushed(object).await;
-    if held.count < object.code.m() {
-        return match held.silent.as_slice() {
-            [] => Ok(false),
-            silent => Err(Error::Pool(format!(
-                "object {} was committed and never reached the journal, and {} of {} fragments are found; no answer \
-                 from {}",
-                object.id,
-                held.count,
-                object.code.m(),
-                silent.join(", ")
-            ))),
-        };
-    }
-    if held.exceptions != object.exceptions {
-        metadata.set_exceptions(object.id, &held.exceptions)?;
-    }
-    Ok(true)
+fn may_be_elsewhere(object: &ObjectRecord, held: &Flushed) -> Error {
+    Error::Pool(format!(
+        "object {} was committed and never reached the journal, and {} of {} fragments are found; no answer from {}",
+        object.id,
+        held.count,
+        object.code.m(),
+        held.silent.join(", ")
+    ))
 }

@@ -59,6 +59,14 @@ impl Members {
         self.slot(node).map_or(NodeState::Down { since }, Slot::state)
     }
 
+    /// What nearly all reads take of the other nodes that are up: the median of them, the lower one of two.
+    pub(super) fn usual_of_others(&self, node: NodeId) -> Option<Duration> {
+        let others = self.slots.iter().filter(|slot| slot.identity != Some(node) && !slot.is_down());
+        let mut usual: Vec<Duration> = others.filter_map(|slot| slot.latency.nearly_all()).collect();
+        let middle = usual.len().checked_sub(1)? / 2;
+        Some(*usual.select_nth_unstable(middle).1)
+    }
+
     pub(super) fn remember(&mut self, address: &NodeAddress, node: NodeId) {
         let place = self.slots.iter().position(|slot| slot.address == *address);
         if let Some(place) = place

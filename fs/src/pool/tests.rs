@@ -300,10 +300,11 @@ async fn an_answer_by_another_node_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn hedging_waits_for_what_is_usual_of_the_node() {
-    let pool = Bench::new(2).connect().await;
+    let pool = Bench::new(4).connect().await;
     assert_eq!(pool.hedge_after(id(0), 0), HEDGE_AT_FIRST);
     for k in 0..100 {
         pool.report(id(0), good(Duration::from_millis(40 + k % 3)));
+        [2, 3].into_iter().for_each(|node| pool.report(id(node), good(Duration::from_millis(30))));
         pool.report(id(1), good(Duration::from_micros(300)));
     }
     let usual = pool.hedge_after(id(0), 0);
@@ -317,7 +318,29 @@ async fn hedging_waits_for_what_is_usual_of_the_node() {
     );
     pool.report(id(1), Outcome::Slow);
     assert_eq!(pool.state(id(1)), NodeState::Lagging);
-    assert_eq!(pool.usable_for_writing(), [id(0), id(1)]);
+    assert_eq!(pool.usable_for_writing(), [id(0), id(2), id(3), id(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_waits_for_no_node_that_is_always_slower_than_the_others() {
+    let bench = Bench::new(5);
+    let pool = bench.connect().await;
+    let report = |node, millis| pool.report(id(node), good(Duration::from_millis(millis)));
+    for _ in 0..100 {
+        [(0, 500), (1, 500), (2, 10), (3, 12), (4, 20)]
+            .into_iter()
+            .for_each(|(node, millis)| report(node, millis));
+    }
+    let after = |node| pool.hedge_after(id(node), 0).as_millis();
+    assert_eq!([after(0), after(1)], [48, 48], "four times what the slower one of the quick takes");
+    assert_eq!([after(2), after(4)], [20, 20], "what it takes itself");
+    // Where most are slow, that is what is usual.
+    bench.kill(2);
+    bench.kill(3);
+    let error = TransportError::Unreachable("gone".into());
+    [2, 3].into_iter().for_each(|node| pool.report(id(node), Outcome::Failed(&error)));
+    (0..100).for_each(|_| report(4, 500));
+    assert!((500..510).contains(&after(0)), "{}", after(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,18 +1,22 @@
 //! Where an object's fragments are, asked from the nodes themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::wire::{NodeId, Operation};
+use common::wire::{MAX_BATCH, NodeId, Operation, OperationAnswer};
 use tokio::time::Instant;
 
 use super::Stripe;
+use super::answers::answers;
 use super::encoded::fragment_name;
 use super::flush::holds;
 use super::spread::{is_stored, margin};
 use crate::metadata::{Exception, ObjectRecord};
-use crate::transport::NodeAddress;
+use crate::pool::Outcome;
+use crate::transport::{Answer, NodeAddress};
+
+/// A node, and what it said of each fragment it was asked for; none if it did not answer.
+type Said = (NodeId, Option<Answer<Vec<OperationAnswer>>>);
 
 /// One fragment and where it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,63 +58,91 @@ pub struct Flushed {
 }
 
 impl Stripe {
-    /// Ask every node that may have a fragment for all of them, and have it flush what it has.
-    pub async fn find_flushed(self: &Arc<Self>, object: &ObjectRecord) -> Flushed {
-        self.find_flushed_on(object, self.options.io_limit, |_| true).await
+    /// Ask every node that may have a fragment of these objects for all of them, and have it flush what it has. Each node
+    /// gets one request for many objects; one that is silent or slow is waited for only so long once every object can be
+    /// read without it. The answers are in the order of the objects.
+    pub async fn find_flushed(&self, objects: &[ObjectRecord]) -> Vec<Flushed> {
+        let mut found = Vec::with_capacity(objects.len());
+        for some in objects.chunks(MAX_BATCH / self.options.code.n()) {
+            found.extend(self.find_some_flushed(some).await);
+        }
+        found
     }
 
-    /// The same, of nodes that answer promptly; the others count as silent.
-    pub async fn find_flushed_soon(self: &Arc<Self>, object: &ObjectRecord) -> Flushed {
-        self.find_flushed_on(object, self.options.flush_patience, |node| !self.is_lagging(node)).await
-    }
-
-    async fn find_flushed_on(
-        self: &Arc<Self>,
-        object: &ObjectRecord,
-        limit: Duration,
-        is_asked: impl Fn(NodeId) -> bool,
-    ) -> Flushed {
-        let deadline = Instant::now() + limit;
-        let (homes, keepers) = (self.homes_of(object), self.keepers(object));
-        let mut nodes = [self.nodes_of(object.configuration), self.nodes_of(self.current)].concat();
-        nodes.extend(keepers.iter().flatten());
-        nodes.sort_unstable();
-        nodes.dedup();
-        let wanted: Vec<Operation> =
-            (0..homes.len()).map(|index| Operation::Has(fragment_name(object.id, index))).collect();
-        let ask = |node| {
-            let (wanted, is_asked) = (&wanted, is_asked(node));
-            async move {
-                match is_asked {
-                    true => (node, self.ask_batch(node, wanted, true, deadline).await.ok()),
-                    false => (node, None),
-                }
-            }
+    async fn find_some_flushed(&self, objects: &[ObjectRecord]) -> Vec<Flushed> {
+        let deadline = Instant::now() + self.options.io_limit;
+        let nodes = self.nodes_with_any(objects);
+        let names = objects
+            .iter()
+            .flat_map(|object| (0..object.code.n()).map(|index| fragment_name(object.id, index)));
+        let wanted: Vec<Operation> = names.map(Operation::Has).collect();
+        let ask = |&node: &NodeId| {
+            let wanted = &wanted;
+            async move { (node, self.ask_batch(node, wanted, true, deadline).await.ok()) }
         };
-        let said: BTreeMap<NodeId, _> =
-            futures_util::future::join_all(nodes.into_iter().map(ask)).await.into_iter().collect();
-        let has = |node: NodeId, index: usize| {
-            said[&node].as_ref().is_some_and(|answer| holds(&answer.value[index], &object.fpcc))
+        let is_enough = |said: &[Said], waited| {
+            let answered: BTreeSet<NodeId> = said.iter().map(|(node, _)| *node).collect();
+            let mut silent = nodes.iter().filter(|node| !answered.contains(node));
+            (waited >= self.options.flush_patience || silent.all(|&node| self.is_lagging(node)))
+                && self
+                    .as_said(objects, said)
+                    .iter()
+                    .zip(objects)
+                    .all(|(flushed, object)| flushed.count >= object.code.m())
         };
-        let (mut holders, mut exceptions) = (Vec::new(), Vec::new());
-        for (index, (&home, &keeper)) in homes.iter().zip(&keepers).enumerate() {
-            let holder = if has(home, index) {
-                Some(home)
-            } else {
-                said.keys().copied().find(|&node| has(node, index))
-            };
-            holders.push(holder);
-            let is_silent = |node: &NodeId| said[node].is_none();
-            let now = holder.or(keeper.filter(is_silent));
-            if now != Some(home) {
-                exceptions.push(Exception { index: index as u8, node: now });
+        let mut said = answers(nodes.iter().map(ask), deadline, is_enough).await;
+        for &node in &nodes {
+            if said.iter().all(|(answered, _)| *answered != node) {
+                self.pool.report(node, Outcome::Slow);
+                said.push((node, None));
             }
         }
-        let silent: Vec<String> =
-            said.iter().filter(|(_, answer)| answer.is_none()).map(|(node, _)| self.called(*node)).collect();
-        let margin = margin(object.code, said.len() - silent.len());
-        let count = holders.iter().flatten().count();
-        Flushed { count, is_stored: is_stored(object.code, margin, &holders), exceptions, silent }
+        said.sort_unstable_by_key(|(node, _)| *node);
+        self.as_said(objects, &said)
+    }
+
+    /// The nodes that may have a fragment of one of these objects.
+    fn nodes_with_any(&self, objects: &[ObjectRecord]) -> Vec<NodeId> {
+        let configurations: BTreeSet<u32> = objects.iter().map(|object| object.configuration).collect();
+        let mut nodes = BTreeSet::from_iter(self.nodes_of(self.current).iter().copied());
+        nodes.extend(
+            configurations.into_iter().flat_map(|configuration| self.nodes_of(configuration).iter().copied()),
+        );
+        nodes.extend(
+            objects.iter().flat_map(|object| &object.exceptions).filter_map(|exception| exception.node),
+        );
+        nodes.into_iter().collect()
+    }
+
+    /// What of objects is flushed, by what nodes said of all fragments of all of them.
+    fn as_said(&self, objects: &[ObjectRecord], said: &[Said]) -> Vec<Flushed> {
+        let is_silent = |(_, answer): &&Said| answer.is_none();
+        let silent: Vec<String> = said.iter().filter(is_silent).map(|(node, _)| self.called(*node)).collect();
+        let live = said.len() - silent.len();
+        let mut first = 0;
+        let flushed = |object: &ObjectRecord| {
+            let (homes, keepers) = (self.homes_of(object), self.keepers(object));
+            let (mut holders, mut exceptions) = (Vec::new(), Vec::new());
+            for (index, (&home, &keeper)) in homes.iter().zip(&keepers).enumerate() {
+                let has = |(_, answer): &&Said| {
+                    answer.as_ref().is_some_and(|answer| holds(&answer.value[first + index], &object.fpcc))
+                };
+                let having: Vec<NodeId> = said.iter().filter(has).map(|(node, _)| *node).collect();
+                let holder = if having.contains(&home) { Some(home) } else { having.first().copied() };
+                holders.push(holder);
+                let is_silent =
+                    |node: &NodeId| said.iter().any(|(other, answer)| other == node && answer.is_none());
+                let now = holder.or(keeper.filter(is_silent));
+                if now != Some(home) {
+                    exceptions.push(Exception { index: index as u8, node: now });
+                }
+            }
+            first += object.code.n();
+            let count = holders.iter().flatten().count();
+            let is_stored = is_stored(object.code, margin(object.code, live), &holders);
+            Flushed { count, is_stored, exceptions, silent: silent.clone() }
+        };
+        objects.iter().map(flushed).collect()
     }
 
     /// Where each fragment of an object is, by index. Asks each node once, and waits for the slowest as long as any

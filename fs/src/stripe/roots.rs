@@ -14,9 +14,10 @@ use common::wire::{
     RefusalCode,
 };
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::broadcast;
 use tokio::task::JoinError;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Stripe;
 use super::answers::answers;
@@ -24,6 +25,9 @@ use super::inquiry::Contradiction;
 use crate::error::{Error, Result};
 use crate::pool::{Outcome, PoolEvent};
 use crate::transport::{Answer, RawFragment, TransportError};
+
+/// One for where it is, one for itself.
+const REQUESTS_FOR_A_COPY: u32 = 2;
 
 /// What nodes hold of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -149,7 +153,8 @@ impl Stripe {
         RootKeys::of(listings, silent)
     }
 
-    /// An entry as one of these nodes has it; what does not check, also by `check`, is taken for a lie.
+    /// An entry as one of these nodes has it; what does not check, also by `check`, is taken for a lie. They are asked in
+    /// turn, the next one as soon as one fails or is slow.
     ///
     /// # Errors
     /// `Pool`: none of them gives a good copy.
@@ -159,27 +164,43 @@ impl Stripe {
         nodes: &[NodeId],
         check: impl Fn(&Bytes) -> Result<T>,
     ) -> Result<T> {
-        let mut reasons = Vec::new();
-        let mut bad = Vec::new();
+        let (mut reasons, mut bad) = (Vec::new(), Vec::new());
         let mut nodes = nodes.to_vec();
         nodes.sort_by_key(|&node| self.is_lagging(node));
-        for (place, &node) in nodes.iter().enumerate() {
-            // While there is another one to ask, one that is silent is not waited for long.
-            let is_last = place + 1 == nodes.len();
-            let limit = if is_last { self.options.io_limit } else { self.options.flush_patience };
-            match self.copy_of(key, node, limit).await {
-                Ok((index, copy)) => match check(&copy.fragment) {
-                    Ok(entry) => {
-                        self.blame_for_copies(key, &copy.fpcc, bad);
-                        return Ok(entry);
-                    }
-                    Err(error) => {
-                        bad.push(BadCopy { node, index, found: copy.fragment, what: error.to_string() });
-                        self.pool.report(node, Outcome::Lied { what: "an entry of the journal" });
-                        self.count_lie(node);
-                        reasons.push(format!("{}: {error}", self.called(node)));
-                    }
-                },
+        let (mut left, mut asked) = (nodes.into_iter(), FuturesUnordered::new());
+        let (mut newest, mut late) = (None, Vec::new());
+        let mut patience = Instant::now();
+        loop {
+            if (asked.is_empty() || patience <= Instant::now())
+                && let Some(node) = left.next()
+            {
+                patience = Instant::now() + REQUESTS_FOR_A_COPY * self.pool.hedge_after(node, 0);
+                newest = Some(node);
+                asked.push(async move { (node, self.copy_of(key, node).await) });
+            }
+            let answer = tokio::select! {
+                biased;
+                answer = asked.next() => answer,
+                () = sleep_until(patience), if left.len() > 0 => {
+                    late.extend(newest.take());
+                    continue;
+                }
+            };
+            let Some((node, copy)) = answer else { break };
+            late.retain(|late| *late != node);
+            patience = Instant::now();
+            match copy.map(|(index, copy)| (index, check(&copy.fragment), copy)) {
+                Ok((_, Ok(entry), copy)) => {
+                    late.into_iter().for_each(|node| self.pool.report(node, Outcome::Slow));
+                    self.blame_for_copies(key, &copy.fpcc, bad);
+                    return Ok(entry);
+                }
+                Ok((index, Err(error), copy)) => {
+                    bad.push(BadCopy { node, index, found: copy.fragment, what: error.to_string() });
+                    self.pool.report(node, Outcome::Lied { what: "an entry of the journal" });
+                    self.count_lie(node);
+                    reasons.push(format!("{}: {error}", self.called(node)));
+                }
                 Err(error) => reasons.push(format!("{} {error}", self.called(node))),
             }
         }
@@ -201,9 +222,8 @@ impl Stripe {
         &self,
         key: &str,
         node: NodeId,
-        limit: Duration,
     ) -> std::result::Result<(u8, RawFragment), TransportError> {
-        let address = self.address(node)?;
+        let (address, limit) = (self.address(node)?, self.options.io_limit);
         let (transport, volume) = (self.pool.transport(), self.options.volume);
         let began = Instant::now();
         let status = transport.status(&address, volume, key, ObjectId::VERSION, limit).await;

@@ -3,7 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
-use common::wire::RefusalCode;
+use crate::metadata::Exception;
+use common::wire::{MAX_BATCH, RefusalCode};
 
 #[tokio::test(start_paused = true)]
 async fn a_flushed_store_survives_power_loss_of_every_node() {
@@ -224,4 +225,55 @@ async fn when_nothing_can_be_flushed_stores_end_in_time_and_what_was_stored_is_k
         bench.check(&record).await;
     }
     bench.store(120_000).await;
+}
+
+/// A mount that is taken up again asks for each object that an earlier one did not bring into the journal: one by one,
+/// a node that took half a second for every answer made it wait half a minute.
+#[tokio::test(start_paused = true)]
+async fn one_request_to_each_node_finds_what_is_flushed_of_many_objects() {
+    let bench = bench("3+2").await;
+    let mut objects = Vec::new();
+    for _ in 0..300 {
+        objects.push(bench.store(5000).await);
+    }
+    bench.nodes.lose(1, &objects[7].id.key());
+    let batches = bench.requests(Verb::Batch);
+    bench.harm(0, Verb::Batch, Fault::Delay(Duration::from_millis(500)));
+    let began = Instant::now();
+    let found = bench.stripe.find_flushed(&objects).await;
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert_eq!(bench.requests(Verb::Batch) - batches, 5);
+    let lost = bench.homes(objects[7].id).iter().position(|&home| home == 1).unwrap() as u8;
+    for (at, (flushed, object)) in found.iter().zip(&objects).enumerate() {
+        let missing = if at == 7 { vec![Exception { index: lost, node: None }] } else { vec![] };
+        assert_eq!((flushed.count, &flushed.exceptions), (5 - missing.len(), &missing), "object {at}");
+        assert!(flushed.is_stored && flushed.silent.is_empty());
+        assert_eq!(bench.flushed(object), 5 - missing.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_is_waited_for_once_unless_its_fragments_are_needed() {
+    let bench = bench("3+2").await;
+    let mut objects = Vec::new();
+    for _ in 0..MAX_BATCH / 5 + 1 {
+        objects.push(bench.store(100).await);
+    }
+    bench.harm(0, Verb::Batch, Fault::Hang);
+    let began = Instant::now();
+    let found = bench.stripe.find_flushed(&objects).await;
+    let patience = bench.stripe.options.flush_patience;
+    assert!(
+        began.elapsed() >= patience && began.elapsed() < patience * 2,
+        "two requests: {:?}",
+        began.elapsed()
+    );
+    assert!(found.iter().all(|flushed| flushed.count == 4 && flushed.exceptions.is_empty()));
+    assert!(found.iter().all(|flushed| flushed.silent.len() == 1));
+
+    [1, 2].into_iter().for_each(|k| bench.nodes.lose(k, &objects[0].id.key()));
+    let began = Instant::now();
+    let found = bench.stripe.find_flushed(&objects[..1]).await;
+    assert_eq!((found[0].count, found[0].is_stored), (2, false));
+    assert!(began.elapsed() >= bench.stripe.options.io_limit, "{:?}", began.elapsed());
 }

@@ -226,6 +226,25 @@ async fn a_hung_node_is_hedged_and_then_avoided() {
     assert_eq!(began.elapsed(), Duration::ZERO, "it lags, and others are asked");
 }
 
+/// What is usual of a node that is always slow is slow, too: that is no reason to wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_always_slow_is_not_waited_for_each_time() {
+    let bench = bench("3+2").await;
+    (1..5).for_each(|k| bench.harm(k, Verb::Get, Fault::Delay(Duration::from_millis(2))));
+    bench.harm(0, Verb::Get, Fault::Delay(Duration::from_millis(500)));
+    let deadline = Instant::now() + bench.stripe.options.io_limit;
+    let record = bench.store(90_000).await;
+    for index in (0..5).cycle().take(50) {
+        bench.uncached().fragment(&record, index, deadline).await.unwrap();
+    }
+    let records = small_ones(&bench, 100).await;
+    let (cold, began) = (bench.cold(), Instant::now());
+    for record in &records {
+        check(&cold, record).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn three_hung_nodes_end_the_read_within_the_limit() {
     let bench = bench("3+2").await;

@@ -4,6 +4,7 @@ use common::wire::JOURNAL_PREFIX;
 use tokio::time::Instant;
 
 use super::*;
+use crate::pool::NodeState;
 
 fn key(number: u64) -> String {
     format!("{JOURNAL_PREFIX}{number}")
@@ -89,4 +90,30 @@ async fn entries_are_deleted_beside_a_silent_node() {
     let ((), waited) = seconds(bench.stripe.delete_roots(&[key(1)])).await;
     assert!(waited < 2.5, "{waited} s");
     assert_eq!(bench.stripe.root_keys(JOURNAL_PREFIX).await.keys[&key(1)], [id(3)]);
+}
+
+/// A chain has thousands of entries, and each was asked of the first node that has it, however slow.
+#[tokio::test(start_paused = true)]
+async fn entries_are_read_of_others_once_a_node_is_slow() {
+    let bench = bench("3+2").await;
+    for number in 1..=20 {
+        put(&bench, number).await;
+    }
+    bench.harm(0, Verb::Status, Fault::Delay(Duration::from_millis(500)));
+    let nodes: Vec<_> = (0..5).map(id).collect();
+    let reading = async {
+        for number in 1..=20 {
+            let entry = bench.stripe.get_root(&key(number), &nodes, |bytes| Ok(bytes.clone())).await.unwrap();
+            assert_eq!(entry, key(number));
+        }
+    };
+    let ((), waited) = seconds(reading).await;
+    assert!(waited < 0.5, "{waited} s");
+    assert_eq!(bench.pool.state(id(0)), NodeState::Lagging);
+    // Where only that one has it, it is waited for.
+    let ((), waited) = seconds(async {
+        bench.stripe.get_root(&key(1), &nodes[..1], |_| Ok(())).await.unwrap();
+    })
+    .await;
+    assert!(waited >= 0.5, "{waited} s");
 }
