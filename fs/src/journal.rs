@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod compare;
+mod discard;
 pub mod entry;
 mod inherited;
 pub mod key;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::chain::{Chain, Holders, Progress, Reader};
+use self::discard::Discard;
 use self::entry::{BLOCK, Digest, Entry, INLINE, Place, Signed};
 use self::pin::Pin;
 use crate::blocking;
@@ -515,7 +517,7 @@ impl Journal {
             unsent: None,
             unnoted: 0,
             first: true,
-            garbage: Vec::new(),
+            discard: Discard::default(),
             pins: BTreeMap::new(),
             confirmed: false,
             spread: Spread { events: stripe_events, due: true, tried: None },
@@ -639,8 +641,7 @@ struct Writer {
     unnoted: usize,
     /// Nothing was shipped yet: changes of an earlier mount may name objects that are not whole.
     first: bool,
-    /// Blocks of entries that are gone, still on some node.
-    garbage: Vec<ObjectRecord>,
+    discard: Discard,
     /// What snapshots need, by their numbers.
     pins: BTreeMap<u32, Pin>,
     spread: Spread,
@@ -776,13 +777,9 @@ impl Writer {
         let pinned: HashSet<Place> = self.pins.values().flat_map(|pin| pin.places.iter().copied()).collect();
         let kept: HashSet<ObjectId> =
             self.pins.values().flat_map(|pin| &pin.parts).map(|part| part.id).collect();
-        let places = places.iter().filter(|place| !pinned.contains(place));
-        self.stripe.delete_roots(&places.map(|place| place.key()).collect::<Vec<_>>()).await;
-        self.garbage.extend(parts.into_iter().filter(|part| !kept.contains(&part.id)));
-        // A silent node must not keep those waiting who want to write the journal; garbage can be given up later.
-        let deletion = self.stripe.delete(&self.garbage);
-        let gone = timeout(self.stripe.options().flush_patience, deletion).await.unwrap_or_default();
-        self.garbage.retain(|part| !gone.contains(&part.id));
+        let keys = places.iter().filter(|place| !pinned.contains(place)).map(|place| place.key());
+        self.discard.add(keys, parts.into_iter().filter(|part| !kept.contains(&part.id)));
+        self.discard.delete(&self.stripe).await;
     }
 
     /// Let nodes that came back have the entries they missed, and blocks that lie elsewhere a place of their own.
@@ -848,7 +845,7 @@ impl Writer {
             (position.sequence, position.checkpoint, position.upto);
         let pinned = self.pins.values().flat_map(|pin| &pin.parts);
         shown.objects =
-            position.parts.iter().chain(&self.garbage).chain(pinned).map(|part| part.id).collect();
+            position.parts.iter().chain(self.discard.blocks()).chain(pinned).map(|part| part.id).collect();
         if self.metadata.last_change() > position.upto {
             shown.behind.get_or_insert_with(Instant::now);
         } else {
@@ -908,7 +905,7 @@ impl Writer {
         let upto = match self.dump(&mut parts, &mut inline).await {
             Ok(upto) => upto,
             Err(error) => {
-                self.garbage.append(&mut parts);
+                self.discard.add([], parts);
                 return Err(error);
             }
         };

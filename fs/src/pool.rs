@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::evidence::{Case, Evidence};
 use crate::transport::{Answer, FragmentTransport, NodeAddress, TransportError};
-use members::{LAG, Members, Slot};
+use members::{LAG, Members, SLOW_FACTOR, Slot};
 
 /// Hellos under way at once.
 const HELLOS: usize = 64;
@@ -30,8 +30,6 @@ const INQUIRIES: usize = 4;
 const EVENTS: usize = 256;
 /// Before a node's latency is known.
 const HEDGE_AT_FIRST: Duration = Duration::from_millis(200);
-/// A node that usually takes so many times as long as the others usually do is slow, however steadily.
-const SLOW_FACTOR: u32 = 4;
 /// Shorter waits than this are the scheduler's, not the node's.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
 /// Bytes a second that come from all nodes together at least: what was asked before an answer delays it so much.
@@ -131,7 +129,7 @@ pub enum Outcome<'a> {
         /// The run that answered.
         boot: BootId,
     },
-    /// A change, answered well; its time says nothing about reads.
+    /// A change, answered well; its time says nothing about reads. A node that takes much longer than the others lags.
     Wrote {
         /// From sending to the whole answer.
         latency: Duration,
@@ -392,10 +390,13 @@ impl Pool {
         let Some(place) = members.place_of(node) else { return };
         match outcome {
             Outcome::Ok { latency, boot } => {
-                members.slots[place].latency.add(latency);
+                members.slots[place].reads.add(latency);
                 members.answered(place, Instant::now() - latency, boot);
             }
-            Outcome::Wrote { latency, boot } => members.answered(place, Instant::now() - latency, boot),
+            Outcome::Wrote { latency, boot } => {
+                members.wrote(place, latency);
+                members.answered(place, Instant::now() - latency, boot);
+            }
             Outcome::Failed(error) => members.failed(place, error),
             Outcome::Lied { what } => members.slots[place].lied(what),
             Outcome::Slow => members.slots[place].lag(LAG),
@@ -459,8 +460,9 @@ impl Pool {
     pub fn hedge_after(&self, node: NodeId, bytes_before: u64) -> Duration {
         let usual = {
             let members = self.members.lock();
-            let most = members.usual_of_others(node).map_or(Duration::MAX, |usual| usual * SLOW_FACTOR);
-            let own = members.slot(node).and_then(|slot| slot.latency.nearly_all());
+            let others = members.middle_of_others(node, |slot| slot.reads.nearly_all());
+            let most = others.map_or(Duration::MAX, |usual| usual * SLOW_FACTOR);
+            let own = members.slot(node).and_then(|slot| slot.reads.nearly_all());
             own.map(|own| own.min(most))
         };
         let queue = Duration::from_micros(bytes_before.saturating_mul(1_000_000) / HEDGE_RATE);

@@ -15,6 +15,10 @@ use crate::transport::{Answer, NodeAddress, TransportError};
 const RUNS: usize = 4;
 /// How long a node that was too slow is asked last.
 pub(super) const LAG: Duration = Duration::from_secs(5);
+/// A node that usually takes so many times as long as the others usually do is slow, however steadily.
+pub(super) const SLOW_FACTOR: u32 = 4;
+/// And for changes at least so long: less is not worth a fragment that is not waited for.
+const SLOW_LEAST: Duration = Duration::from_millis(100);
 /// How long a node that lied once is asked last; doubled with every further lie, up to `SUSPICION_MOST`.
 pub(super) const SUSPICION: Duration = Duration::from_secs(30);
 /// After this long without a lie the first counts as the first again.
@@ -59,12 +63,31 @@ impl Members {
         self.slot(node).map_or(NodeState::Down { since }, Slot::state)
     }
 
-    /// What nearly all reads take of the other nodes that are up: the median of them, the lower one of two.
-    pub(super) fn usual_of_others(&self, node: NodeId) -> Option<Duration> {
+    /// What is usual of the other nodes that are up: the median of what `usual` says, the lower one of two.
+    pub(super) fn middle_of_others(
+        &self,
+        node: NodeId,
+        usual: impl Fn(&Slot) -> Option<Duration>,
+    ) -> Option<Duration> {
         let others = self.slots.iter().filter(|slot| slot.identity != Some(node) && !slot.is_down());
-        let mut usual: Vec<Duration> = others.filter_map(|slot| slot.latency.nearly_all()).collect();
+        let mut usual: Vec<Duration> = others.filter_map(usual).collect();
         let middle = usual.len().checked_sub(1)? / 2;
         Some(*usual.select_nth_unstable(middle).1)
+    }
+
+    /// A change took so long. Who takes long most times is not waited for once others have what they need; once in a
+    /// while does not count.
+    pub(super) fn wrote(&mut self, place: usize, latency: Duration) {
+        let slot = &mut self.slots[place];
+        slot.writes.add(latency);
+        let (Some(mean), Some(node)) = (slot.writes.mean, slot.identity) else { return };
+        if mean >= SLOW_LEAST
+            && self
+                .middle_of_others(node, |slot| slot.writes.mean)
+                .is_some_and(|usual| mean > usual * SLOW_FACTOR)
+        {
+            self.slots[place].lag(LAG);
+        }
     }
 
     pub(super) fn remember(&mut self, address: &NodeAddress, node: NodeId) {
@@ -214,7 +237,8 @@ pub(super) struct Slot {
     pub(super) suspect_until: Option<Instant>,
     /// Lies, until there were none for `SUSPICION_MOST`.
     pub(super) lies: u32,
-    pub(super) latency: Latency,
+    pub(super) reads: Latency,
+    pub(super) writes: Latency,
     pub(super) probing: bool,
     pub(super) last_probe: Option<Instant>,
 }
@@ -231,7 +255,8 @@ impl Slot {
             lagging_until: None,
             suspect_until: None,
             lies: 0,
-            latency: Latency::default(),
+            reads: Latency::default(),
+            writes: Latency::default(),
             probing: false,
             last_probe: None,
         }
@@ -334,7 +359,7 @@ fn is_ahead(moment: Option<Instant>) -> bool {
     moment.is_some_and(|moment| moment > Instant::now())
 }
 
-/// Mean and mean deviation of a node's read latency, the newest counting most, as TCP measures its round trip
+/// Mean and mean deviation of a node's latency, the newest counting most, as TCP measures its round trip
 /// (RFC 6298).
 #[derive(Default)]
 pub(super) struct Latency {

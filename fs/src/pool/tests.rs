@@ -344,6 +344,32 @@ async fn hedging_waits_for_no_node_that_is_always_slower_than_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_takes_changes_much_later_than_the_others_lags_as_long_as_it_does() {
+    let pool = Bench::new(5).connect().await;
+    let wrote = |node, millis| {
+        pool.report(id(node), Outcome::Wrote { latency: Duration::from_millis(millis), boot: BOOT });
+    };
+    (0..20).for_each(|k| wrote(k % 5, 5));
+    wrote(0, 500);
+    assert_eq!(pool.state(id(0)), NodeState::Up, "once is nothing");
+    (0..3).for_each(|_| wrote(0, 500));
+    assert_eq!(pool.state(id(0)), NodeState::Lagging);
+    for _ in 0..10 {
+        tokio::time::sleep(SECOND).await;
+        wrote(0, 500);
+    }
+    assert_eq!(pool.state(id(0)), NodeState::Lagging);
+    (0..20).for_each(|_| wrote(0, 5));
+    tokio::time::sleep(6 * SECOND).await;
+    assert_eq!(pool.state(id(0)), NodeState::Up);
+    // Where all are slow, none is.
+    (0..100).for_each(|k| wrote(k % 5, 500));
+    tokio::time::sleep(6 * SECOND).await;
+    (0..5).for_each(|node| wrote(node, 600));
+    assert!((0..5).all(|node| pool.state(id(node)) == NodeState::Up));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_dead_are_probed_every_second_and_the_living_every_five() {
     let bench = Bench::new(2);
     bench.kill(1);

@@ -277,3 +277,19 @@ async fn a_silent_node_is_waited_for_once_unless_its_fragments_are_needed() {
     assert_eq!((found[0].count, found[0].is_stored), (2, false));
     assert!(began.elapsed() >= bench.stripe.options.io_limit, "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_always_slow_is_soon_not_waited_for() {
+    let bench = bench("3+2").await;
+    bench.harm(0, Verb::Put, Fault::Delay(Duration::from_millis(500)));
+    let mut records = Vec::new();
+    for _ in 0..2 {
+        let began = Instant::now();
+        for _ in 0..100 {
+            records.push(bench.store_flushed(1000).await);
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    bench.stripe.settle().await;
+    assert!(records.iter().all(|record| bench.flushed(record) == 5), "it gets everything all the same");
+}

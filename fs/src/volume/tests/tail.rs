@@ -166,3 +166,30 @@ async fn an_older_epoch_never_hides_a_newer_one() {
     let found = reader.read(Some(&public)).await.unwrap().unwrap();
     assert_eq!(found.head().digest, head.digest);
 }
+
+/// Whoever waited for the journal waited two seconds more after each checkpoint while a node was slow to delete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_checkpoint_replaced_is_deleted_beside_what_is_written_next() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    for name in 0..5 {
+        make(&volume, &name.to_string());
+        volume.sync().await.unwrap();
+    }
+    let second = Fault::Delay(SECOND);
+    bench.faults.add(Rule::always(second).at(&address(0)).on(Verb::Batch));
+    let began = std::time::Instant::now();
+    volume.journal.as_ref().unwrap().checkpoint().await.unwrap();
+    make(&volume, "after");
+    volume.sync().await.unwrap();
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    let head = *entries_on(&bench, 1).last().unwrap();
+    for _ in 0..100 {
+        if entries_on(&bench, 0).len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(entries_on(&bench, 0).len(), 2, "the checkpoint, and what came after it");
+    assert_eq!(entries_on(&bench, 0).last(), Some(&head));
+}
