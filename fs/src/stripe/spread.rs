@@ -123,10 +123,12 @@ impl Spread {
         sends
     }
 
-    /// A node keeps a fragment. Where two do, the home counts, otherwise the first. Returns whether this one does.
+    /// A node keeps a fragment. Where two do, the home counts, otherwise the first, unless the second makes it lie more
+    /// evenly and it needs that to be *stored*. Returns whether this one does.
     pub(super) fn acknowledged(&mut self, index: usize, node: NodeId) -> bool {
         self.in_flight.retain(|sent| (sent.index, sent.node) != (index, node));
-        if self.holders[index].is_none() || node == self.homes[index] {
+        let counts = self.improves(&self.holders, index, node);
+        if counts {
             self.holders[index] = Some(node);
         }
         self.holders[index] == Some(node)
@@ -168,6 +170,11 @@ impl Spread {
     pub(super) fn is_settled(&self) -> bool {
         let open = |index: usize| self.holders[index].is_none();
         !(0..self.code.n()).any(open) || self.in_flight.iter().all(|sent| !open(sent.index))
+    }
+
+    /// Whether every node that was asked has answered: one that is late may still be what an object lacks to be *stored*.
+    pub(super) fn is_answered(&self) -> bool {
+        self.in_flight.is_empty()
     }
 
     /// The fragments in flight that nobody holds yet.
@@ -216,6 +223,20 @@ impl Spread {
         held + open
     }
 
+    /// Whether another holder of a fragment is better than the one it has.
+    fn improves(&self, holders: &[Option<NodeId>], index: usize, node: NodeId) -> bool {
+        let load = |node| holders.iter().filter(|&&holder| holder == Some(node)).count();
+        match holders[index] {
+            None => true,
+            Some(_) if node == self.homes[index] => true,
+            Some(first) => {
+                first != self.homes[index]
+                    && load(node) + 1 < load(first)
+                    && !is_stored(self.code, self.margin(), holders)
+            }
+        }
+    }
+
     /// A fragment on the node that holds most, while that is more than one; one that is not at home first.
     fn one_of_the_fullest(&self) -> Option<usize> {
         let held = self.holders.iter().enumerate().filter_map(|(index, holder)| Some((index, (*holder)?)));
@@ -247,6 +268,12 @@ impl Spread {
         let able: Vec<NodeId> =
             self.nodes.iter().filter(|candidate| counts(candidate.standing)).map(|c| c.node).collect();
         let mut holders = self.holders.clone();
+        // Whoever is late may take it yet.
+        for sent in self.in_flight.iter().filter(|sent| able.contains(&sent.node)) {
+            if self.improves(&holders, sent.index, sent.node) {
+                holders[sent.index] = Some(sent.node);
+            }
+        }
         for (holder, home) in holders.iter_mut().zip(&self.homes) {
             *holder = holder.or(able.contains(home).then_some(*home));
         }

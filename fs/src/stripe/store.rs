@@ -370,7 +370,7 @@ impl Dispersal {
         }
         // The rest may still say what is wrong with it, for the sentence to be complete.
         let has_waited = self.hopeless_since.is_some_and(|since| now >= since + self.stripe.options.grace);
-        let over = has_waited || self.spread.is_settled() || now >= self.deadline;
+        let over = has_waited || self.spread.is_answered() || now >= self.deadline;
         over.then(|| Err(self.too_few()))
     }
 

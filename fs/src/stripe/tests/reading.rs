@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::error::Error;
 use crate::metadata::Exception;
-use crate::pool::NodeState;
+use crate::pool::{NodeState, Outcome};
 
 #[tokio::test(start_paused = true)]
 async fn every_range_is_what_it_should_be() {
@@ -230,12 +230,11 @@ async fn a_hung_node_is_hedged_and_then_avoided() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_always_slow_is_not_waited_for_each_time() {
     let bench = bench("3+2").await;
-    (1..5).for_each(|k| bench.harm(k, Verb::Get, Fault::Delay(Duration::from_millis(2))));
-    bench.harm(0, Verb::Get, Fault::Delay(Duration::from_millis(500)));
-    let deadline = Instant::now() + bench.stripe.options.io_limit;
-    let record = bench.store(90_000).await;
-    for index in (0..5).cycle().take(50) {
-        bench.uncached().fragment(&record, index, deadline).await.unwrap();
+    for k in 0..5 {
+        let late = Duration::from_millis(if k == 0 { 500 } else { 2 });
+        bench.harm(k, Verb::Get, Fault::Delay(late));
+        let boot = bench.pool.boot(id(k)).unwrap();
+        (0..20).for_each(|_| bench.pool.report(id(k), Outcome::Ok { latency: late, boot }));
     }
     let mut records = Vec::new();
     for _ in 0..40 {

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::error::Error;
 use crate::metadata::Exception;
+use crate::pool::Outcome;
 use common::wire::RefusalCode;
 
 const CODES: [&str; 6] = ["3+2", "10+4", "2+2", "2+1", "1+1", "4+2"];
@@ -208,6 +209,23 @@ async fn a_slow_node_completes_in_the_background_and_that_is_told() {
     assert_eq!(bench.stripe.take_placement_changes(), [(record.id, vec![])]);
     assert_eq!(bench.stripe.status().completing_objects, 0);
     assert_eq!(bench.nodes.loads(&record.id.key()), [1; 5]);
+}
+
+/// With two of five nodes dead none of the others can be done without, and one that was known to lag was given up on
+/// after 100 ms: its fragment was brought to the others, which was not enough, and that was an error.
+#[tokio::test(start_paused = true)]
+async fn a_slow_node_is_waited_for_where_the_others_are_not_enough() {
+    for pool in [5, 8] {
+        let bench = Bench::new(pool, options("3+2")).await;
+        (0..pool - 3).for_each(|k| bench.kill(k));
+        let slow = pool - 1;
+        bench.harm(slow, Verb::Put, Fault::Delay(Duration::from_millis(700)));
+        for _ in 0..20 {
+            bench.pool.report(id(slow), Outcome::Slow);
+            let record = bench.store_flushed(5000).await;
+            bench.check(&record).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
