@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use common::wire::ObjectId;
+
 use super::chain::Reader;
 use crate::error::{Error, Result};
 use crate::metadata::record::{self, Record};
 use crate::metadata::{MetadataStore, ObjectRecord};
 use crate::stripe::{Flushed, Stripe};
-use common::wire::ObjectId;
 
 /// The objects named by changes after `upto` of which too little is left. All others are flushed when it returns, and
 /// the store knows where their fragments are.

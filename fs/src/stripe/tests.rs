@@ -120,6 +120,14 @@ impl Bench {
         self.try_store(self.stripe.next_id(), length, false).await.unwrap()
     }
 
+    async fn store_many(&self, count: usize, length: usize) -> Vec<ObjectRecord> {
+        let mut records = Vec::new();
+        for _ in 0..count {
+            records.push(self.store(length).await);
+        }
+        records
+    }
+
     async fn store_flushed(&self, length: usize) -> ObjectRecord {
         self.try_store(self.stripe.next_id(), length, true).await.unwrap()
     }

@@ -5,10 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn deleting_takes_one_request_per_node_and_leaves_nothing() {
     let bench = bench("3+2").await;
-    let mut records = Vec::new();
-    for _ in 0..20 {
-        records.push(bench.store(1000).await);
-    }
+    let records = bench.store_many(20, 1000).await;
     let deleted = bench.stripe.delete(&records).await;
     assert_eq!(deleted, records.iter().map(|record| record.id).collect::<Vec<_>>());
     assert_eq!((bench.requests(Verb::Batch), bench.nodes.count()), (5, 0));

@@ -18,10 +18,7 @@ async fn a_flushed_store_survives_power_loss_of_every_node() {
 #[tokio::test(start_paused = true)]
 async fn flush_covers_everything_stored_before_and_asks_each_node_once() {
     let bench = bench("3+2").await;
-    let mut records = Vec::new();
-    for _ in 0..10 {
-        records.push(bench.store(10_000).await);
-    }
+    let records = bench.store_many(10, 10_000).await;
     assert!(bench.stripe.status().unflushed_bytes > 0);
     bench.stripe.flush().await.unwrap();
     assert_eq!((bench.requests(Verb::Flush), bench.stripe.status().unflushed_bytes), (5, 0));
@@ -232,10 +229,7 @@ async fn when_nothing_can_be_flushed_stores_end_in_time_and_what_was_stored_is_k
 #[tokio::test(start_paused = true)]
 async fn one_request_to_each_node_finds_what_is_flushed_of_many_objects() {
     let bench = bench("3+2").await;
-    let mut objects = Vec::new();
-    for _ in 0..300 {
-        objects.push(bench.store(5000).await);
-    }
+    let objects = bench.store_many(300, 5000).await;
     bench.nodes.lose(1, &objects[7].id.key());
     let batches = bench.requests(Verb::Batch);
     bench.harm(0, Verb::Batch, Fault::Delay(Duration::from_millis(500)));
@@ -255,10 +249,7 @@ async fn one_request_to_each_node_finds_what_is_flushed_of_many_objects() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_is_waited_for_once_unless_its_fragments_are_needed() {
     let bench = bench("3+2").await;
-    let mut objects = Vec::new();
-    for _ in 0..MAX_BATCH / 5 + 1 {
-        objects.push(bench.store(100).await);
-    }
+    let objects = bench.store_many(MAX_BATCH / 5 + 1, 100).await;
     bench.harm(0, Verb::Batch, Fault::Hang);
     let began = Instant::now();
     let found = bench.stripe.find_flushed(&objects).await;

@@ -46,11 +46,7 @@ async fn a_healthy_read_asks_only_for_the_data_it_needs_and_only_once() {
 }
 
 async fn small_ones(bench: &Bench, count: usize) -> Vec<ObjectRecord> {
-    let mut records = Vec::new();
-    for _ in 0..count {
-        records.push(bench.store(4000).await);
-    }
-    records
+    bench.store_many(count, 4000).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,10 +232,7 @@ async fn a_node_that_is_always_slow_is_not_waited_for_each_time() {
         let boot = bench.pool.boot(id(k)).unwrap();
         (0..20).for_each(|_| bench.pool.report(id(k), Outcome::Ok { latency: late, boot }));
     }
-    let mut records = Vec::new();
-    for _ in 0..40 {
-        records.push(bench.store(90_000).await);
-    }
+    let records = bench.store_many(40, 90_000).await;
     let (cold, began) = (bench.cold(), Instant::now());
     for record in &records {
         check(&cold, record).await;
@@ -296,10 +289,7 @@ async fn a_degraded_object_is_fetched_and_decoded_once() {
 #[tokio::test(start_paused = true)]
 async fn prefetch_brings_all_data_and_is_bounded() {
     let bench = Bench::new(5, StripeOptions { prefetches: 2, ..options("3+2") }).await;
-    let mut records = Vec::new();
-    for _ in 0..5 {
-        records.push(bench.store(9000).await);
-    }
+    let records = bench.store_many(5, 9000).await;
     let cold = bench.cold();
     records.iter().for_each(|record| cold.prefetch(record.clone()));
     let cached = |record: &ObjectRecord| {
