@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use shardd::{Limits, Store, StoreOptions};
 
+use crate::blocking;
+use crate::error::Error;
 use crate::host::{self, reason};
 use crate::state::Refusal;
 use crate::transport::NodeAddress;
@@ -46,10 +49,14 @@ impl Embedded {
         Arc::new(InProcessTransport::new(routers))
     }
 
-    /// Bring everything to stable storage and let go of the folders.
-    pub fn close(&self) {
-        for store in &self.stores {
-            if let Err(error) = store.close() {
+    /// Bring everything to stable storage, and let go of the folders once nothing speaks to the nodes any more.
+    pub async fn close(self) {
+        // Off the event loop: a flush of the node itself may be under way, and then has to be waited for.
+        let close = |store: Arc<Store>| {
+            blocking::run(move || store.close().map_err(|error| Error::Host(error.to_string())))
+        };
+        for closed in join_all(self.stores.into_iter().map(close)).await {
+            if let Err(error) = closed {
                 tracing::error!(%error, "an embedded node");
             }
         }
@@ -58,6 +65,8 @@ impl Embedded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -72,10 +81,31 @@ mod tests {
         let free = host::free_bytes(folder.path()).unwrap();
         assert!(capacity <= free + (1 << 30), "{capacity} bytes are promised, {free} are free");
         assert_eq!(nodes.addresses().len(), 3);
-        nodes.close();
-        drop(nodes);
+        runtime.block_on(nodes.close());
         let nodes = Embedded::open(folder.path(), 3).unwrap();
         assert_eq!(names(&nodes), first);
-        nodes.close();
+        runtime.block_on(nodes.close());
+    }
+
+    #[test]
+    fn closing_waits_for_a_flush_that_is_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for _ in 0..20 {
+            let nodes = runtime.block_on(async { Embedded::open(folder.path(), 1) }).unwrap();
+            let store = nodes.stores[0].clone();
+            let flushing = Arc::new(AtomicBool::new(true));
+            let flusher = std::thread::spawn({
+                let flushing = flushing.clone();
+                move || {
+                    while flushing.load(Ordering::Relaxed) {
+                        store.flush_blocking().unwrap()
+                    }
+                }
+            });
+            runtime.block_on(nodes.close());
+            flushing.store(false, Ordering::Relaxed);
+            flusher.join().unwrap();
+        }
     }
 }

@@ -283,8 +283,8 @@ impl Begun {
         if let Some(lease) = self.lease {
             lease.release().await;
         }
-        if let Some(nodes) = &self.embedded {
-            nodes.close();
+        if let Some(nodes) = self.embedded {
+            nodes.close().await;
         }
         // The answer to `avidfs umount` is on its way once nobody is being answered.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.answering.write()).await;

@@ -135,8 +135,8 @@ async fn end(volume: Arc<Volume>, opened: Opened) -> Result<(), Refusal> {
     if let Some(lease) = opened.lease {
         lease.release().await;
     }
-    if let Some(nodes) = &opened.embedded {
-        nodes.close();
+    if let Some(nodes) = opened.embedded {
+        nodes.close().await;
     }
     saved
 }
