@@ -25,13 +25,13 @@ use tokio::runtime::Handle;
 
 use self::listings::Listings;
 use self::prepared::Prepared;
-use crate::acl;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::inode::{Caller, Ino, Inode, Time};
 use crate::metadata::{NewInode, RenameMode};
 use crate::stages::{self, Stage};
 use crate::volume::{SetAttributes, SetTime, Volume, Written};
+use crate::{acl, begun};
 
 /// How long the kernel may trust what it was told. Every change passes through this kernel, so for as long as it likes.
 const TTL: Duration = Duration::from_secs(3600);
@@ -182,8 +182,10 @@ struct Fuse {
 }
 
 impl Fuse {
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(work);
+    /// Do what may have to wait, and waits elsewhere.
+    fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let _inside = self.runtime.enter();
+        begun::begin(work);
     }
 
     fn control(&self) -> Vec<u8> {
@@ -579,7 +581,7 @@ impl Filesystem for Fuse {
             Ok(Some(parts)) => reply_data(reply, Ok(parts)),
             Ok(None) => {
                 let volume = self.volume.clone();
-                self.spawn(async move {
+                self.begin(async move {
                     let _lasting = lasting;
                     reply_data(reply, volume.read(ino(node), offset, size).await);
                 });
@@ -612,7 +614,7 @@ impl Filesystem for Fuse {
             Ok(Written::Done) => reply.written(length),
             Ok(Written::Full) => {
                 let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
-                self.spawn(async move {
+                self.begin(async move {
                     let _lasting = lasting;
                     match volume.write(node, offset, data, now).await {
                         Ok(()) => reply.written(length),
@@ -638,7 +640,7 @@ impl Filesystem for Fuse {
         }
         let _inside = self.runtime.enter();
         let flushed = self.volume.flush(ino(node));
-        self.spawn(async move {
+        self.begin(async move {
             let _lasting = lasting;
             reply_empty(reply, flushed.await);
         });
@@ -661,7 +663,7 @@ impl Filesystem for Fuse {
     fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let lasting = stages::begin(Stage::Sync);
         let volume = self.volume.clone();
-        self.spawn(async move {
+        self.begin(async move {
             let _lasting = lasting;
             reply_empty(reply, volume.fsync(ino(node)).await);
         });
@@ -705,7 +707,7 @@ impl Filesystem for Fuse {
     fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let lasting = stages::begin(Stage::Sync);
         let volume = self.volume.clone();
-        self.spawn(async move {
+        self.begin(async move {
             let _lasting = lasting;
             reply_empty(reply, volume.sync().await);
         });
@@ -839,7 +841,7 @@ impl Filesystem for Fuse {
         // The answer is a u32: clip below 4 GiB, in whole pages.
         let length = len.min(u64::from(u32::MAX) & !4095);
         let (volume, caller) = (self.volume.clone(), caller(req));
-        self.spawn(async move {
+        self.begin(async move {
             let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
             match volume.copy_range(from, to, length, caller).await {
                 Ok(copied) => reply.written(copied as u32),

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod acl;
 pub mod authority;
+pub mod begun;
 pub mod bench;
 pub mod blocking;
 pub mod buffers;

@@ -35,7 +35,7 @@ const NOT_IN_COMMON: &[&str] =
 /// The modules of fs, bottom first. A module may use those above it in this list and those of its own line.
 const LAYERS: &[&[&str]] = &[
     &["error", "inode", "stages"],
-    &["blocking"],
+    &["begun", "blocking"],
     &["acl", "transport", "metadata", "buffers", "host", "roster", "busy", "evidence"],
     &["authority"],
     &["pool", "cache", "placement"],

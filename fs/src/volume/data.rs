@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 
 use super::{AccessTimes, Volume};
+use crate::begun;
 use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
@@ -24,15 +24,6 @@ const NEIGHBOUR_BYTES: u32 = 64 << 10;
 /// Leave work to a task of its own.
 fn begin_later(work: BoxFuture<'static, ()>) {
     tokio::spawn(work);
-}
-
-/// The same, but what it needs not wait for is done when this returns: a small file's fragments are sent sooner than
-/// another thread wakes up.
-fn begin_here(mut work: BoxFuture<'static, ()>) {
-    // The task polls it again, and is woken by whatever it waits for then.
-    if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-        begin_later(work);
-    }
 }
 
 /// What became of a write.
@@ -244,7 +235,8 @@ impl Volume {
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; the bytes stay, and the call may be repeated.
     pub fn flush(self: &Arc<Self>, ino: Ino) -> impl Future<Output = Result<()>> + Send + use<> {
         let volume = self.clone();
-        let sent = self.file(ino).and_then(|file| Some((self.send_all_off(&file, false, begin_here)?, file)));
+        let sent =
+            self.file(ino).and_then(|file| Some((self.send_all_off(&file, false, begun::begin)?, file)));
         async move {
             match sent {
                 Some((upto, file)) => within(volume.options.io_limit, file.committed(upto)).await,

@@ -99,6 +99,8 @@ impl Volume {
                 }
             };
             if !more {
+                // Looking each time that something was committed would cost a small file as much as committing it.
+                tokio::time::sleep(GATHERING).await;
                 let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
             }
         }
