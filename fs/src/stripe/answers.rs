@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use common::wire::NodeId;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
+
+use super::Stripe;
+use crate::pool::Outcome;
 
 /// Between two looks at whether what came is enough by now: a silent node may be known to be down meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -32,6 +36,33 @@ pub(super) async fn answers<T>(
         if now >= deadline || is_enough(&answers, now - began) {
             return answers;
         }
+    }
+}
+
+impl Stripe {
+    /// What nodes answer. Once that is enough, those that have not answered are waited for only as long as a flush may
+    /// take, and not if they lag anyway; they are reported as slow. Each is asked by its place among the nodes.
+    pub(super) async fn answers_of<T, F: Future<Output = T>>(
+        &self,
+        nodes: &[NodeId],
+        ask: impl Fn(usize, NodeId) -> F,
+        deadline: Instant,
+        is_enough: impl Fn(&[(NodeId, T)]) -> bool,
+    ) -> Vec<(NodeId, T)> {
+        let asked = nodes.iter().enumerate().map(|(place, &node)| {
+            let answer = ask(place, node);
+            async move { (node, answer.await) }
+        });
+        let silent = |said: &[(NodeId, T)]| -> Vec<NodeId> {
+            nodes.iter().copied().filter(|node| said.iter().all(|(other, _)| other != node)).collect()
+        };
+        let may_go_on = |said: &[(NodeId, T)], waited| {
+            let is_patient = waited < self.options.flush_patience;
+            !(is_patient && silent(said).into_iter().any(|node| !self.is_lagging(node))) && is_enough(said)
+        };
+        let said = answers(asked, deadline, may_go_on).await;
+        silent(&said).into_iter().for_each(|node| self.pool.report(node, Outcome::Slow));
+        said
     }
 }
 

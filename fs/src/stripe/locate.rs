@@ -7,12 +7,10 @@ use common::wire::{MAX_BATCH, NodeId, Operation, OperationAnswer};
 use tokio::time::Instant;
 
 use super::Stripe;
-use super::answers::answers;
 use super::encoded::fragment_name;
 use super::flush::holds;
 use super::spread::{is_stored, margin};
 use crate::metadata::{Exception, ObjectRecord};
-use crate::pool::Outcome;
 use crate::transport::{Answer, NodeAddress};
 
 /// A node, and what it said of each fragment it was asked for; none if it did not answer.
@@ -76,29 +74,17 @@ impl Stripe {
             .iter()
             .flat_map(|object| (0..object.code.n()).map(|index| fragment_name(object.id, index)));
         let wanted: Vec<Operation> = names.map(Operation::Has).collect();
-        let ask = |&node: &NodeId| {
+        let ask = |_, node| {
             let wanted = &wanted;
-            async move { (node, self.ask_batch(node, wanted, true, deadline).await.ok()) }
+            async move { self.ask_batch(node, wanted, true, deadline).await.ok() }
         };
-        let is_enough = |said: &[Said], waited| {
-            let answered: BTreeSet<NodeId> = said.iter().map(|(node, _)| *node).collect();
-            let mut silent = nodes.iter().filter(|node| !answered.contains(node));
-            (waited >= self.options.flush_patience || silent.all(|&node| self.is_lagging(node)))
-                && self
-                    .as_said(objects, said)
-                    .iter()
-                    .zip(objects)
-                    .all(|(flushed, object)| flushed.count >= object.code.m())
+        let is_enough = |said: &[Said]| {
+            let flushed = self.as_said(objects, said);
+            flushed.iter().zip(objects).all(|(flushed, object)| flushed.count >= object.code.m())
         };
-        let mut said = answers(nodes.iter().map(ask), deadline, is_enough).await;
-        for &node in &nodes {
-            if said.iter().all(|(answered, _)| *answered != node) {
-                self.pool.report(node, Outcome::Slow);
-                said.push((node, None));
-            }
-        }
-        said.sort_unstable_by_key(|(node, _)| *node);
-        self.as_said(objects, &said)
+        let mut said: BTreeMap<NodeId, _> = nodes.iter().map(|&node| (node, None)).collect();
+        said.extend(self.answers_of(&nodes, ask, deadline, is_enough).await);
+        self.as_said(objects, &said.into_iter().collect::<Vec<Said>>())
     }
 
     /// The nodes that may have a fragment of one of these objects.

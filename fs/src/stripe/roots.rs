@@ -20,7 +20,6 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 
 use super::Stripe;
-use super::answers::answers;
 use super::inquiry::Contradiction;
 use crate::error::{Error, Result};
 use crate::pool::{Outcome, PoolEvent};
@@ -81,28 +80,19 @@ impl Stripe {
         let deadline = Instant::now() + self.options.io_limit;
         let nodes = self.root_nodes();
         let fpcc: Bytes = copies(nodes.len(), self.options.hash, entry).into();
-        let puts = nodes.iter().enumerate().map(|(index, &node)| {
+        let put = |index, node| {
             let name = FragmentName { key: key.to_owned(), version: ObjectId::VERSION, index: index as u8 };
             let (stripe, fpcc, entry) = (self.clone(), fpcc.clone(), entry.clone());
             // On a task of its own: who is slow gets it all the same.
-            let put = tokio::spawn(async move {
+            tokio::spawn(async move {
                 let limit = deadline.max(Instant::now() + stripe.options.completion_limit) - Instant::now();
                 stripe.put_bytes(node, &name, fpcc, entry, true, limit).await
-            });
-            async move { (node, put.await) }
-        });
-        let quorum = self.options.code.quorum();
-        let is_silent = |ended: &[Put], node: &NodeId| ended.iter().all(|(ended, _)| ended != node);
-        let is_enough = |ended: &[Put], waited| {
-            let keeps = |(_, put): &&Put| matches!(put, Ok(Ok(_)));
-            let mut silent = nodes.iter().filter(|node| is_silent(ended, node));
-            ended.iter().filter(keeps).count() >= quorum
-                && (waited >= self.options.flush_patience || silent.all(|&node| self.is_lagging(node)))
+            })
         };
-        let ended = answers(puts, deadline, is_enough).await;
-        for node in nodes.iter().filter(|node| is_silent(&ended, node)) {
-            self.pool.report(*node, Outcome::Slow);
-        }
+        let quorum = self.options.code.quorum();
+        let is_enough =
+            |ended: &[Put]| ended.iter().filter(|(_, put)| matches!(put, Ok(Ok(_)))).count() >= quorum;
+        let ended = self.answers_of(&nodes, put, deadline, is_enough).await;
         let (mut kept, mut refusals) = (Vec::new(), Vec::new());
         for (node, put) in ended {
             match put {
