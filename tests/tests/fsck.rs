@@ -240,6 +240,8 @@ fn damage(state: &Path, sql: &str) {
 #[test]
 fn what_cannot_be_checked_is_refused_in_one_sentence() {
     let mount = Mount::embedded(&[]);
+    // A mount is seen a moment before it is noted who serves it, and answers once it is.
+    mount.status();
     let (root, state) = (mount.root(), mount.state());
     let (root, state) = (root.to_str().unwrap(), state.to_str().unwrap());
     let refused = |words: &[&str], code: i32| {
