@@ -35,7 +35,7 @@ enum Rest {
     /// Something happened meanwhile: what is left can go on at once.
     Woken,
     Waiting(BoxFuture<'static, ()>),
-    /// It is done, or a task's.
+    /// A task's.
     Gone,
 }
 

@@ -638,11 +638,10 @@ impl Filesystem for Fuse {
         if self.volume.is_clean(ino(node)) {
             return reply.ok();
         }
-        let _inside = self.runtime.enter();
-        let flushed = self.volume.flush(ino(node));
+        let volume = self.volume.clone();
         self.begin(async move {
             let _lasting = lasting;
-            reply_empty(reply, flushed.await);
+            reply_empty(reply, volume.flush(ino(node)).await);
         });
     }
 

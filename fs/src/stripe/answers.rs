@@ -57,8 +57,8 @@ impl Stripe {
             nodes.iter().copied().filter(|node| said.iter().all(|(other, _)| other != node)).collect()
         };
         let may_go_on = |said: &[(NodeId, T)], waited| {
-            let is_patient = waited < self.options.flush_patience;
-            !(is_patient && silent(said).into_iter().any(|node| !self.is_lagging(node))) && is_enough(said)
+            let is_over = waited >= self.options.flush_patience;
+            (is_over || silent(said).into_iter().all(|node| self.is_lagging(node))) && is_enough(said)
         };
         let said = answers(asked, deadline, may_go_on).await;
         silent(&said).into_iter().for_each(|node| self.pool.report(node, Outcome::Slow));

@@ -228,21 +228,14 @@ impl Volume {
         self.file(ino).is_none_or(|file| file.state().is_clean())
     }
 
-    /// Bring all of a file's bytes to the nodes and into the metadata: what close promises. They are on their way when
-    /// this returns, and there with its result.
+    /// Bring all of a file's bytes to the nodes and into the metadata: what close promises.
     ///
     /// # Errors
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; the bytes stay, and the call may be repeated.
-    pub fn flush(self: &Arc<Self>, ino: Ino) -> impl Future<Output = Result<()>> + Send + use<> {
-        let volume = self.clone();
-        let sent =
-            self.file(ino).and_then(|file| Some((self.send_all_off(&file, false, begun::begin)?, file)));
-        async move {
-            match sent {
-                Some((upto, file)) => within(volume.options.io_limit, file.committed(upto)).await,
-                None => Ok(()),
-            }
-        }
+    pub async fn flush(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let Some(file) = self.file(ino) else { return Ok(()) };
+        let upto = self.send_all_off(&file, false, begun::begin);
+        self.wait_for(&file, upto).await
     }
 
     /// As `flush`, and everything is on stable storage: what fsync promises.
@@ -314,7 +307,13 @@ impl Volume {
     }
 
     pub(super) async fn save(self: &Arc<Self>, file: &Arc<OpenFile>, flush: bool) -> Result<()> {
-        match self.send_all_off(file, flush, begin_later) {
+        let upto = self.send_all_off(file, flush, begin_later);
+        self.wait_for(file, upto).await
+    }
+
+    /// Until what was sent off is committed, if anything was.
+    async fn wait_for(&self, file: &OpenFile, upto: Option<u64>) -> Result<()> {
+        match upto {
             Some(upto) => within(self.options.io_limit, file.committed(upto)).await,
             None => Ok(()),
         }
