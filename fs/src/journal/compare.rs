@@ -7,9 +7,10 @@ use std::time::Duration;
 use ed25519_dalek::VerifyingKey;
 use futures_util::TryStreamExt;
 
+use super::catch_up::replay;
 use super::chain::{Chain, Reader};
+use super::position::{Position, recall};
 use super::rows::{Row, Rows};
-use super::{Position, recall, replay};
 use crate::blocking;
 use crate::error::Result;
 use crate::metadata::MetadataStore;

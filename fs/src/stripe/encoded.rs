@@ -81,8 +81,7 @@ fn cut(padded: &Bytes, length: usize) -> Vec<Bytes> {
 
 /// One buffer for all parity fragments, so that its memory is used again as a whole.
 fn parity(codec: &Arc<Codec>, data: &[Bytes], length: usize) -> Vec<Bytes> {
-    let mut buffer = Buffers::shared().take(codec.code().p() * length);
-    buffer.resize(codec.code().p() * length, 0);
+    let mut buffer = Buffers::shared().take_dirty(codec.code().p() * length);
     let data: Vec<&[u8]> = data.iter().map(|fragment| &fragment[..]).collect();
     let mut slices: Vec<&mut [u8]> = buffer.as_mut_slice().chunks_exact_mut(length).collect();
     codec.encode(&data, &mut slices);

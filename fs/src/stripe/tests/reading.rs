@@ -45,14 +45,10 @@ async fn a_healthy_read_asks_only_for_the_data_it_needs_and_only_once() {
     assert_eq!(pieces.concat(), bytes_of(record.id, 90_000));
 }
 
-async fn small_ones(bench: &Bench, count: usize) -> Vec<ObjectRecord> {
-    bench.store_many(count, 4000).await
-}
-
 #[tokio::test(start_paused = true)]
 async fn small_objects_are_fetched_ahead_with_one_request_to_each_node() {
     let bench = bench("3+2").await;
-    let records = small_ones(&bench, 50).await;
+    let records = bench.store_many(50, 4000).await;
     let cold = bench.cold();
     let before = bench.requests(Verb::Batch);
     cold.fetch_ahead(records.clone());
@@ -66,7 +62,7 @@ async fn small_objects_are_fetched_ahead_with_one_request_to_each_node() {
 async fn what_does_not_come_with_others_is_asked_for_alone_and_waited_for_once() {
     for fault in [Fault::Hang, Fault::CorruptFragment, Fault::Lose] {
         let bench = bench("3+2").await;
-        let records = small_ones(&bench, 50).await;
+        let records = bench.store_many(50, 4000).await;
         let cold = bench.cold();
         bench.harm(1, Verb::Batch, fault);
         cold.fetch_ahead(records.clone());
@@ -79,7 +75,7 @@ async fn what_does_not_come_with_others_is_asked_for_alone_and_waited_for_once()
     }
     // One that a node lost is decoded from the others'.
     let bench = bench("3+2").await;
-    let records = small_ones(&bench, 5).await;
+    let records = bench.store_many(5, 4000).await;
     bench.nodes.lose(0, &records[2].id.key());
     let cold = bench.cold();
     cold.fetch_ahead(records.clone());
