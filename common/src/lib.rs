@@ -9,6 +9,7 @@ pub mod hash;
 pub mod members;
 pub mod metrics;
 pub mod nearest;
+pub mod paths;
 pub mod quorum;
 pub mod size;
 pub mod slice;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::paths::folder_of;
+
 /// The type of our mounts in /proc/self/mountinfo.
 pub const FILESYSTEM_TYPE: &str = "fuse.avidfs";
 
@@ -411,7 +413,7 @@ fn check(answer: i32) -> io::Result<i32> {
 
 /// Replace a file, all or nothing, durably.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let draft = path.with_extension("new");
     let mut file = File::create(&draft)?;
     file.write_all(bytes)?;

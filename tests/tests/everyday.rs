@@ -14,7 +14,7 @@ use std::time::Duration;
 use avidfs_tests::cluster::{Cluster, metrics};
 use avidfs_tests::files::{self, Mapped, errno};
 use avidfs_tests::mount::{Mount, said, statfs};
-use avidfs_tests::process::{command, memory_bytes, need_program, need_root, output, run, shell};
+use avidfs_tests::process::{Process, command, memory_bytes, need_program, need_root, output, run, shell};
 use avidfs_tests::scratch::{is_mounted, scratch};
 use avidfs_tests::seed::{Dice, rounds, seed};
 use avidfs_tests::{data, eventually, timed};
@@ -698,6 +698,23 @@ fn the_nodes_inside_the_daemon_make_a_file_system_of_one_command() {
     mount.mount();
     data::check(&mount.path("file"), 1, 10 * MIB);
     mount.unmount();
+}
+
+/// Regression: a node whose folder was given by its name alone did not start the first time, because the folder that it
+/// lies in was opened under an empty name.
+#[test]
+fn a_node_keeps_its_data_in_a_folder_named_from_where_it_is_started() {
+    let folder = scratch();
+    let out = folder.path().join("out");
+    let mut node = command("shardd");
+    node.current_dir(&folder).args(["--listen", "127.0.0.1:0", "--data", "data"]);
+    node.stdout(File::create(&out).unwrap());
+    let mut node = Process::start(node);
+    eventually(Duration::from_secs(20), "the node listens", || {
+        assert!(node.ended().is_none(), "it does not start");
+        fs::read_to_string(&out).unwrap().starts_with("listening on ")
+    });
+    assert!(folder.path().join("data/node.json").is_file());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use common::paths::folder_of;
 use common::wire::{NodeId, OwnerId};
 use ed25519_dalek::SigningKey;
 use rand::TryRngCore;
@@ -62,7 +63,7 @@ pub fn read_or_make(path: &Path) -> Result<SigningKey, ObjectError> {
 
 /// Under another name first, so that no half of a key is ever found; then under its own, unless that is taken by now.
 fn make(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let (mut secret, mut number) = ([0; 32], [0; 16]);
     OsRng.try_fill_bytes(&mut secret).map_err(io::Error::other)?;

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use common::paths::folder_of;
 use common::wire::NodeId;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -49,10 +50,9 @@ impl FileSink {
     /// # Errors
     /// `Host`; what was there before is there still.
     pub fn keep(self) -> Result<(), ObjectError> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let kept = self.file.sync_all().and_then(|()| {
             fs::rename(&self.draft, &self.path)?;
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+            File::open(folder_of(&self.path))?.sync_all()
         });
         kept.map_err(|error| ObjectError::Host(format!("{}: {}", self.path.display(), reason(&error))))
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::hash::Hash;
+use common::paths::folder_of;
 use common::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -131,7 +132,7 @@ fn create(path: &Path) -> io::Result<()> {
         created,
     };
     replace(&LocalDisk, path, NODE, &serde_json::to_vec(&node)?)?;
-    path.parent().map_or(Ok(()), |parent| LocalDisk.sync_folder(parent))
+    LocalDisk.sync_folder(folder_of(path))
 }
 
 fn read_node(path: &Path) -> Result<NodeFile, StoreError> {
