@@ -250,6 +250,32 @@ fn bad_request(why: &str) -> Refused {
     Refused::new(RefusalCode::BadRequest, why)
 }
 
+/// A fragment that is asked for, as fragment body, or a slice of it, as slice body.
+struct Wanted {
+    space: Space,
+    name: FragmentName,
+    range: Option<Range<u64>>,
+}
+
+impl Wanted {
+    /// Of the body, in bytes.
+    fn length(&self, store: &Store) -> Result<usize, StoreError> {
+        match self.range.clone() {
+            Some(range) => store.slice_length(self.space, &self.name, range),
+            // That it is not there, reading it says.
+            None => Ok(store.body_length(self.space, &self.name).unwrap_or(0)),
+        }
+    }
+
+    fn read(&self, store: &Store) -> Result<Bytes, StoreError> {
+        let stored = match self.range.clone() {
+            Some(range) => store.slice(self.space, &self.name, range),
+            None => store.get(self.space, &self.name),
+        };
+        Ok(stored?.body)
+    }
+}
+
 impl Node {
     /// How the node agrees on what these names are of; none for what it need not agree on.
     fn agreement_on(&self, names: &Names) -> Option<&Arc<Agreement>> {
@@ -272,23 +298,17 @@ impl Node {
         blocking::run(move || work(&store)).await
     }
 
-    /// A fragment as fragment body, or a slice of it as slice body.
-    async fn read(
-        &self,
-        space: Space,
-        name: FragmentName,
-        range: Option<Range<u64>>,
-    ) -> Result<Bytes, Refused> {
-        let length = match range.clone() {
-            Some(range) => self.store.slice_length(space, &name, range)?,
-            None => self.store.body_length(space, &name).unwrap_or(0),
-        };
+    async fn read(&self, wanted: Wanted) -> Result<Bytes, Refused> {
+        let length = wanted.length(&self.store)?;
         let share = self.intake.share(length).await?;
-        let read = move |store: &Store| match range {
-            Some(range) => store.slice(space, &name, range),
-            None => store.get(space, &name),
-        };
-        Ok(Intake::hold(self.work(length, read).await?.body, share))
+        Ok(Intake::hold(self.work(length, move |store| wanted.read(store)).await?, share))
+    }
+
+    /// The same for a task that does nothing else meanwhile.
+    async fn read_here(&self, wanted: Wanted) -> Result<Bytes, Refused> {
+        let length = wanted.length(&self.store)?;
+        let share = self.intake.share(length).await?;
+        Ok(Intake::hold(blocking::run_here(length, || wanted.read(&self.store))?, share))
     }
 
     async fn flush_if(&self, options: &Options) -> Result<(), Refused> {
@@ -328,7 +348,8 @@ async fn fetch(State(node): State<Arc<Node>>, names: Names, options: Options) ->
         (Some(offset), Some(length)) => Some(offset..offset.saturating_add(length)),
         _ => return Err(bad_request("a slice has both offset and length")),
     };
-    let body = node.read(names.space(), names.fragment(), range).await?;
+    let wanted = Wanted { space: names.space(), name: names.fragment(), range };
+    let body = node.read(wanted).await?;
     Ok(bytes_answer(Body::from(body)))
 }
 

@@ -18,3 +18,11 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 pub async fn run_if_much<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if bytes < INLINE_BYTES { work() } else { run(work).await }
 }
+
+/// The same on this thread in any case: another one goes on with the event loop if there is much to do. For bytes that have
+/// just come here, or are sent from here next, and lie in the cache of this processor. Whatever else the task at hand waits
+/// for does not go on meanwhile.
+pub fn run_here<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let is_alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+    if bytes <= INLINE_BYTES || is_alone { work() } else { tokio::task::block_in_place(work) }
+}

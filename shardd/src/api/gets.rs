@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use common::wire::{BootId, GETS_PROTOCOL, GetFrame, Refusal};
 
-use super::{Answer, Names, Node, Refused, upgrade};
+use super::{Answer, Names, Node, Refused, Wanted, upgrade};
 use crate::gets::{Reader, serve};
 use crate::metrics::Operation;
 use crate::store::Space;
@@ -30,7 +30,8 @@ pub async fn gets(State(node): State<Arc<Node>>, names: Names, request: Request)
 impl Reader for Reading {
     async fn read(&self, frame: GetFrame) -> Result<Bytes, Refusal> {
         let timed = self.node.metrics.begin(Operation::Get, 0);
-        let read = self.node.read(self.space, frame.name, frame.range).await;
+        let read =
+            self.node.read_here(Wanted { space: self.space, name: frame.name, range: frame.range }).await;
         let read = read.map_err(|Refused(refusal)| refusal);
         let sent = read.as_ref().map_or(0, Bytes::len) as u64;
         self.node.metrics.end(timed, sent, read.as_ref().err().map(|refusal| refusal.error));

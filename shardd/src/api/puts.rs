@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use common::wire::{BootId, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
+use common::wire::{BootId, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
 use http::header::HeaderMap;
 
 use super::{Answer, Names, Node, Refused, proof, upgrade};
+use crate::blocking;
 use crate::intake::Reserved;
 use crate::metrics::{Operation, Timed};
 use crate::puts::{Keeper, Kept, serve};
@@ -45,19 +46,10 @@ impl Keeper for Writing {
     fn keep(&self, frame: PutFrame) -> Kept {
         let bytes = 4 + frame.fpcc.len() + frame.fragment.len();
         let timed = self.node.metrics.begin(Operation::Put, bytes as u64);
-        let (node, author, shown, flush) = (self.node.clone(), self.author, self.shown, frame.flush);
-        if frame.fragment.len() > MAX_SMALL_FRAGMENT {
-            return Kept::Later(Box::pin(async move {
-                let put = node.apart(move |store| put(store, &author, shown, &frame)).await;
-                let done = match put {
-                    Ok(()) if flush => node.store.flush().await.map_err(Refused::from),
-                    put => put,
-                };
-                node.answered(timed, done)
-            }));
-        }
-        let kept = put(&node.store, &author, shown, &frame);
-        if kept.is_ok() && flush {
+        let node = self.node.clone();
+        let put = || put(&node.store, &self.author, self.shown, &frame);
+        let kept = blocking::run_here(frame.fragment.len(), put);
+        if kept.is_ok() && frame.flush {
             return Kept::Later(Box::pin(async move {
                 let flushed = node.store.flush().await.map_err(Refused::from);
                 node.answered(timed, flushed)
