@@ -30,6 +30,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::agreement::Agreement;
 use crate::batch::{self, Batch};
@@ -282,7 +283,7 @@ impl Node {
         self.agreement.as_ref().filter(|_| names.volume.is_none())
     }
 
-    /// Do disk and CPU work: the one place where it leaves the event loop, if there is much of it.
+    /// Do disk and CPU work, off the event loop if there is much of it.
     async fn work<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -298,17 +299,22 @@ impl Node {
         blocking::run(move || work(&store)).await
     }
 
+    /// Read, off the event loop if it is much.
     async fn read(&self, wanted: Wanted) -> Result<Bytes, Refused> {
-        let length = wanted.length(&self.store)?;
-        let share = self.intake.share(length).await?;
+        let (length, share) = self.room_for(&wanted).await?;
         Ok(Intake::hold(self.work(length, move |store| wanted.read(store)).await?, share))
     }
 
     /// The same for a task that does nothing else meanwhile.
     async fn read_here(&self, wanted: Wanted) -> Result<Bytes, Refused> {
-        let length = wanted.length(&self.store)?;
-        let share = self.intake.share(length).await?;
+        let (length, share) = self.room_for(&wanted).await?;
         Ok(Intake::hold(blocking::run_here(length, || wanted.read(&self.store))?, share))
+    }
+
+    /// How many bytes it will be, and their share of the memory.
+    async fn room_for(&self, wanted: &Wanted) -> Result<(usize, OwnedSemaphorePermit), Refused> {
+        let length = wanted.length(&self.store)?;
+        Ok((length, self.intake.share(length).await?))
     }
 
     async fn flush_if(&self, options: &Options) -> Result<(), Refused> {

@@ -8,7 +8,7 @@ pub const INLINE_BYTES: usize = 64 << 10;
 /// Carry out blocking work, which does not panic, on a thread for it. On a runtime of one thread it is done in place:
 /// what then happens in which order depends on nothing but the program, which is what makes a simulation repeatable.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+    if is_alone() {
         return work();
     }
     tokio::task::spawn_blocking(work).await.expect("the store does not panic")
@@ -23,6 +23,9 @@ pub async fn run_if_much<T: Send + 'static>(bytes: usize, work: impl FnOnce() ->
 /// just come here, or are sent from here next, and lie in the cache of this processor. Whatever else the task at hand waits
 /// for does not go on meanwhile.
 pub fn run_here<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let is_alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
-    if bytes <= INLINE_BYTES || is_alone { work() } else { tokio::task::block_in_place(work) }
+    if bytes <= INLINE_BYTES || is_alone() { work() } else { tokio::task::block_in_place(work) }
+}
+
+fn is_alone() -> bool {
+    Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread
 }

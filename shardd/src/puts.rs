@@ -31,7 +31,7 @@ pub trait Keeper: Send + Sync {
 pub enum Kept {
     /// Done, or refused.
     Now(Option<Refusal>),
-    /// To be written by another thread, or flushed, first.
+    /// To be flushed first.
     Later(Pin<Box<dyn Future<Output = Option<Refusal>> + Send>>),
 }
 
