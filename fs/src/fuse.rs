@@ -34,11 +34,11 @@ use crate::volume::{SetAttributes, SetTime, Volume, Written};
 use crate::{acl, begun};
 
 /// How long the kernel may trust what it was told. Every change passes through this kernel, so for as long as it likes.
-const TTL: Duration = Duration::from_secs(3600);
+pub const TTL: Duration = Duration::from_secs(3600);
 /// Inode numbers are never reused.
 const GENERATION: Generation = Generation(0);
 /// Bytes that programs best read and write of a file at once: `cp` takes as many, and each write of it is a request.
-const PREFERRED: u32 = 512 << 10;
+pub const PREFERRED: u32 = 512 << 10;
 /// Largest read or write the kernel sends at once.
 const MAX_REQUEST: u32 = 1 << 20;
 /// Name of the extended attribute of the root that tells where the daemon is reached.
@@ -108,11 +108,9 @@ pub fn mount(
     options: &FuseOptions,
     runtime: Handle,
 ) -> io::Result<Mounted> {
-    let mut config = Config::default();
+    let mut config = threads();
     config.mount_options = mount_options(options);
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
-    config.clone_fd = true;
     let notifier = Arc::<OnceLock<Notifier>>::default();
     let fuse = Fuse {
         volume,
@@ -132,6 +130,40 @@ pub fn mount(
     let _first = notifier.set(session.notifier());
     let unmounter = Unmounter(session.unmount_callable());
     Ok(Mounted { session, unmounter })
+}
+
+/// With as many threads that read requests as this machine is worth.
+pub fn threads() -> Config {
+    let mut config = Config::default();
+    config.n_threads = Some(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)));
+    config.clone_fd = true;
+    config
+}
+
+/// What the kernel is asked for when it begins.
+pub fn agree(config: &mut KernelConfig) {
+    let wanted = [
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_POSIX_ACL,
+        // The umask comes along: a default access control list takes its place.
+        InitFlags::FUSE_DONT_MASK,
+        // All changes pass through this kernel: it need not drop pages because an mtime moved.
+        InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    ];
+    for flag in wanted {
+        // What an older kernel lacks only costs speed.
+        let _ = config.add_capabilities(flag);
+    }
+    let _ = config.set_max_write(MAX_REQUEST);
+    let _ = config.set_max_readahead(u32::MAX);
+    let _ = config.set_max_background(64);
+    let _ = config.set_congestion_threshold(48);
+    let _ = config.set_time_granularity(Duration::from_nanos(1));
 }
 
 fn kernel_options(options: &FuseOptions) -> Vec<&str> {
@@ -371,28 +403,7 @@ fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
 
 impl Filesystem for Fuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_POSIX_ACL,
-            // The umask comes along: a default access control list takes its place.
-            InitFlags::FUSE_DONT_MASK,
-            // All changes pass through this kernel: it need not drop pages because an mtime moved.
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ];
-        for flag in wanted {
-            // What an older kernel lacks only costs speed.
-            let _ = config.add_capabilities(flag);
-        }
-        let _ = config.set_max_write(MAX_REQUEST);
-        let _ = config.set_max_readahead(u32::MAX);
-        let _ = config.set_max_background(64);
-        let _ = config.set_congestion_threshold(48);
-        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        agree(config);
         Ok(())
     }
 

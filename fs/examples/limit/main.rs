@@ -20,7 +20,8 @@ mod reading;
 
 use std::path::Path;
 
-use fuser::{Config, MountOption, Session};
+use avidfs::fuse::threads;
+use fuser::{MountOption, Session};
 
 use crate::memory::Memory;
 use crate::node::node;
@@ -39,9 +40,7 @@ fn main() {
 
 /// Until it is unmounted; with as many threads as the mount daemon.
 fn serve(mountpoint: &Path, pipeline: Option<Pipeline>) {
-    let mut config = Config::default();
+    let mut config = threads();
     config.mount_options = vec![MountOption::FSName("limit".into()), MountOption::DefaultPermissions];
-    config.n_threads = Some(2);
-    config.clone_fd = true;
     Session::new(Memory::new(pipeline), mountpoint, &config).unwrap().run().unwrap();
 }

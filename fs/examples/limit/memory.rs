@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use avidfs::fuse::{PREFERRED, TTL, agree};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use crate::pipeline::Pipeline;
+use crate::pipeline::{OBJECT, Pipeline};
 
-const TTL: Duration = Duration::from_secs(3600);
 /// With nodes, the bytes of a file from here on go there alone.
-const LARGE: u64 = 4 << 20;
+const LARGE: u64 = OBJECT as u64;
 
 /// See the module.
 pub struct Memory {
@@ -68,7 +68,7 @@ impl Tree {
             uid: 0,
             gid: 0,
             rdev: 0,
-            blksize: 512 << 10,
+            blksize: PREFERRED,
             flags: 0,
         };
         self.nodes.insert(self.last, Node { attr, parent, bytes: Vec::new(), entries: BTreeMap::new() });
@@ -108,21 +108,7 @@ impl Tree {
 
 impl Filesystem for Memory {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ];
-        wanted.into_iter().for_each(|flag| config.add_capabilities(flag).unwrap());
-        config.set_max_write(1 << 20).unwrap();
-        let _most = config.set_max_readahead(u32::MAX);
-        config.set_max_background(64).unwrap();
-        config.set_time_granularity(Duration::from_nanos(1)).unwrap();
+        agree(config);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ pub fn node(port: &str, index: usize, path: &Path) {
         Segments { path: path.to_owned(), files: Vec::new(), length: SEGMENT, places: Vec::new() };
     let (mut head, mut fpcc, mut bytes) = ([0; 8], Vec::new(), Vec::new());
     while link.read_exact(&mut head).is_ok() {
-        let [fpcc_length, length] = [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()));
+        let [fpcc_length, length] = numbers(head);
         if fpcc_length == GET {
             let place = segments.read(length as usize, &mut bytes);
             send(link.get_ref(), &place.fpcc, &bytes);
@@ -89,6 +89,11 @@ impl Segments {
         self.files[place.file].as_ref().unwrap().read_exact_at(bytes, place.offset).unwrap();
         place
     }
+}
+
+/// What a head says.
+pub fn numbers(head: [u8; 8]) -> [u32; 2] {
+    [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()))
 }
 
 /// A fragment, either way.

@@ -11,17 +11,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::spawn;
 
 use avidfs::buffers::{Buffer, Buffers};
+use avidfs::stripe::{Coded, encode};
 use bytes::Bytes;
 use common::code::Code;
-use common::codec::Codec;
-use common::fpcc::Fpcc;
 use common::hash::HashId;
 
 use crate::node::send;
 use crate::reading::Reading;
 
 /// Bytes of a whole object.
-const OBJECT: usize = 4 << 20;
+pub const OBJECT: usize = 4 << 20;
 /// An object up to here is encoded and sent by who waits for it.
 const SMALL: usize = 64 << 10;
 /// Objects that wait to be encoded, and fragments that wait for one node.
@@ -49,6 +48,12 @@ struct State {
 struct Fragment {
     fpcc: Bytes,
     bytes: Bytes,
+}
+
+impl Fragment {
+    fn send(&self, link: &TcpStream) {
+        send(link, &self.fpcc, &self.bytes);
+    }
 }
 
 impl Pipeline {
@@ -141,10 +146,7 @@ impl State {
             let is_alone = self.open == 0 && self.filling.len() <= SMALL;
             let object = self.seal();
             match is_alone {
-                true => encode(self.code, &object)
-                    .iter()
-                    .zip(&self.links)
-                    .for_each(|(one, to)| send(to, &one.fpcc, &one.bytes)),
+                true => fragments(self.code, &object).zip(&self.links).for_each(|(one, to)| one.send(to)),
                 false => self.objects.send(object).unwrap(),
             }
         }
@@ -178,32 +180,19 @@ fn empty(capacity: usize) -> Buffer {
 /// One object after the other, while those before it are sent.
 fn encode_all(code: Code, objects: &Receiver<Bytes>, senders: &[SyncSender<Fragment>]) {
     for object in objects {
-        for (fragment, sender) in encode(code, &object).into_iter().zip(senders) {
+        for (fragment, sender) in fragments(code, &object).zip(senders) {
             sender.send(fragment).unwrap();
         }
     }
 }
 
-fn encode(code: Code, object: &Bytes) -> Vec<Fragment> {
-    let codec = Codec::of(code);
-    let length = object.len() / code.m();
-    let mut parity = Buffers::shared().take_dirty(code.p() * length);
-    let data: Vec<&[u8]> = object.chunks(length).collect();
-    let mut slices: Vec<&mut [u8]> = parity.as_mut_slice().chunks_exact_mut(length).collect();
-    codec.encode(&data, &mut slices);
-    let parity = parity.freeze();
-    let cut = |whole: &Bytes, index: usize| whole.slice(index * length..(index + 1) * length);
-    let fragments =
-        (0..code.m()).map(|index| cut(object, index)).chain((0..code.p()).map(|index| cut(&parity, index)));
-    let fragments: Vec<Bytes> = fragments.collect();
-    let slices: Vec<&[u8]> = fragments.iter().map(|fragment| &fragment[..]).collect();
-    let fpcc = Fpcc::compute(&codec, HashId::Blake3, object.len() as u64, &slices).to_bytes();
-    let fpcc = Bytes::from(fpcc);
-    fragments.into_iter().map(|bytes| Fragment { fpcc: fpcc.clone(), bytes }).collect()
+fn fragments(code: Code, object: &Bytes) -> impl Iterator<Item = Fragment> {
+    let Coded { fpcc, fragments, .. } = encode(code, HashId::Blake3, object, object.len() as u64);
+    fragments.into_iter().map(move |bytes| Fragment { fpcc: fpcc.clone(), bytes })
 }
 
 fn sender_to(link: TcpStream) -> SyncSender<Fragment> {
     let (sender, fragments) = sync_channel::<Fragment>(WAITING);
-    spawn(move || fragments.into_iter().for_each(|one| send(&link, &one.fpcc, &one.bytes)));
+    spawn(move || fragments.into_iter().for_each(|one| one.send(&link)));
     sender
 }

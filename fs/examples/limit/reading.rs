@@ -11,7 +11,7 @@ use avidfs::buffers::Buffers;
 use bytes::Bytes;
 use common::fpcc::Fpcc;
 
-use crate::node::ask;
+use crate::node::{ask, numbers};
 
 /// Objects that are asked for ahead; as many bytes as avidfs fetches ahead.
 const AHEAD: usize = 4;
@@ -71,7 +71,10 @@ fn ask_all(numbers: &Receiver<usize>, mut link: TcpStream, index: usize, arrived
     let mut asked = VecDeque::new();
     loop {
         let number = match asked.len() {
-            0 => Some(numbers.recv().unwrap()),
+            0 => match numbers.recv() {
+                Ok(number) => Some(number),
+                Err(_) => return,
+            },
             AT_ONCE => None,
             _ => numbers.try_recv().ok(),
         };
@@ -89,7 +92,7 @@ fn ask_all(numbers: &Receiver<usize>, mut link: TcpStream, index: usize, arrived
 fn receive(link: &mut TcpStream, index: usize) -> Bytes {
     let mut head = [0; 8];
     link.read_exact(&mut head).unwrap();
-    let [fpcc_length, length] = [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().unwrap()));
+    let [fpcc_length, length] = numbers(head);
     let mut fpcc = vec![0; fpcc_length as usize];
     link.read_exact(&mut fpcc).unwrap();
     let mut bytes = Buffers::shared().take_dirty(length as usize);
