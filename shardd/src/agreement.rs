@@ -32,8 +32,8 @@ pub use pair::Pair;
 pub use stream::{Ear, PROTOCOL, frame, read_frame};
 
 use crate::dispersal::{
-    Dispersals, Dispersed, Group, InstanceId, Limits, Message, Messages, NoGroup, Recalled, Refused, Step,
-    Unfit, Word,
+    Dispersals, Dispersed, Group, InstanceId, Limits, Message, Messages, NoGroup, Recalled, Refused, Said,
+    Step, Unfit, Word,
 };
 use crate::error::StoreError;
 use crate::signed::is_signed;
@@ -85,6 +85,8 @@ struct Inner {
     state: Mutex<State>,
     /// Of these a client's fragment is in the log that no step has wanted there until now.
     unclaimed: Mutex<HashSet<InstanceId>>,
+    /// Notes that stand beside those before them until a flush covers them.
+    outdated: Mutex<Vec<(InstanceId, Said)>>,
     steps: mpsc::UnboundedSender<Queued>,
     lacking: mpsc::UnboundedSender<Lacking>,
 }
@@ -258,6 +260,7 @@ impl Agreement {
             members: options.members,
             state: Mutex::new(State { dispersals: Dispersals::new(Limits::default()), ..State::default() }),
             unclaimed: Mutex::default(),
+            outdated: Mutex::default(),
             steps,
             lacking,
         });

@@ -15,8 +15,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use common::wire::{
-    BOOT_HEADER, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey, Nonce,
-    OwnerId, Refusal, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeId, WIRE_VERSION,
+    BOOT_HEADER, BootId, EPOCH_HEADER, FragmentName, LeaseRequest, MAX_PAGE, NODE_HEADER, NodeInfo, NodeKey,
+    Nonce, OwnerId, Refusal, RefusalCode, Signature, Statement, VolumeDescriptor, VolumeId, WIRE_VERSION,
     WRITER_HEADER, WireError, holding_statement, split_fragment_body,
 };
 use credentials::Token;
@@ -317,9 +317,10 @@ impl Node {
         Ok((length, self.intake.share(length).await?))
     }
 
-    async fn flush_if(&self, options: &Options) -> Result<(), Refused> {
+    /// Flush what was changed under `boot`, if that is wanted.
+    async fn flush_if(&self, options: &Options, boot: BootId) -> Result<(), Refused> {
         if options.flush == Some(1) {
-            self.store.flush().await?;
+            self.store.flush_since(boot).await?;
         }
         Ok(())
     }
@@ -338,12 +339,13 @@ async fn keep(
     let author = names.author(&node.store, &headers)?;
     let body = node.intake.receive(body).await?;
     let name = names.fragment();
+    let boot = node.store.boot();
     node.work(body.len(), move |store| {
         let (fpcc, fragment) = split_fragment_body(body)?;
         store.put(&author, &name, &fpcc, &fragment).map_err(Refused::from)
     })
     .await?;
-    node.flush_if(&options).await?;
+    node.flush_if(&options, boot).await?;
     let done = if author == Author::Client { "stored" } else { "kept" };
     Ok(Json(json!({ done: true })).into_response())
 }
@@ -396,8 +398,9 @@ async fn remove(State(node): State<Arc<Node>>, names: Names, options: Options, h
         store.give_back();
         deleted
     };
+    let boot = node.store.boot();
     let deleted = node.apart(delete).await?;
-    node.flush_if(&options).await?;
+    node.flush_if(&options, boot).await?;
     Ok(Json(json!({ "deleted": deleted })).into_response())
 }
 
@@ -431,17 +434,19 @@ async fn batch(
     node.store.check_space(space)?;
     let answer_length = batch.answer_length(&node.store, space);
     let share = node.intake.share(answer_length).await?;
+    let boot = node.store.boot();
     let parts = match received.max(answer_length) < INLINE_BYTES && batch.is_quick() {
         true => batch.carry_out(&node.store, space, author),
         false => node.apart(move |store| batch.carry_out(store, space, author)).await,
     };
-    node.flush_if(&options).await?;
+    node.flush_if(&options, boot).await?;
     Ok(bytes_answer(Body::new(batch::PartsBody::new(parts, share))))
 }
 
 async fn flush(State(node): State<Arc<Node>>, names: Names) -> Answer {
+    let boot = node.store.boot();
     node.store.check_space(names.space())?;
-    node.store.flush().await?;
+    node.store.flush_since(boot).await?;
     Ok(Json(json!({})).into_response())
 }
 
@@ -503,6 +508,8 @@ async fn around(
     let timed = node.metrics.begin(operation, body_bytes(request.body()));
     let is_beyond_role = request.extensions().get() == Some(&OfNode)
         && !is_between_nodes(request.method(), path.as_ref().map(MatchedPath::as_str));
+    // That of before: what is lost meanwhile was then acknowledged under one that is over.
+    let boot = node.store.boot();
     let mut response = match node.lets_in(&request) {
         true if is_beyond_role => beyond_role(),
         true => next.run(request).await,
@@ -512,7 +519,7 @@ async fn around(
     node.metrics.end(timed, body_bytes(response.body()), refused);
     let headers = response.headers_mut();
     headers.insert(NODE_HEADER, id_header(&node.store.node()));
-    headers.insert(BOOT_HEADER, id_header(&node.store.boot()));
+    headers.insert(BOOT_HEADER, id_header(&boot));
     response
 }
 

@@ -21,8 +21,8 @@ const MOST_AT_ONCE: usize = 64;
 pub trait Keeper: Send + Sync {
     /// Room for a large frame, and how long it may take to come; none if there is none now.
     fn room(&self, bytes: usize) -> impl Future<Output = Option<(Reserved, Duration)>> + Send;
-    /// Keep the fragment; why not, if it cannot be.
-    fn keep(&self, frame: PutFrame) -> Kept;
+    /// Keep the fragment, under what was the boot id just before; why not, if it cannot be.
+    fn keep(&self, frame: PutFrame, boot: BootId) -> Kept;
     /// Under which everything is kept now.
     fn boot(&self) -> BootId;
 }
@@ -48,14 +48,13 @@ pub async fn serve(
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut received = BytesMut::with_capacity(RECEIVED);
     let mut answers = BytesMut::new();
-    let mut later = JoinSet::new();
+    let mut later = JoinSet::<PutAnswer>::new();
     let mut is_open = true;
     while is_open || !later.is_empty() {
         tokio::select! {
             biased;
             Some(done) = later.join_next() => {
-                let (number, refusal) = done.map_err(io::Error::other)?;
-                PutAnswer { number, boot: keeper.boot(), refusal }.encode(&mut answers);
+                done.map_err(io::Error::other)?.encode(&mut answers);
             }
             read = timeout(idle, reader.read_buf(&mut received)), if is_open && later.len() < MOST_AT_ONCE => {
                 match read {
@@ -64,10 +63,13 @@ pub async fn serve(
                     Err(_) => {}
                 }
                 while let Some(frame) = next(&mut received, &mut reader, keeper).await? {
-                    let number = frame.number;
-                    match keeper.keep(frame) {
-                        Kept::Now(refusal) => PutAnswer { number, boot: keeper.boot(), refusal }.encode(&mut answers),
-                        Kept::Later(kept) => drop(later.spawn(async move { (number, kept.await) })),
+                    // The boot id of before: what is lost while it is kept was then acknowledged under one that is over.
+                    let (number, boot) = (frame.number, keeper.boot());
+                    match keeper.keep(frame, boot) {
+                        Kept::Now(refusal) => PutAnswer { number, boot, refusal }.encode(&mut answers),
+                        Kept::Later(kept) => {
+                            later.spawn(async move { PutAnswer { number, boot, refusal: kept.await } });
+                        }
                     }
                 }
                 received.reserve(RECEIVED);
@@ -141,7 +143,7 @@ mod tests {
             Some((self.intake.reserve(bytes).await.ok()?, self.intake.patience(bytes)))
         }
 
-        fn keep(&self, frame: PutFrame) -> Kept {
+        fn keep(&self, frame: PutFrame, _boot: BootId) -> Kept {
             self.kept.lock().push(frame.number);
             if frame.name.index == 9 {
                 return Kept::Now(Some(refusal()));

@@ -10,6 +10,7 @@ mod folder;
 mod index;
 mod log;
 mod modelled;
+mod moves;
 mod ranges;
 mod record;
 mod segment;
@@ -45,6 +46,7 @@ use flush::Flushing;
 use folder::Folder;
 use index::{Index, Shape};
 use log::{Log, Reserved};
+use moves::Moves;
 use record::{Head, Lengths, Position};
 use segment::{BLOCK, Segment};
 use upkeep::Upkeep;
@@ -98,6 +100,7 @@ pub struct Store {
     volumes: Volumes,
     /// Segments with dead records whose space has not been given back.
     buried_in: Mutex<BTreeSet<u32>>,
+    moves: Moves,
     boot: Mutex<BootId>,
     flushing: Flushing,
     upkeep: Arc<Upkeep>,
@@ -247,7 +250,7 @@ impl Store {
             read.map_err(StoreError::io(format!("read {}", Named(space, name))))?;
             if self.head_of(space, name, position, &bytes).is_none() {
                 self.drop_damaged(space, name, position);
-                break;
+                continue;
             }
             let prefix = lengths.head() - lengths.fpcc - 4;
             bytes[prefix..prefix + 4].copy_from_slice(&(lengths.fpcc as u32).to_le_bytes());
@@ -500,8 +503,11 @@ impl Store {
 
     /// Mark a record dead that the index no longer points to, and see what that makes of its segment.
     fn bury(&self, segment: &Arc<Segment>, offset: u64, length: u64) -> Result<(), StoreError> {
-        if segment.is_spent() && !segment.moving.load(Ordering::SeqCst) {
-            return self.log.remove(segment).map_err(StoreError::io("remove a segment"));
+        if let Some(original) = self.moves.take(Position { segment: segment.number, offset }) {
+            self.bury(&original.segment, original.offset, original.length)?;
+        }
+        if segment.is_spent() {
+            self.remove_if_useless(segment)?;
         }
         self.log.note_changed(BLOCK);
         let buried = segment.bury(offset, length);

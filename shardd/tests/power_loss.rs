@@ -231,8 +231,9 @@ fn what_was_flushed_survives_a_power_loss_and_what_was_not_is_whole_or_gone() {
     }
 }
 
-/// A short life of a node: returns how many acts its disk was asked.
-fn life_with_one_failure(failing: u64) -> u64 {
+/// A short life of a node, in which the power may go after its segments were compacted: returns how many acts its disk was
+/// asked.
+fn life_with_one_failure(failing: u64, loses_power: bool) -> u64 {
     let (mut bench, mut dice) = (Bench::new(), Dice::new(failing));
     let acts = Arc::new(AtomicU64::new(0));
     let counted = acts.clone();
@@ -250,6 +251,9 @@ fn life_with_one_failure(failing: u64) -> u64 {
         bench.delete(key);
     }
     bench.node().tend();
+    if loses_power {
+        bench.lose_power(&mut dice);
+    }
     bench.flush();
     bench.put(200);
     bench.grant();
@@ -265,10 +269,12 @@ fn life_with_one_failure(failing: u64) -> u64 {
 
 #[test]
 fn a_disk_that_fails_once_anywhere_takes_nothing_that_was_flushed() {
-    let acts = life_with_one_failure(u64::MAX);
-    assert!(acts > 200, "{acts} acts");
-    for failing in 0..acts {
-        eprintln!("act {failing} of {acts} fails");
-        life_with_one_failure(failing);
+    for loses_power in [false, true] {
+        let acts = life_with_one_failure(u64::MAX, loses_power);
+        assert!(acts > 200, "{acts} acts");
+        for failing in 0..acts {
+            eprintln!("act {failing} of {acts} fails; the power goes: {loses_power}");
+            life_with_one_failure(failing, loses_power);
+        }
     }
 }

@@ -75,19 +75,26 @@ impl Notes {
         Ok(())
     }
 
-    /// Every note there is, the newest of each instance.
+    /// Every note that a start finds, the newest of each instance; as it is on stable storage, those before it go.
     pub fn each(&self, mut see: impl FnMut(InstanceId, Said)) -> Result<(), StoreError> {
         let mut after = MARK.to_string();
         loop {
             let page = self.0.list(Space::ObjectStore, &after, MAX_PAGE)?;
             let notes = page.objects.iter().take_while(|note| note.key.starts_with(MARK));
             let mut notes = notes.peekable();
+            let mut has_older = false;
             while let Some(note) = notes.next() {
                 if notes.peek().is_some_and(|next| next.key == note.key) {
+                    has_older = true;
                     continue;
                 }
+                let has_older = std::mem::take(&mut has_older);
                 if let Some(id) = instance_of(&note.key) {
-                    see(id, self.read_version(&note.key, note.version)?);
+                    let said = self.read_version(&note.key, note.version)?;
+                    if has_older {
+                        self.drop_older(&id, &said)?;
+                    }
+                    see(id, said);
                 }
             }
             match page.next.filter(|next| next.starts_with(MARK)) {

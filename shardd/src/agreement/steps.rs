@@ -12,7 +12,7 @@ use super::complete::Lacking;
 use super::notes::fragment_key;
 use super::{Inner, NotAgreed, State};
 use crate::blocking;
-use crate::dispersal::{Dispersed, Group, InstanceId, Message, Refused, Step};
+use crate::dispersal::{Dispersed, Group, InstanceId, Message, Refused, Said, Step};
 use crate::error::StoreError;
 use crate::store::Author;
 
@@ -84,16 +84,19 @@ impl Inner {
     /// they are forgotten.
     async fn put_on_disk(self: &Arc<Self>, steps: &Arc<Vec<Queued>>) -> HashSet<InstanceId> {
         let (inner, wanted) = (self.clone(), steps.clone());
+        let boot = self.store.boot();
         let mut failed = blocking::run_if_much(self.bytes_of(steps), move || inner.append(&wanted)).await;
-        let is_flushed = |queued: &Queued| {
-            let verifies_alone = queued.step.keep.is_none()
-                && queued.step.persist.as_ref().is_some_and(|said| said.verified().is_some());
-            // What f + 1 honest nodes have on disk leads to it again.
-            queued.step.needs_disk() && !verifies_alone
-        };
-        if steps.iter().any(is_flushed) && self.flush().await {
-            let lost = steps.iter().filter(|queued| !self.is_there(queued));
-            failed.extend(lost.map(|queued| (queued.id.clone(), None)));
+        if steps.iter().any(|queued| queued.step.needs_flush()) {
+            let outdated = std::mem::take(&mut *self.outdated.lock());
+            self.flush().await;
+            if self.store.boot() != boot {
+                let lost = steps.iter().filter(|queued| !self.is_there(queued));
+                failed.extend(lost.map(|queued| (queued.id.clone(), None)));
+            }
+            outdated
+                .iter()
+                .filter(|(id, said)| self.notes.has(id, said))
+                .for_each(|(id, said)| self.drop_older(id, said));
         }
         let mut forgotten = HashSet::new();
         for (id, why) in failed {
@@ -167,16 +170,13 @@ impl Inner {
         self.store.put_dispersed(&fragment_key(id), id.version(), dispersed)
     }
 
-    /// Until it succeeds: what is not known to be on disk must not be spoken of. Whether an attempt failed, after which
-    /// things may be missing.
-    async fn flush(&self) -> bool {
-        let mut has_failed = false;
+    /// Until it succeeds: what is not known to be on disk must not be spoken of. Things may be missing if the boot id is
+    /// another one then.
+    async fn flush(&self) {
         while let Err(error) = self.store.flush().await {
             tracing::error!(%error, "flush");
-            has_failed = true;
             tokio::time::sleep(PAUSE).await;
         }
-        has_failed
     }
 
     fn is_there(&self, Queued { id, group, step, .. }: &Queued) -> bool {
@@ -197,14 +197,23 @@ impl Inner {
         }
     }
 
+    /// Delete the notes before one that was flushed.
+    fn drop_older(&self, id: &InstanceId, said: &Said) {
+        if let Err(error) = self.notes.drop_older(id, said) {
+            tracing::error!(%id, %error, "an old note stays");
+        }
+    }
+
     /// After a step's disk work: what follows, what is said, who is told. Returns the instance if it supersedes others.
     fn conclude(&self, queued: &Queued) -> Option<InstanceId> {
         let Queued { id, group, step, asked_by, .. } = queued;
         let mut state = self.state.lock();
         if let Some(said) = &step.persist {
             state.names.note(id, said);
-            if let Err(error) = self.notes.drop_older(id, said) {
-                tracing::error!(%id, %error, "an old note stays");
+            match step.needs_flush() {
+                true => self.drop_older(id, said),
+                // The note before is all that a power loss would leave.
+                false => self.outdated.lock().push((id.clone(), said.clone())),
             }
         }
         if let Some(kept) = &step.keep {

@@ -43,7 +43,7 @@ impl Keeper for Writing {
         Some((intake.reserve(bytes).await.ok()?, intake.patience(bytes)))
     }
 
-    fn keep(&self, frame: PutFrame) -> Kept {
+    fn keep(&self, frame: PutFrame, boot: BootId) -> Kept {
         let bytes = 4 + frame.fpcc.len() + frame.fragment.len();
         let timed = self.node.metrics.begin(Operation::Put, bytes as u64);
         let node = self.node.clone();
@@ -51,7 +51,7 @@ impl Keeper for Writing {
         let kept = blocking::run_here(frame.fragment.len(), put);
         if kept.is_ok() && frame.flush {
             return Kept::Later(Box::pin(async move {
-                let flushed = node.store.flush().await.map_err(Refused::from);
+                let flushed = node.store.flush_since(boot).await.map_err(Refused::from);
                 node.answered(timed, flushed)
             }));
         }

@@ -97,6 +97,16 @@ impl Step {
     pub fn needs_disk(&self) -> bool {
         self.keep.is_some() || self.persist.is_some()
     }
+
+    /// Whether that must also have been flushed. A step that verifies, and neither keeps nor says anything, needs not: what
+    /// f + 1 honest nodes have flushed leads to it again.
+    pub fn needs_flush(&self) -> bool {
+        let only_verifies = self.keep.is_none()
+            && self.say.is_empty()
+            && self.answer.is_empty()
+            && self.persist.as_ref().is_some_and(|said| said.verified().is_some());
+        self.needs_disk() && !only_verifies
+    }
 }
 
 impl Instance {

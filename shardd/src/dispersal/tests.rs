@@ -297,3 +297,19 @@ fn reminders_take_turns_and_ask() {
     assert_eq!(reminded(&mut small, 2), [id(3), id(1)]);
     assert_eq!(reminded(&mut small, 9), [id(2), id(3), id(1)]);
 }
+
+/// Where one liar is allowed for, the second ready makes a node say ready and verify in one step.
+#[test]
+fn a_ready_is_flushed_before_it_is_said_even_if_it_verifies_at_once() {
+    let groups = groups("3+2");
+    let (digest, _) = encode(&groups, 1);
+    let mut instance = Instance::recall(&groups[0], Recalled::default()).unwrap();
+    assert_eq!(instance.hear(&groups[0], 1, Word::Ready(digest)).unwrap(), Step::default());
+    let step = instance.hear(&groups[0], 2, Word::Ready(digest)).unwrap();
+    assert_eq!((&step.say[..], step.stored), (&[Word::Ready(digest)][..], Some(digest)));
+    assert!(step.needs_flush());
+    // Where the ready was said before, all that is new follows from what others have flushed.
+    let said = instance.said().clone();
+    let alone = Step { persist: Some(said), stored: Some(digest), ..Step::default() };
+    assert!(alone.needs_disk() && !alone.needs_flush());
+}

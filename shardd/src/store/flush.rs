@@ -48,7 +48,19 @@ impl Store {
         blocking::run(move || store.flush_round(turn)).await
     }
 
-    /// The same, for threads that may block; it panics on one that runs asynchronous tasks if it has to wait.
+    /// The same for who was acknowledged something under `boot`.
+    ///
+    /// # Errors
+    /// As `flush`, and if that is no longer the boot id: what was acknowledged may be lost, though the flush succeeded.
+    pub async fn flush_since(self: &Arc<Self>, boot: BootId) -> Result<(), StoreError> {
+        self.flush().await?;
+        match self.boot() == boot {
+            true => Ok(()),
+            false => Err(StoreError::Flush("a flush failed meanwhile".into())),
+        }
+    }
+
+    /// The same as `flush`, for threads that may block; it panics on one that runs asynchronous tasks if it has to wait.
     pub fn flush_blocking(&self) -> Result<(), StoreError> {
         let ticket = self.flushing.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let turn = self.flushing.turn.clone();
@@ -70,39 +82,58 @@ impl Store {
         let covers = self.flushing.asked.load(Ordering::SeqCst);
         self.counts.flushes.add(1);
         self.log.begin_flush();
-        let evacuated = self.evacuate()?;
-        self.log.write_ahead(|| self.available(self.used.load(Ordering::SeqCst)));
-        self.sync_segments()?;
+        let broken = self.log.segments_where(|segment| segment.broken.load(Ordering::SeqCst));
+        broken.iter().for_each(|segment| segment.begin_move());
+        if let Err(error) = self.cover(&broken) {
+            broken.iter().for_each(|segment| self.undo_move(segment));
+            return Err(error);
+        }
         self.flushing.done.store(covers, Ordering::SeqCst);
-        for segment in evacuated {
+        for segment in broken {
             self.end_move(&segment)?;
         }
         self.flushing.was_short.store(began.elapsed() <= SHORT, Ordering::SeqCst);
         Ok(())
     }
 
+    /// Have everything on the disk that was acknowledged before; of `broken` segments copies.
+    fn cover(&self, broken: &[Arc<Segment>]) -> Result<(), StoreError> {
+        self.evacuate(broken)?;
+        self.log.write_ahead(|| self.available(self.used.load(Ordering::SeqCst)));
+        let settled = self.sync_segments().and_then(|useless| {
+            // Only now: what is gone here may have been copied to what was flushed just now.
+            useless.iter().try_for_each(|segment| self.remove_if_useless(segment))?;
+            self.sync_names()
+        });
+        if settled.is_err() {
+            self.draw_boot();
+        }
+        settled
+    }
+
     /// Copy away what broken segments hold: asking a disk again that lost pages would only be told that all is well.
-    fn evacuate(&self) -> Result<Vec<Arc<Segment>>, StoreError> {
-        let segments = self.log.segments_where(|segment| segment.broken.load(Ordering::SeqCst));
-        for segment in &segments {
+    fn evacuate(&self, broken: &[Arc<Segment>]) -> Result<(), StoreError> {
+        for segment in broken {
             let dropped = self.move_out(segment).map_err(|error| StoreError::Flush(error.to_string()))?;
             if dropped > 0 {
                 self.draw_boot();
             }
         }
-        Ok(segments)
+        Ok(())
     }
 
-    fn sync_segments(&self) -> Result<(), StoreError> {
-        let mut failed = None;
+    /// Flush what was written, and the names of new segments. Returns the segments that nothing is left in.
+    fn sync_segments(&self) -> Result<Vec<Arc<Segment>>, StoreError> {
+        let mut failed = Ok(());
+        let mut spent = Vec::new();
         for segment in self.log.segments_where(Segment::is_unsettled) {
             // Before the flag is taken down: what a writer wrote until now is then covered.
             let finished = segment.left.load(Ordering::SeqCst) && segment.writers.load(Ordering::SeqCst) == 0;
             if segment.broken.load(Ordering::SeqCst) {
                 continue;
             }
-            if segment.is_spent() && !segment.moving.load(Ordering::SeqCst) {
-                self.log.remove(&segment).map_err(StoreError::io("remove a segment"))?;
+            if segment.is_spent() {
+                spent.push(segment);
                 continue;
             }
             if finished && !segment.is_sealed() {
@@ -112,18 +143,19 @@ impl Store {
                 && let Err(error) = segment.sync()
             {
                 self.give_up(&segment);
-                failed = Some(error);
+                failed = Err(StoreError::Flush(error.to_string()));
             } else if finished && !segment.is_sealed() {
                 seal(&segment);
             }
         }
-        if let Err((error, unnamed)) = self.log.sync_names() {
+        self.sync_names().and(failed).map(|()| spent)
+    }
+
+    fn sync_names(&self) -> Result<(), StoreError> {
+        self.log.sync_names().map_err(|(error, unnamed)| {
             unnamed.iter().for_each(|segment| self.give_up(segment));
-            failed = Some(error);
-        }
-        let Some(error) = failed else { return Ok(()) };
-        self.draw_boot();
-        Err(StoreError::Flush(error.to_string()))
+            StoreError::Flush(error.to_string())
+        })
     }
 
     fn give_up(&self, segment: &Segment) {

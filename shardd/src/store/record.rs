@@ -1,7 +1,7 @@
 //! One record of a segment: what docs/node-store.md draws, bytes in, values out. It knows no file.
 
 use common::slice::GROUP_LENGTH;
-use common::wire::{MAX_BODY, MAX_KEY, VolumeId};
+use common::wire::{FragmentName, MAX_BODY, MAX_KEY, VolumeId};
 
 /// Records begin at multiples of this.
 pub const ALIGNMENT: u64 = 64;
@@ -46,7 +46,7 @@ impl Space {
 pub struct Seal(pub [u8; 32]);
 
 /// Where a record stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Position {
     /// Number of the segment.
     pub segment: u32,
@@ -130,6 +130,11 @@ impl Lengths {
 }
 
 impl<'a> Head<'a> {
+    /// Which fragment it is of its space.
+    pub fn name(&self) -> FragmentName {
+        FragmentName { key: self.key.to_owned(), version: self.version, index: self.index }
+    }
+
     /// Lengths of the record.
     pub fn lengths(&self) -> Lengths {
         Lengths {

@@ -33,8 +33,8 @@ pub struct Segment {
     pub dirty: AtomicBool,
     /// A flush of it failed: what it holds must be copied elsewhere before it counts as flushed.
     pub broken: AtomicBool,
-    /// Its records are being copied elsewhere; only who does it may remove the file.
-    pub moving: AtomicBool,
+    /// How many are copying its records elsewhere; only they may remove the file.
+    movers: AtomicU32,
     /// Records reserved but not yet written or given up.
     pub writers: AtomicU32,
     live_records: AtomicU64,
@@ -92,7 +92,7 @@ impl Segment {
             left: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            moving: AtomicBool::new(false),
+            movers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
             live_records: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -215,6 +215,22 @@ impl Segment {
         self.left.load(Ordering::SeqCst)
             && self.writers.load(Ordering::SeqCst) == 0
             && self.live_records.load(Ordering::SeqCst) == 0
+    }
+
+    /// Keep the file: what it holds is being copied elsewhere.
+    pub fn begin_move(&self) {
+        self.movers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Nothing of it is needed any more for the sake of who called `begin_move`.
+    pub fn end_move(&self) {
+        self.movers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the file may go: nothing in it is alive, nothing will come, and no copy depends on it. To be asked while the
+    /// index does not change, or a move may be undone between the two looks.
+    pub fn is_useless(&self) -> bool {
+        self.is_spent() && self.movers.load(Ordering::SeqCst) == 0
     }
 
     /// Whether a flush has anything to do with it: to flush, seal or remove it. Of a large node's segments few are.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::folder::Folder;
 use super::index::Index;
 use super::log::Log;
+use super::moves::Moves;
 use super::record::{Head, Life, Position, Seal};
 use super::segment::Segment;
 use super::upkeep::Upkeep;
@@ -55,6 +56,7 @@ impl Store {
             used: AtomicU64::new(scanned.used),
             volumes,
             buried_in: Mutex::default(),
+            moves: Moves::default(),
             boot: Mutex::new(BootId(disk::random_bytes())),
             flushing: Flushing::default(),
             upkeep,
@@ -150,7 +152,7 @@ impl Scan {
     fn adopt(&mut self, segment: &Arc<Segment>, offset: u64, head: &Head<'_>) -> std::io::Result<()> {
         let position = Position { segment: segment.number, offset };
         let length = head.lengths().record();
-        let name = FragmentName { key: head.key.to_owned(), version: head.version, index: head.index };
+        let name = head.name();
         let Ok(fpcc) = Fpcc::parse(head.fpcc) else { return segment.bury(offset, length) };
         let shape = shape(&fpcc, head.fpcc.len());
         let rivals = self.rivals(head.space, &name, &shape.fpcc);

@@ -1,5 +1,7 @@
 //! The store on a real folder: what is kept, refused, lost and found again.
 
+mod moves;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 

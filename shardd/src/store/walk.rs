@@ -68,12 +68,17 @@ impl<'a> Walk<'a> {
     /// The next valid head, which is then in the window.
     fn find(&mut self) -> io::Result<Option<(u64, Lengths)>> {
         while self.cover(HEADER)? {
-            let header = self.ahead().first_chunk().expect("covered");
+            let (at, header) = (self.at, self.ahead().first_chunk().expect("covered"));
             if let Some(lengths) = Lengths::of_header(header)
                 && self.cover(lengths.head())?
-                && Head::decode(self.seal, self.position(), self.ahead()).is_some()
             {
-                return Ok(Some((self.at, lengths)));
+                if self.at != at {
+                    // What stood there is a hole by now.
+                    continue;
+                }
+                if Head::decode(self.seal, self.position(), self.ahead()).is_some() {
+                    return Ok(Some((self.at, lengths)));
+                }
             }
             self.at += ALIGNMENT;
         }
