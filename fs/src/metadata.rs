@@ -440,6 +440,14 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing
     /// happens.
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;
+    /// Change the exceptions in which `after` differs from `before`, each unless it is no longer as it was `before`:
+    /// somebody else has seen something newer. Returns what they are then, by index; none of an object that is gone.
+    fn revise_exceptions(
+        &self,
+        id: ObjectId,
+        before: &[Exception],
+        after: &[Exception],
+    ) -> Result<Vec<Exception>>;
     /// At most `limit` objects that have exceptions, greater than `after`, ascending.
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
 

@@ -328,6 +328,15 @@ impl MetadataStore for SqliteStore {
         self.write(|change| objects::set_exceptions(change, id, exceptions))
     }
 
+    fn revise_exceptions(
+        &self,
+        id: ObjectId,
+        before: &[Exception],
+        after: &[Exception],
+    ) -> Result<Vec<Exception>> {
+        self.write(|change| objects::revise_exceptions(change, id, before, after))
+    }
+
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>> {
         self.read(|view| objects::with_exceptions(view, after, limit))
     }

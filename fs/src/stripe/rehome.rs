@@ -82,7 +82,7 @@ impl Stripe {
         match put {
             Ok(_) => Ok(true),
             // Whoever waits for the fragment would wait for ever.
-            Err(error) if error.is_fence() => Err(Error::ReadOnly),
+            Err(error) if error.is_fence() && self.is_taken_over().await => Err(Error::ReadOnly),
             Err(error) => {
                 tracing::debug!(object = %object.id, index, node = %self.called(home), %error, "not brought home");
                 Ok(false)

@@ -1,7 +1,7 @@
 //! The journal's entries on the root nodes: whole copies, one on each, so that a single one is enough to read. Which
 //! entry follows which the journal knows; here they are keys and bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Stripe {
         if kept.len() >= quorum {
             return Ok(kept);
         }
-        if refusals.iter().any(|(_, error)| error.is_fence()) {
+        if self.is_fenced_by(refusals.iter().filter(|(_, error)| error.is_fence()).map(|&(node, _)| node)) {
             return Err(Error::ReadOnly);
         }
         let reasons: Vec<String> =
@@ -302,7 +302,15 @@ impl Stripe {
         join_all(puts).await.into_iter().flatten().collect()
     }
 
-    /// Whether a node that keeps the journal says that another mount has taken the volume over. Asked by a change that
+    /// Whether so many of the nodes that keep the journal refuse this mount's epoch that too few others are left for it.
+    /// One alone may have granted a newer one to a mount that was then denied the volume by the others.
+    pub(super) fn is_fenced_by(&self, nodes: impl Iterator<Item = NodeId>) -> bool {
+        let refusing: HashSet<NodeId> = nodes.collect();
+        let left = self.root_nodes().iter().filter(|node| !refusing.contains(node)).count();
+        left < self.options.code.quorum()
+    }
+
+    /// Whether the nodes that keep the journal say that another mount has taken the volume over. Asked by a change that
     /// changes nothing.
     pub async fn is_taken_over(&self) -> bool {
         let key = format!("{JOURNAL_PREFIX}of-nobody");
@@ -310,12 +318,17 @@ impl Stripe {
             [Operation::Delete(FragmentName { key, version: ObjectId::VERSION, index: EVERY_INDEX })];
         let deadline = Instant::now() + self.options.io_limit;
         let asked = self.root_nodes().into_iter().filter(|&node| !self.is_down(node));
-        let asked = asked.map(|node| self.ask_batch(node, &nothing, false, deadline));
-        let refused = RefusalCode::StaleEpoch.status();
-        join_all(asked).await.into_iter().any(|answer| match answer {
-            Ok(answer) => answer.value[0].status == refused,
-            Err(error) => error.is_fence(),
-        })
+        let asked = asked.map(|node| {
+            let answer = self.ask_batch(node, &nothing, false, deadline);
+            async move {
+                let refuses = match answer.await {
+                    Ok(answer) => answer.value[0].status == RefusalCode::StaleEpoch.status(),
+                    Err(error) => error.is_fence(),
+                };
+                refuses.then_some(node)
+            }
+        });
+        self.is_fenced_by(join_all(asked).await.into_iter().flatten())
     }
 
     /// Delete entries on every node that is up; one that is down keeps its copies until they are listed again.

@@ -362,7 +362,7 @@ impl Dispersal {
             let enough = self.waits_until().is_none_or(|until| now >= until.min(self.deadline));
             return enough.then(|| Ok(self.spread.exceptions()));
         }
-        if self.was_fenced() {
+        if self.is_fenced() {
             return Some(Err(Error::ReadOnly));
         }
         if self.spread.is_hopeless() {
@@ -444,8 +444,10 @@ impl Dispersal {
         }
     }
 
-    fn was_fenced(&self) -> bool {
-        self.refusals.iter().any(|(_, error)| error.is_fence())
+    fn is_fenced(&self) -> bool {
+        let mut fencing =
+            self.refusals.iter().filter(|(_, error)| error.is_fence()).map(|&(node, _)| node).peekable();
+        fencing.peek().is_some() && self.stripe.is_fenced_by(fencing)
     }
 
     /// One sentence: how many answered, how many are needed, and what each of the others said.

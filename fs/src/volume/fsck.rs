@@ -451,10 +451,7 @@ impl Volume {
 
     /// A fragment is not where it should be, but with another node.
     pub(super) fn note_guest(&self, object: &ObjectRecord, index: u8, guest: NodeId) -> Result<()> {
-        let mut exceptions = object.exceptions.clone();
-        exceptions.retain(|exception| exception.index != index);
-        exceptions.push(Exception { index, node: Some(guest) });
-        self.metadata.set_exceptions(object.id, &exceptions)
+        self.note_exception(object.id, &object.exceptions, Exception { index, node: Some(guest) })
     }
 
     /// Only what can be made anew is deleted: m others must be good, whatever their nodes claimed.

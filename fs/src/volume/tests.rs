@@ -22,7 +22,7 @@ use crate::inode::{Caller, Ino, ROOT, Time};
 use crate::journal::chain::Reader;
 use crate::journal::{self, Checkpoints, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;
-use crate::metadata::{MetadataStore, NewInode, RenameMode, VolumeSettings};
+use crate::metadata::{Exception, MetadataStore, NewInode, RenameMode, VolumeSettings};
 use crate::open_file::{Progress, Seal};
 use crate::pool::{Pool, PoolOptions};
 use crate::stripe::{Stripe, StripeOptions};
@@ -35,6 +35,7 @@ const NODES: usize = 5;
 
 mod elsewhere;
 mod fsck;
+mod homes;
 mod intents;
 
 /// Nodes, and a volume on them that can be mounted again and again.

@@ -179,11 +179,12 @@ impl Volume {
         if left == object.exceptions {
             return Ok(());
         }
-        self.metadata.set_exceptions(object.id, &left)?;
+        // What was found lost meanwhile stays so.
+        let exceptions = self.metadata.revise_exceptions(object.id, &object.exceptions, &left)?;
         self.sync().await?;
         self.forget_extents();
         self.reads.all_before_have_passed().await;
-        let now = ObjectRecord { exceptions: left, ..object.clone() };
+        let now = ObjectRecord { exceptions, ..object.clone() };
         if !self.stripe.drop_guests(&now, &object.exceptions).await {
             tracing::info!(object = %object.id, "a guest keeps a copy that is not needed");
         }
@@ -194,13 +195,15 @@ impl Volume {
     async fn note_placements(self: &Arc<Self>) {
         loop {
             self.stripe.placement_changed().await;
-            for (object, index) in self.stripe.take_losses() {
+            let losses = self.stripe.take_losses();
+            let (early, due) = self.sort_out(self.stripe.take_placement_changes());
+            let failed = self.write_placements(due);
+            // Losses last: where an object came to lie was known before anything of it was missed.
+            for (object, index) in losses {
                 if let Err(error) = self.note_loss(object, index) {
                     tracing::error!(%object, index, %error, "a lost fragment could not be written down");
                 }
             }
-            let (early, due) = self.sort_out(self.stripe.take_placement_changes());
-            let failed = self.write_placements(due);
             self.forget_extents();
             // One that is not written down makes a fragment be looked for where it is not, and missed by nobody.
             let patience = if failed.is_empty() { COMMIT_TIME } else { TICK };
@@ -226,15 +229,25 @@ impl Volume {
 
     /// A fragment is not where it should be: it is nowhere, until it is rebuilt at home.
     pub(super) fn note_loss(&self, object: ObjectId, index: u8) -> Result<()> {
-        let mut exceptions = match self.metadata.object(object) {
+        let before = match self.metadata.object(object) {
             Ok(record) => record.exceptions,
             Err(Error::NotFound) => return Ok(()),
             Err(error) => return Err(error),
         };
-        exceptions.retain(|exception| exception.index != index);
-        exceptions.push(Exception { index, node: None });
         tracing::info!(%object, index, "a fragment is lost and will be rebuilt");
-        self.metadata.set_exceptions(object, &exceptions)
+        self.note_exception(object, &before, Exception { index, node: None })
+    }
+
+    /// A fragment is not where an object's exceptions say: unless these have changed since they were read.
+    pub(super) fn note_exception(
+        &self,
+        object: ObjectId,
+        before: &[Exception],
+        exception: Exception,
+    ) -> Result<()> {
+        let others = before.iter().filter(|other| other.index != exception.index);
+        let after: Vec<Exception> = others.copied().chain([exception]).collect();
+        self.metadata.revise_exceptions(object, before, &after).map(drop)
     }
 
     /// Changes of objects that wait for their commit, and the others: the store takes no change of what it does not

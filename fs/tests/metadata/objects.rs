@@ -120,6 +120,29 @@ fn exceptions_are_remembered_replaced_and_listed() {
 }
 
 #[test]
+fn of_exceptions_only_those_are_revised_that_are_as_they_were() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        write(store, ino, 0, 1, 10);
+        let revise = |before: &[Exception], after: &[Exception]| {
+            let revised = store.revise_exceptions(id(1), before, after).unwrap();
+            assert_eq!(store.object(id(1)).unwrap().exceptions, revised);
+            revised
+        };
+        assert_eq!(revise(&[], &[nowhere(1)]), [nowhere(1)]);
+        // Found lost since they were read.
+        assert_eq!(revise(&[], &[at_node(3, 7)]), [nowhere(1), at_node(3, 7)]);
+        assert_eq!(revise(&[nowhere(1)], &[]), [at_node(3, 7)]);
+        // Moved since.
+        assert_eq!(revise(&[at_node(3, 8)], &[nowhere(3)]), [at_node(3, 7)]);
+        assert_eq!(revise(&[at_node(3, 7)], &[nowhere(3), nowhere(0)]), [nowhere(0), nowhere(3)]);
+        assert_eq!(revise(&[nowhere(0), nowhere(3)], &[]), []);
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 0);
+        assert_eq!(store.revise_exceptions(id(77), &[], &[nowhere(1)]).unwrap(), []);
+    });
+}
+
+#[test]
 fn a_condemned_object_is_known_until_it_is_forgotten() {
     on_every_store(|store| {
         let ino = file(store, ROOT, "a");

@@ -170,6 +170,29 @@ pub(super) fn set_exceptions(change: &mut Change, id: ObjectId, exceptions: &[Ex
     Ok(())
 }
 
+pub(super) fn revise_exceptions(
+    change: &mut Change,
+    id: ObjectId,
+    before: &[Exception],
+    after: &[Exception],
+) -> Result<Vec<Exception>> {
+    let now = match object(**change, id) {
+        Ok(record) => record.exceptions,
+        Err(Error::NotFound) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let of = |list: &[Exception], index| list.iter().rfind(|exception| exception.index == index).copied();
+    let mut revised: Vec<Exception> = Vec::new();
+    for index in 0..=u8::MAX {
+        let (then, wanted, now) = (of(before, index), of(after, index), of(&now, index));
+        revised.extend(if then == now { wanted } else { now });
+    }
+    if revised != now {
+        set_exceptions(change, id, &revised)?;
+    }
+    Ok(revised)
+}
+
 pub(super) fn with_exceptions(
     view: View,
     after: Option<ObjectId>,

@@ -80,6 +80,11 @@ impl MemoryNodes {
         self.nodes.lock().values_mut().for_each(|node| node.epoch = epoch);
     }
 
+    /// One node has granted a newer epoch.
+    pub fn fence_one(&self, k: usize, epoch: u32) {
+        self.change(k, |node| node.epoch = epoch);
+    }
+
     /// Power fails and comes back.
     pub fn crash(&self, k: usize) {
         self.restart(k);

@@ -6,7 +6,7 @@ use super::*;
 use crate::error::Error;
 use crate::metadata::Exception;
 use crate::pool::Outcome;
-use common::wire::RefusalCode;
+use common::wire::{JOURNAL_PREFIX, RefusalCode};
 
 const CODES: [&str; 6] = ["3+2", "10+4", "2+2", "2+1", "1+1", "4+2"];
 
@@ -296,6 +296,27 @@ async fn a_fenced_mount_is_read_only() {
     let error = bench.try_store(bench.stripe.next_id(), 5000, false).await.unwrap_err();
     assert!(matches!(error, Error::ReadOnly), "{error:?}");
     bench.check(&record).await;
+}
+
+/// Somebody was denied the volume by most nodes; the others had lost their lease, and granted him an epoch.
+#[tokio::test(start_paused = true)]
+async fn a_mount_that_few_nodes_fence_goes_on_without_them() {
+    let bench = bench("3+2").await;
+    for k in 0..2 {
+        bench.nodes.fence_one(k, EPOCH + 1);
+        assert!(!bench.stripe.is_taken_over().await);
+        let record = bench.store(5000).await;
+        bench.check(&record).await;
+        assert_eq!(record.exceptions.len(), k + 1);
+        bench.stripe.put_root(&format!("{JOURNAL_PREFIX}{k}"), "entry".into()).await.unwrap();
+        assert_eq!(bench.stripe.move_home(&record).await.unwrap(), record.exceptions);
+    }
+    bench.nodes.fence_one(2, EPOCH + 1);
+    assert!(bench.stripe.is_taken_over().await);
+    let error = bench.try_store(bench.stripe.next_id(), 5000, false).await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly), "{error:?}");
+    let error = bench.stripe.put_root(&format!("{JOURNAL_PREFIX}2"), "entry".into()).await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
