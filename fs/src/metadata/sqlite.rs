@@ -27,7 +27,7 @@ mod writer;
 
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +43,8 @@ use super::check::Flaws;
 use super::*;
 use crate::stages::{self, Stage};
 
+/// Extents that one change takes away at most, each of which is a record of it: the journal never cuts a change.
+const ERASED_AT_ONCE: usize = 16 << 10;
 /// Connections that read while the writing one is busy.
 const READERS: usize = 4;
 
@@ -58,6 +60,7 @@ pub struct SqliteStore {
 
 /// What only a store in a file has.
 struct Disk {
+    path: PathBuf,
     readers: Vec<Mutex<Connection>>,
     checkpoints: Checkpoints,
     wal: Arc<Wal>,
@@ -75,6 +78,7 @@ impl SqliteStore {
         let wal = Arc::new(Wal::open(path)?);
         store.writer.lock().wal = Some(Arc::clone(&wal));
         store.disk = Some(Disk {
+            path: path.to_owned(),
             readers: (0..READERS).map(reader).collect::<Result<_>>()?,
             checkpoints: Checkpoints::begin(schema::open_checkpoints(path)?, Arc::clone(&store.writer))?,
             wal,
@@ -148,6 +152,12 @@ impl SqliteStore {
 
     fn idle_reader(&self) -> Option<MutexGuard<'_, Connection>> {
         self.disk.iter().flat_map(|disk| &disk.readers).find_map(Mutex::try_lock)
+    }
+
+    /// A connection for who reads all there is: the writer would keep everybody waiting for as long as that takes, and for
+    /// ever if what is read is waited for by somebody who waits for the writer. None in memory.
+    fn long_reader(&self) -> Result<Option<Connection>> {
+        self.disk.as_ref().map(|disk| schema::open_reader(&disk.path)).transpose()
     }
 
     /// Let all connections see what returned.
@@ -252,10 +262,17 @@ impl MetadataStore for SqliteStore {
     }
 
     fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<Inode> {
+        while let Some(size) = self.read(|view| data::nearer_end(view, ino, size, ERASED_AT_ONCE))? {
+            self.write(|change| data::truncate(change, ino, size, now))?;
+        }
         self.write(|change| data::truncate(change, ino, size, now))
     }
 
-    fn punch(&self, ino: Ino, range: Range<u64>, now: Time) -> Result<Inode> {
+    fn punch(&self, ino: Ino, mut range: Range<u64>, now: Time) -> Result<Inode> {
+        while let Some(end) = self.read(|view| data::nearer_begin(view, ino, &range, ERASED_AT_ONCE))? {
+            self.write(|change| data::punch(change, ino, range.start..end, now))?;
+            range.start = end;
+        }
         self.write(|change| data::punch(change, ino, range, now))
     }
 
@@ -354,7 +371,11 @@ impl MetadataStore for SqliteStore {
     }
 
     fn reclaim(&self, orphans: &[Ino]) -> Result<()> {
-        self.write(|change| orphans.iter().try_for_each(|ino| data::reclaim(change, *ino)))
+        let mut left = orphans;
+        while !left.is_empty() {
+            left = &left[self.write(|change| data::reclaim(change, left, ERASED_AT_ONCE))?..];
+        }
+        Ok(())
     }
 
     fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>> {
@@ -433,8 +454,7 @@ impl MetadataStore for SqliteStore {
 
     fn dump(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
         self.commit_group()?;
-        // Not by the writer, which would keep everybody waiting for as long as it takes.
-        match self.idle_reader() {
+        match self.long_reader()? {
             Some(reader) => {
                 let snapshot = Transaction::snapshot(&reader)?;
                 let last = replay::dump(View(&reader), sink)?;
@@ -446,7 +466,7 @@ impl MetadataStore for SqliteStore {
     }
 
     fn check(&self) -> Result<Flaws> {
-        match self.idle_reader() {
+        match self.long_reader()? {
             Some(reader) => {
                 // The totals belong to the state that the reader sees: nobody writes until it has begun to look.
                 let mut writer = self.writer.lock();

@@ -2,7 +2,7 @@
 
 use avidfs::error::Error;
 use avidfs::inode::{Ino, MAX_SIZE, ROOT};
-use avidfs::metadata::{Commit, FileCommit};
+use avidfs::metadata::{Commit, Extent, FileCommit, MetadataStore};
 
 use crate::support::*;
 
@@ -127,6 +127,55 @@ fn several_files_share_an_object() {
             assert_eq!(store.usage().unwrap().live_bytes, left);
         }
         assert_eq!(condemned(store), [1]);
+    });
+}
+
+/// What one change erases is bounded, so that its records are: the journal does not cut them.
+#[test]
+fn what_has_many_extents_goes_in_several_changes() {
+    const MANY: u64 = 40_000;
+    let fragmented = |store: &dyn MetadataStore, name: &str, counter: u64| {
+        let ino = file(store, ROOT, name);
+        // Against their order in the object, so that none continues the one before.
+        let of = |k: u64| extent(10 * k, 10, counter, 10 * (MANY - 1 - k) as u32);
+        let extents: Vec<Extent> = (0..MANY).map(of).collect();
+        let files = vec![file_commit(ino, &extents)];
+        store.commit(&Commit { objects: vec![object(counter, 10 * MANY as u32)], files }).unwrap();
+        ino
+    };
+    let changes = |store: &dyn MetadataStore, verb: &dyn Fn()| {
+        let before = store.last_change();
+        verb();
+        let mut after = before;
+        while after < store.last_change() {
+            let change = store.outbox(after, 1).unwrap();
+            assert!(change.records.len() < 1 << 20, "{} bytes", change.records.len());
+            after = change.last;
+        }
+        store.last_change() - before
+    };
+    on_every_store(|store| {
+        let ino = fragmented(store, "truncated", 1);
+        let truncate = || assert_eq!(store.truncate(ino, 55, at(4)).unwrap().size, 55);
+        assert_eq!(changes(store, &truncate), 3);
+        assert_eq!(extents(store, ino).len(), 6);
+        assert_eq!(store.inode(ino).unwrap().mtime, at(4));
+        store.truncate(ino, 0, at(5)).unwrap();
+        let ino = fragmented(store, "punched", 2);
+        let punch = || assert_eq!(store.punch(ino, 15..10 * MANY - 5, at(4)).unwrap().size, 10 * MANY);
+        assert_eq!(changes(store, &punch), 3);
+        assert_eq!(extents(store, ino).iter().map(|extent| extent.length).collect::<Vec<_>>(), [10, 5, 5]);
+        store.truncate(ino, 0, at(5)).unwrap();
+        let orphans = [3, 4].map(|counter| {
+            let ino = fragmented(store, &counter.to_string(), counter);
+            store.unlink(ROOT, counter.to_string().as_bytes(), at(3)).unwrap();
+            ino
+        });
+        // The third change takes the last of the first orphan, and some of the second.
+        assert_eq!(changes(store, &|| store.reclaim(&orphans).unwrap()), 5);
+        orphans.iter().for_each(|ino| assert_error!(store.inode(*ino), Error::NotFound));
+        assert_eq!(store.usage().unwrap().live_bytes, 0);
+        assert_eq!(condemned(store), [1, 2, 3, 4]);
     });
 }
 

@@ -368,3 +368,33 @@ fn the_wal_file_stays_bounded_under_steady_writing() {
     assert!(bytes < 120 << 20, "{bytes} bytes");
     audit(&store);
 }
+
+/// What a checkpoint hands out may wait for tasks that wait for the store: it does not keep it, however many read.
+#[test]
+fn a_dump_keeps_nobody_from_writing_though_all_readers_are_busy() {
+    let (_folder, path) = folder();
+    let store = SqliteStore::open(&path).unwrap();
+    fill(&store);
+    // Each reads for as long as it is listening to the one inside it.
+    fn read_within(store: &SqliteStore, readers: u32, then: &mut dyn FnMut()) {
+        if readers == 0 {
+            return then();
+        }
+        let mut then = Some(then);
+        store
+            .dump(&mut |_| {
+                if let Some(then) = then.take() {
+                    read_within(store, readers - 1, then);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    let mut written = 0;
+    read_within(&store, 8, &mut || {
+        written += 1;
+        std::thread::scope(|scope| scope.spawn(|| file(&store, ROOT, "meanwhile")).join().unwrap());
+    });
+    assert_eq!(written, 1);
+    assert!(store.lookup(ROOT, b"meanwhile").is_ok());
+}

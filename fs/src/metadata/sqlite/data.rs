@@ -104,18 +104,58 @@ pub(super) fn range_at(start: u64, length: u64) -> Result<Range<u64>> {
     Ok(start..end)
 }
 
-pub(super) fn reclaim(change: &mut Change, ino: Ino) -> Result<()> {
+/// Give up orphans, with at most so many extents. How many are gone, from the first on; the next may have fewer extents.
+pub(super) fn reclaim(change: &mut Change, orphans: &[Ino], most: usize) -> Result<usize> {
+    let mut left = most;
+    for (gone, ino) in orphans.iter().enumerate() {
+        if !give_up(change, *ino, &mut left)? {
+            return Ok(gone);
+        }
+    }
+    Ok(orphans.len())
+}
+
+/// False if it has more than `left` extents, of which the last are gone.
+fn give_up(change: &mut Change, ino: Ino, left: &mut usize) -> Result<bool> {
     let mut inode = match change.inode(ino) {
         Ok(inode) if inode.links == 0 => inode,
-        Ok(_) | Err(Error::NotFound) => return Ok(()),
+        Ok(_) | Err(Error::NotFound) => return Ok(true),
         Err(error) => return Err(error),
     };
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM extent WHERE ino = ? LIMIT ?)";
+    let extents = change.row(sql, (ino.key(), rows::limit(*left + 1)), |row| row.get::<_, u32>(0))?;
+    let extents = extents.map_or(0, |extents| extents as usize);
+    if extents > *left {
+        if let Some(end) = nearer_end(change.view, ino, 0, *left)? {
+            erase(change, &mut inode, end..u64::MAX)?;
+            change.save(&inode)?;
+        }
+        return Ok(false);
+    }
+    *left -= extents;
     erase(change, &mut inode, 0..u64::MAX)?;
     change.run("DELETE FROM xattr WHERE ino = ?", [ino.key()])?;
     if inode.kind() == libc::S_IFLNK {
         change.run("DELETE FROM target WHERE ino = ?", [ino.key()])?;
     }
-    change.delete_inode(ino)
+    change.delete_inode(ino)?;
+    Ok(true)
+}
+
+/// Where the last `most` extents of a file begin, if more than so many begin at `from` or later.
+pub(super) fn nearer_end(view: View, ino: Ino, from: u64, most: usize) -> Result<Option<u64>> {
+    let (Some(skipped), Ok(from)) = (most.checked_sub(1), i64::try_from(from)) else { return Ok(None) };
+    let sql = "SELECT offset FROM extent WHERE ino = ? AND offset >= ? ORDER BY offset DESC LIMIT 2 OFFSET ?";
+    let found = view.rows(sql, (ino.key(), from, rows::limit(skipped)), |row| rows::unsigned(row, 0))?;
+    Ok(found.first().filter(|_| found.len() == 2).copied())
+}
+
+/// Where the extents begin that follow the first `most` of those in a range, if there are more.
+pub(super) fn nearer_begin(view: View, ino: Ino, range: &Range<u64>, most: usize) -> Result<Option<u64>> {
+    let Ok(from) = i64::try_from(range.start) else { return Ok(None) };
+    let sql = "SELECT offset FROM extent WHERE ino = ? AND offset >= ? ORDER BY offset LIMIT 1 OFFSET ?";
+    let found = view.row(sql, (ino.key(), from, rows::limit(most)), |row| rows::unsigned(row, 0))?;
+    Ok(found.filter(|begin| *begin < range.end))
 }
 
 pub(super) fn commit(change: &mut Change, commit: &Commit) -> Result<()> {

@@ -5,6 +5,10 @@ use super::transaction::{Change, View};
 use crate::error::{Error, Result};
 use crate::metadata::Outbox;
 
+/// Bytes of one change's records: what the journal never cuts, and each node takes as one fragment even of a code whose
+/// fragments are as long as the whole.
+const LONGEST_CHANGE: usize = 30 << 20;
+
 /// Number of the last change ever made.
 pub(super) fn last(view: View) -> Result<u64> {
     let sql = "SELECT max((SELECT coalesce(max(number), 0) FROM outbox), \
@@ -23,6 +27,9 @@ pub(super) fn put(change: &mut Change, number: u64) -> Result<Vec<u8>> {
         reserved.encode(&mut records);
     }
     records.append(&mut change.log);
+    if records.len() > LONGEST_CHANGE {
+        return Err(Error::Store(format!("a change has {} bytes of records", records.len())));
+    }
     insert(change, number, &records)?;
     Ok(records)
 }
