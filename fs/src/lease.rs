@@ -56,11 +56,35 @@ impl Applicant {
     /// # Errors
     /// See `Denied`. Nothing is held then.
     pub async fn acquire(&self, epoch: u32, take_over: bool) -> Result<Lease, Denied> {
+        if !take_over {
+            self.sound_out().await?;
+        }
         let answers = self.ask(epoch, DURATION, take_over).await;
+        if let Err(denied) = self.verdict(&answers) {
+            self.ask(epoch, Duration::ZERO, false).await;
+            return Err(denied);
+        }
+        let lease = Lease { applicant: self.clone(), epoch, renewal: None, watch: LeaseWatch::new() };
+        Ok(lease.renewed())
+    }
+
+    /// Whether enough nodes would grant a lease, asked with an epoch that none grants: a node keeps the one it has granted
+    /// though the others deny it, and then refuses the writes of who has the volume. One that was restarted has forgotten
+    /// whose lease it was.
+    async fn sound_out(&self) -> Result<(), Denied> {
+        let mut answers = self.ask(0, Duration::ZERO, false).await;
+        for (_, answer) in &mut answers {
+            if answer.as_ref().is_err_and(TransportError::is_fence) {
+                *answer = Ok(());
+            }
+        }
+        self.verdict(&answers)
+    }
+
+    fn verdict(&self, answers: &[(NodeId, Result<(), TransportError>)]) -> Result<(), Denied> {
         let granted = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
         if granted >= self.quorum {
-            let lease = Lease { applicant: self.clone(), epoch, renewal: None, watch: LeaseWatch::new() };
-            return Ok(lease.renewed());
+            return Ok(());
         }
         let refusal = |wanted: RefusalCode| {
             answers.iter().find_map(|(_, answer)| match answer {
@@ -68,7 +92,7 @@ impl Applicant {
                 _ => None,
             })
         };
-        let denied = match (refusal(RefusalCode::Leased), refusal(RefusalCode::StaleEpoch)) {
+        Err(match (refusal(RefusalCode::Leased), refusal(RefusalCode::StaleEpoch)) {
             (Some(sentence), _) => Denied::Held(sentence),
             (None, Some(_)) => Denied::Stale,
             (None, None) => {
@@ -79,9 +103,7 @@ impl Applicant {
                 });
                 Denied::TooFew(why.collect::<Vec<_>>().join(", "))
             }
-        };
-        self.ask(epoch, Duration::ZERO, false).await;
-        Err(denied)
+        })
     }
 
     async fn ask(
@@ -228,6 +250,7 @@ mod tests {
 
     struct Bench {
         _folder: tempfile::TempDir,
+        nodes: Vec<Arc<Store>>,
         faults: Arc<FaultyTransport>,
         applicant: Applicant,
     }
@@ -259,7 +282,7 @@ mod tests {
             mount: MountId([1; 16]),
             host: "one".into(),
         };
-        Bench { _folder: folder, faults, applicant }
+        Bench { _folder: folder, nodes, faults, applicant }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -274,6 +297,29 @@ mod tests {
         assert!(matches!(two.acquire(1, false).await, Err(Denied::Stale)));
         let _second = two.acquire(2, false).await.unwrap_or_else(|denied| panic!("{denied:?}"));
         assert_eq!(one.acquire(3, true).await.unwrap_or_else(|denied| panic!("{denied:?}")).epoch(), 3);
+    }
+
+    /// Nodes that were restarted have forgotten whose lease it was; who is denied leaves no newer epoch with them.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_is_denied_fences_nobody() {
+        let bench = bench().await;
+        let one = bench.applicant.clone();
+        let two = Applicant { mount: MountId([2; 16]), host: "two".into(), ..one.clone() };
+        let mut lease = one.acquire(1, false).await.unwrap_or_else(|denied| panic!("{denied:?}"));
+        lease.renewal.take().unwrap().abort();
+        // As after a restart, and before the next renewal.
+        let forget = Applicant { roots: one.roots[..2].to_vec(), ..one.clone() };
+        forget.ask(1, Duration::ZERO, false).await;
+        assert!(matches!(two.acquire(2, false).await, Err(Denied::Held(_))));
+        let epochs = || bench.nodes.iter().map(|node| node.volumes().volumes[0].epoch).collect::<Vec<_>>();
+        assert_eq!(epochs(), [1; 5]);
+        // Nor does who finds too few of them.
+        let few = Applicant { roots: one.roots[..2].to_vec(), ..two.clone() };
+        assert!(matches!(few.acquire(2, false).await, Err(Denied::TooFew(_))));
+        assert_eq!(epochs(), [1; 5]);
+        lease.release().await;
+        drop(two.acquire(2, false).await.unwrap_or_else(|denied| panic!("{denied:?}")));
+        assert_eq!(epochs(), [2; 5]);
     }
 
     #[tokio::test(flavor = "multi_thread")]
