@@ -3,6 +3,7 @@
 mod fsck;
 mod objects;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -174,14 +175,23 @@ fn utc(seconds: u64) -> String {
 fn nodes_line(status: &VolumeStatus) -> String {
     let (up, all) = (status.nodes_up, status.nodes.len());
     let stores = status.code.parse::<Code>().is_ok_and(|code| can_store(code, up));
-    let verdict = if up == all {
+    let unwell: BTreeSet<&str> = status.nodes.iter().map(|node| node.state.as_str()).collect();
+    let of_state = |state: &&str| {
+        let nodes = status.nodes.iter().filter(|node| node.state == *state);
+        format!(", {} {state}", nodes.count())
+    };
+    let unwell: String =
+        unwell.iter().filter(|state| !["up", "down"].contains(state)).map(of_state).collect();
+    let verdict = if up == all && unwell.is_empty() {
         "all is well"
+    } else if up == all {
+        "reading and writing go on"
     } else if stores {
         "reading and writing go on; fragments of the missing wait on others"
     } else {
         "too few to store anything: writing fails until more answer"
     };
-    format!("{up} of {all} up: {verdict}")
+    format!("{up} of {all} up{unwell}: {verdict}")
 }
 
 /// The right to write.
@@ -533,6 +543,13 @@ mod tests {
         assert!(text.contains("nodes     5 of 5 up: all is well\n"), "{text}");
         assert!(text.contains("content   1,234,567 inodes, 10.0 MiB in 10 objects, 9.00 MiB of it in use\n"));
         assert!(!text.contains("pending"));
+        let mut late = some_status(0);
+        (1..4).for_each(|k| late.nodes[k].state = if k == 1 { "full" } else { "lagging" }.into());
+        let text = status("/mnt/home", 4711, &late);
+        assert!(
+            text.contains("nodes     5 of 5 up, 1 full, 2 lagging: reading and writing go on\n"),
+            "{text}"
+        );
         assert!(text.lines().all(|line| line == line.trim_end()));
     }
 
