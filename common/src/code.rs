@@ -115,10 +115,11 @@ impl FromStr for Code {
     }
 }
 
-/// Only digits: `usize::from_str` alone would also take a sign.
+/// Only digits, and no leading zeros, so that a code has one spelling: `usize::from_str` alone would also take a sign.
 fn count(digits: &str) -> Option<usize> {
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_canonical = digits == "0" || !digits.starts_with('0');
+    (is_plain && is_canonical).then(|| digits.parse().ok()).flatten()
 }
 
 impl Serialize for Code {
@@ -173,6 +174,9 @@ mod tests {
         }
         let huge = format!("{}+{}", usize::MAX, usize::MAX);
         assert!(huge.parse::<Code>().is_err());
+        for second_spelling in ["03+2", "3+02", "00+2", &format!("{}3+2", "0".repeat(1 << 20))] {
+            assert!(matches!(second_spelling.parse::<Code>(), Err(CodeError::NotACode(_))));
+        }
     }
 
     #[test]

@@ -162,7 +162,8 @@ pub struct Hello {
     pub volumes: Vec<VolumeEntry>,
 }
 
-/// Ask every address at once.
+/// Ask every address at once. A node that says nothing sensible of its volumes counts as silent: what one node kept for
+/// somebody else, or makes up, is not to end the mounts of everyone.
 ///
 /// # Errors
 /// Somebody answered who is no shardd or speaks another protocol, or two addresses lead to one node.
@@ -174,11 +175,8 @@ pub async fn survey(
     let asked = join_all(addresses.iter().map(|address| hello(transport, address, limit))).await;
     let mut survey = Survey::default();
     for (address, answer) in addresses.iter().zip(asked) {
-        match answer {
+        match answer? {
             Ok(hello) => survey.answered.push(hello),
-            Err(TransportError::Garbage(reason)) => {
-                return Err(Refusal(format!("{address} answers, but is not a shardd: {reason}")));
-            }
             Err(error) => survey.silent.push((address.clone(), error.to_string())),
         }
     }
@@ -186,14 +184,21 @@ pub async fn survey(
     Ok(survey)
 }
 
+/// What one says; the inner error is of a node that cannot be counted on now.
 async fn hello(
     transport: &Arc<dyn FragmentTransport>,
     address: &NodeAddress,
     limit: Duration,
-) -> Result<Hello, TransportError> {
-    let info = transport.info(address, limit).await?.value;
-    let volumes = transport.volumes(address, limit).await?.value;
-    Ok(Hello { address: address.clone(), info, volumes })
+) -> Result<Result<Hello, TransportError>, Refusal> {
+    let info = match transport.info(address, limit).await {
+        Ok(answer) => answer.value,
+        Err(TransportError::Garbage(reason)) => {
+            return Err(Refusal(format!("{address} answers, but is not a shardd: {reason}")));
+        }
+        Err(error) => return Ok(Err(error)),
+    };
+    let volumes = transport.volumes(address, limit).await;
+    Ok(volumes.map(|answer| Hello { address: address.clone(), info, volumes: answer.value }))
 }
 
 fn check_nodes(answered: &[Hello]) -> Result<(), Refusal> {
@@ -441,9 +446,13 @@ pub fn can_store(code: Code, nodes: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use common::wire::BootId;
+    use axum::Router;
+    use axum::routing::get;
+    use common::wire::{BOOT_HEADER, BootId, MAX_BODY, NODE_HEADER};
+    use shardd::{Limits, Store, StoreOptions};
 
     use super::*;
+    use crate::transport::in_process::InProcessTransport;
 
     fn address(k: u8) -> NodeAddress {
         NodeAddress(format!("http://127.0.0.1:{}", 7000 + u16::from(k)))
@@ -489,6 +498,57 @@ mod tests {
 
     fn make(shape: Shape, survey: &Survey) -> String {
         volume_to_make(VOLUME, &shape, survey, (0, 0), Time::default()).unwrap_err().0
+    }
+
+    /// Five nodes, of which the last has this list of volumes, if any is given.
+    fn nodes(folder: &Path, volumes: Option<String>) -> (Arc<dyn FragmentTransport>, Vec<NodeAddress>) {
+        let mut routers: Vec<Router> = (0..5)
+            .map(|k| Store::open(StoreOptions::new(folder.join(format!("{k}")))).unwrap())
+            .map(|store| shardd::app(store, Limits::default()))
+            .collect();
+        if let Some(volumes) = volumes {
+            let honest = routers.pop().unwrap();
+            let said = [(NODE_HEADER, "0".repeat(32)), (BOOT_HEADER, "0".repeat(16))];
+            let lying = Router::new().route("/volumes", get(async move || (said, volumes)));
+            routers.push(lying.fallback_service(honest));
+        }
+        (Arc::new(InProcessTransport::new(routers)), (0..5).map(InProcessTransport::address).collect())
+    }
+
+    /// A node could be made to keep more than it can list in one answer, and then no volume could be mounted any more
+    /// that it had anything to do with.
+    #[tokio::test]
+    async fn a_node_whose_volumes_make_no_sense_is_as_one_that_does_not_answer() {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let folder = tempfile::tempdir().unwrap();
+        let (transport, addresses) = nodes(folder.path(), None);
+        let all = survey(&transport, &addresses, LIMIT).await.unwrap();
+        assert_eq!((all.answered.len(), all.silent.len()), (5, 0));
+        let nodes_of: Vec<NodeId> = all.answered.iter().map(|hello| hello.info.node).collect();
+        let remembered: Vec<_> = addresses.iter().cloned().zip(nodes_of.iter().copied()).collect();
+        let configuration = Configuration { number: 1, nodes: nodes_of };
+        drop((all, transport));
+
+        for garbage in ["[]".to_owned(), r#"{"volumes":[{"name":"a"}]}"#.to_owned(), " ".repeat(MAX_BODY + 1)]
+        {
+            let (transport, addresses) = nodes(folder.path(), Some(garbage));
+            let four =
+                survey(&transport, &addresses, LIMIT).await.unwrap_or_else(|refusal| panic!("{refusal}"));
+            assert_eq!((four.answered.len(), &four.silent[0].0), (4, &addresses[4]));
+            let used = nodes_to_use(&four, false, &settings(), &configuration, &remembered).unwrap();
+            assert_eq!((&used.current, &used.known), (&configuration.nodes, &remembered));
+            let [warning] = &used.warnings[..] else { panic!("{:?}", used.warnings) };
+            assert!(warning.starts_with("no answer from embedded:4 (not an answer of shardd: "), "{warning}");
+            assert!(make(Shape::default(), &four).contains("embedded:4"), "a volume is made on all of them");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_node_at_all_is_refused() {
+        let strangers: Arc<dyn FragmentTransport> = Arc::new(InProcessTransport::new([Router::new()]));
+        let refused = survey(&strangers, &[InProcessTransport::address(0)], Duration::from_secs(5)).await;
+        let sentence = refused.unwrap_err().0;
+        assert!(sentence.starts_with("embedded:0 answers, but is not a shardd: "), "{sentence}");
     }
 
     #[test]

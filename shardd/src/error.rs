@@ -62,6 +62,9 @@ pub enum StoreError {
         /// Bytes that data may still take.
         available: u64,
     },
+    /// As many volumes as a node keeps.
+    #[error("there is no room for another volume: a node keeps at most {0}")]
+    TooManyVolumes(usize),
     /// The disk failed.
     #[error("{what}: {error}")]
     Io {
@@ -95,7 +98,7 @@ impl StoreError {
             StoreError::Leased { .. } => RefusalCode::Leased,
             StoreError::Inconsistent(_) => RefusalCode::Inconsistent,
             StoreError::TooLarge(_) => RefusalCode::TooLarge,
-            StoreError::NoSpace { .. } => RefusalCode::NoSpace,
+            StoreError::NoSpace { .. } | StoreError::TooManyVolumes(_) => RefusalCode::NoSpace,
             StoreError::Io { .. } | StoreError::Flush(_) | StoreError::Folder { .. } => RefusalCode::Io,
         }
     }

@@ -21,6 +21,12 @@ use crate::signed::is_signed;
 const FORMAT: u32 = 1;
 const NAME: &str = "volumes.json";
 
+/// The most volumes of one node: `volumes.json` is written anew at each change, and what lists them all stays far below
+/// the longest answer there is.
+const MAX_VOLUMES: usize = 4096;
+/// The longest text in what is said of a volume or its writer, in bytes.
+const MAX_TEXT: usize = 255;
+
 /// Every volume known.
 pub struct Volumes {
     known: RwLock<BTreeMap<VolumeId, Arc<Volume>>>,
@@ -102,6 +108,11 @@ impl Volumes {
                 return Err(refused(format!("its format is {}, not {FORMAT}", file.format)));
             }
             for VolumeEntry { descriptor, epoch } in file.volumes {
+                // Earlier versions took any. No mount made it, and it would make the list too long for every mount.
+                if let Err(error) = check_texts(&descriptor) {
+                    tracing::warn!(volume = %descriptor.volume, %error, "a volume is left out");
+                    continue;
+                }
                 let mount = file.grants.get(&descriptor.volume.to_string()).copied();
                 let grant = Mutex::new(Grant { mount, holder: None });
                 let volume = Volume::new(descriptor, epoch, grant);
@@ -131,6 +142,9 @@ impl Volumes {
         }
         let mut list = self.list();
         list.volumes.retain(|entry| entry.descriptor.volume != descriptor.volume);
+        if list.volumes.len() >= MAX_VOLUMES {
+            return Err(StoreError::TooManyVolumes(MAX_VOLUMES));
+        }
         list.volumes.push(VolumeEntry { descriptor: descriptor.clone(), epoch: 0 });
         self.save(folder, list, Some((descriptor.volume, None)))?;
         let volume = Arc::new(Volume::new(descriptor, 0, Mutex::default()));
@@ -181,6 +195,7 @@ impl Volumes {
 
     /// Grant an epoch and a lease to one mount, renew the lease, or give it back.
     pub fn lease(&self, folder: &Folder, volume: &Volume, request: &LeaseRequest) -> Result<(), StoreError> {
+        check_text("a host's name", &request.host)?;
         let _saving = self.saving.lock();
         let id = volume.descriptor.volume;
         let now = Instant::now();
@@ -249,11 +264,12 @@ impl Volumes {
 
 fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
     let wrong = |why: String| Err(StoreError::Request(why));
+    check_texts(descriptor)?;
     if descriptor.volume.0 == [0; 16] {
         return wrong("a volume's identity is not all zeros".into());
     }
-    if descriptor.name.is_empty() || descriptor.name.len() > 255 {
-        return wrong("a volume's name has 1 to 255 bytes".into());
+    if descriptor.name.is_empty() {
+        return wrong("a volume has a name".into());
     }
     if descriptor.owner.is_some_and(|owner| volume_of(&owner) != descriptor.volume) {
         return wrong("the volume's identity is not that of its key".into());
@@ -267,8 +283,24 @@ fn check(descriptor: &VolumeDescriptor) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether all that a descriptor says in words is of a length that can be kept; of what is kept this holds always.
+fn check_texts(VolumeDescriptor { name, code, hash, .. }: &VolumeDescriptor) -> Result<(), StoreError> {
+    check_text("a volume's name", name)?;
+    check_text("a volume's code", code)?;
+    check_text("a volume's hash", hash)
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), StoreError> {
+    match text.len() > MAX_TEXT {
+        true => Err(StoreError::Request(format!("{what} has at most {MAX_TEXT} bytes"))),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use common::wire::{MAX_BODY, OwnerId, RefusalCode};
+
     use super::super::disk::LocalDisk;
     use super::*;
 
@@ -297,6 +329,94 @@ mod tests {
         assert!(matches!(volumes.register(&folder, nonsense), Err(StoreError::Request(_))));
         assert_eq!(Volumes::load(&folder).unwrap().list(), volumes.list());
         assert_eq!(volumes.list().volumes.len(), 1);
+    }
+
+    /// A code with 32 MiB of zeros before it was taken, kept, written anew at each change and listed: from then on the
+    /// node's list was longer than any answer may be, and every mount of every volume refused.
+    #[test]
+    fn what_is_said_of_a_volume_and_its_writer_is_bounded() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
+        let volumes = Volumes::load(&folder).unwrap();
+        let long = "0".repeat(1 << 20);
+        let wrong = [
+            VolumeDescriptor { name: long.clone(), ..descriptor(1, "a") },
+            VolumeDescriptor { name: String::new(), ..descriptor(1, "a") },
+            VolumeDescriptor { code: format!("{long}3+2"), ..descriptor(1, "a") },
+            VolumeDescriptor { code: "03+2".into(), ..descriptor(1, "a") },
+            VolumeDescriptor { hash: long.clone(), ..descriptor(1, "a") },
+        ];
+        for descriptor in wrong {
+            let refused = volumes.register(&folder, descriptor).unwrap_err();
+            assert!(matches!(&refused, StoreError::Request(why) if why.len() < 1000), "{refused}");
+        }
+        volumes.register(&folder, descriptor(1, &"a".repeat(MAX_TEXT))).unwrap();
+        let volume = volumes.find(VolumeId([1; 16])).unwrap();
+        let greedy = LeaseRequest { host: long, ..request(1, 1) };
+        assert!(matches!(volumes.lease(&folder, &volume, &greedy), Err(StoreError::Request(_))));
+        volumes.lease(&folder, &volume, &request(1, 1)).unwrap();
+    }
+
+    /// As an earlier version left them.
+    fn write(folder: &Folder, descriptors: impl Iterator<Item = VolumeDescriptor>) {
+        let volumes = descriptors.map(|descriptor| VolumeEntry { descriptor, epoch: 7 }).collect();
+        let file = VolumesFile { format: FORMAT, volumes, grants: BTreeMap::new() };
+        folder.replace(NAME, &serde_json::to_vec(&file).unwrap()).unwrap();
+    }
+
+    fn numbered(number: usize) -> VolumeDescriptor {
+        let volume = VolumeId((number as u128 + 1).to_be_bytes());
+        VolumeDescriptor { volume, ..descriptor(1, &format!("volume {number}")) }
+    }
+
+    #[test]
+    fn a_node_keeps_so_many_volumes_and_no_more() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
+        let owner = OwnerId([3; 32]);
+        let squatted = VolumeDescriptor { volume: volume_of(&owner), ..descriptor(1, "squatted") };
+        write(&folder, (1..MAX_VOLUMES).map(numbered).chain([squatted.clone()]));
+        let volumes = Volumes::load(&folder).unwrap();
+        let refused = volumes.register(&folder, numbered(0)).unwrap_err();
+        assert_eq!(refused.code(), RefusalCode::NoSpace);
+        volumes.register(&folder, numbered(1)).unwrap();
+        // Whoever has the key takes the place of who had none.
+        volumes.register(&folder, VolumeDescriptor { owner: Some(owner), ..squatted }).unwrap();
+        assert_eq!(volumes.list().volumes.len(), MAX_VOLUMES);
+        drop(volumes.admit(&folder, &volumes.find(numbered(2).volume).unwrap(), 9).unwrap());
+    }
+
+    #[test]
+    fn the_longest_list_of_volumes_is_far_below_the_longest_answer() {
+        let longest = VolumeEntry {
+            descriptor: VolumeDescriptor {
+                volume: VolumeId([0xff; 16]),
+                name: "\u{1}".repeat(MAX_TEXT),
+                code: "127+128".into(),
+                hash: "blake3".into(),
+                object_size: u64::MAX,
+                owner: Some(OwnerId([0xff; 32])),
+            },
+            epoch: u32::MAX,
+        };
+        let bytes = serde_json::to_vec(&longest).unwrap().len() + 1;
+        assert!(bytes * MAX_VOLUMES <= MAX_BODY / 4, "{bytes} bytes each");
+    }
+
+    #[test]
+    fn what_an_earlier_version_kept_is_loaded_but_for_what_no_mount_can_have_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path(), Arc::new(LocalDisk)).unwrap();
+        let odd = VolumeDescriptor { code: "03+2".into(), ..numbered(1) };
+        let huge = VolumeDescriptor { code: format!("{}3+2", "0".repeat(1 << 20)), ..numbered(2) };
+        write(&folder, (3..MAX_VOLUMES + 9).map(numbered).chain([odd.clone(), huge.clone()]));
+        let volumes = Volumes::load(&folder).unwrap();
+        assert_eq!(volumes.list().volumes.len(), MAX_VOLUMES + 7);
+        let kept = volumes.find(odd.volume).unwrap();
+        assert_eq!((&kept.descriptor, *kept.epoch.read()), (&odd, 7));
+        assert!(volumes.find(huge.volume).is_err());
+        drop(volumes.admit(&folder, &kept, 8).unwrap());
+        assert!(folder.read(NAME).unwrap().unwrap().len() < 1 << 20, "it is gone with the next change");
     }
 
     #[test]
