@@ -435,9 +435,10 @@ async fn batch(
     let answer_length = batch.answer_length(&node.store, space);
     let share = node.intake.share(answer_length).await?;
     let boot = node.store.boot();
+    let room = share.num_permits();
     let parts = match received.max(answer_length) < INLINE_BYTES && batch.is_quick() {
-        true => batch.carry_out(&node.store, space, author),
-        false => node.apart(move |store| batch.carry_out(store, space, author)).await,
+        true => batch.carry_out(&node.store, space, author, room),
+        false => node.apart(move |store| batch.carry_out(store, space, author, room)).await,
     };
     node.flush_if(&options, boot).await?;
     Ok(bytes_answer(Body::new(batch::PartsBody::new(parts, share))))

@@ -17,9 +17,11 @@ use common::wire::{
 use ed25519_dalek::{Signer, SigningKey};
 use futures_util::stream;
 use http::{Method, Request};
+use http_body_util::BodyExt;
 use serde_json::json;
 use shardd::{Author, Limits};
 use support::*;
+use tower::ServiceExt;
 
 #[tokio::test]
 async fn a_fragment_is_stored_read_described_and_deleted() {
@@ -407,6 +409,24 @@ async fn requests_beyond_the_memory_for_bodies_wait_and_are_then_told_to_come_la
     assert_eq!(node.post(&path("k", 0), object.body(0)).await.refused(), RefusalCode::Busy);
     assert_eq!(hog.await.unwrap(), RefusalCode::TooSlow);
     node.post(&path("k", 0), object.body(0)).await.ok();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_batch_brings_and_asks_for_again_counts_as_memory_for_bodies() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Local::with(folder.path(), Limits { inflight_bytes: 16 << 20, ..Limits::default() });
+    let brought = object(1, 2 << 20);
+    let mut operations = vec![put("a", 0, &brought)];
+    operations.extend((0..10).map(|_| Operation::Get(name("a", 0))));
+    operations.push(Operation::Delete(name("a", 0)));
+    let request = Request::post("/batch").body(Body::from(encode_batch(&operations).concat())).unwrap();
+    let answer = node.app.clone().oneshot(request).await.unwrap();
+    let other = object(2, 16 << 20);
+    assert_eq!(node.post(&path("k", 0), other.body(0)).await.refused(), RefusalCode::Busy);
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    let answers = decode_answers(answer, operations.len()).unwrap();
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    node.post(&path("k", 0), other.body(0)).await.ok();
 }
 
 #[tokio::test]
