@@ -400,6 +400,16 @@ pub struct Listing {
     pub next: Option<String>,
 }
 
+/// Bytes of a text in JSON, at most.
+pub fn json_length(text: &str) -> usize {
+    let length = |byte| match byte {
+        b'"' | b'\\' => 2,
+        ..b' ' => 6,
+        _ => 1,
+    };
+    2 + text.bytes().map(length).sum::<usize>()
+}
+
 /// The body of a refusal.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refusal {

@@ -20,7 +20,7 @@ use common::hash::Hash;
 use common::members::{Members, split_name};
 use common::wire::{
     LatestVersion, MAX_BATCH, MAX_PAGE, Mac, NodeId, OwnerId, RefusalCode, Signature, VerifiedVersion,
-    VersionList, WireError, split_fragment_body, version_statement,
+    VersionList, WireError, json_length, split_fragment_body, version_statement,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -37,7 +37,7 @@ use crate::dispersal::{
 };
 use crate::error::StoreError;
 use crate::signed::is_signed;
-use crate::store::{Space, Store};
+use crate::store::{LIST_BYTES, Space, Store};
 use complete::Lacking;
 use mouth::Mouth;
 use names::Names;
@@ -52,6 +52,8 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 const COMPLETING: usize = 4;
 /// Versions that an owner may not reach: the next one must exist.
 const VERSIONS: u64 = 1 << 62;
+/// Bytes of what is listed of a version beside its key, at most.
+const LISTED_BYTES: usize = 192;
 /// The longest name of an instance: with the owner, the marks and the version its note has the longest key.
 pub const MAX_NAME: usize = 909;
 
@@ -336,6 +338,13 @@ impl Agreement {
         let newest = state.names.newest(owner, key).filter(|_| key == name);
         let verified = newest.map(|newest| self.inner.described(owner, key, newest));
         LatestVersion { highest: state.names.highest(owner, key), verified }
+    }
+
+    /// Bytes of what `list` gives, as the wire has it: at most, if nothing comes meanwhile.
+    pub fn list_length(&self, owner: OwnerId, prefix: &str, after: &str, most: usize) -> usize {
+        let (page, next) = self.inner.state.lock().names.list(owner, prefix, after, most.min(MAX_PAGE));
+        let keys = page.iter().map(|(key, _)| LISTED_BYTES + json_length(key)).sum::<usize>();
+        LIST_BYTES + keys + next.map_or(0, |next| json_length(&next))
     }
 
     /// The newest verified version of up to `most` keys of an owner.

@@ -28,7 +28,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -317,6 +317,20 @@ impl Node {
         Ok((length, self.intake.share(length).await?))
     }
 
+    /// Answer with a list that has at most so many bytes, made off the event loop if it is much.
+    async fn list<T: Serialize>(
+        &self,
+        length: usize,
+        list: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Answer {
+        let share = self.intake.share(length).await?;
+        let listed =
+            move |store: &Store| Ok(serde_json::to_vec(&list(store)?).expect("texts and numbers are JSON"));
+        let listed: Result<Vec<u8>, StoreError> = self.work(length, listed).await;
+        let body = Intake::hold(listed?.into(), share);
+        Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from(body)).into_response())
+    }
+
     /// Flush what was changed under `boot`, if that is wanted.
     async fn flush_if(&self, options: &Options, boot: BootId) -> Result<(), Refused> {
         if options.flush == Some(1) {
@@ -410,10 +424,11 @@ async fn list(State(node): State<Arc<Node>>, names: Names, options: Options) -> 
         return Err(bad_request("a page has at least one key"));
     }
     if let (Some(agreement), Some(owner)) = (node.agreement_on(&names), options.owner) {
-        return Ok(agreed::list(agreement, owner, &options, limit));
+        return agreed::list(&node, agreement.clone(), owner, options, limit).await;
     }
-    let after = options.after.unwrap_or_default();
-    Ok(Json(node.store.list(names.space(), &after, limit)?).into_response())
+    let (space, after) = (names.space(), options.after.unwrap_or_default());
+    let length = node.store.list_length(space, &after, limit);
+    node.list(length, move |store| store.list(space, &after, limit)).await
 }
 
 async fn batch(
@@ -472,8 +487,8 @@ async fn lease(State(node): State<Arc<Node>>, names: Names, headers: HeaderMap, 
     Ok(Json(json!({})).into_response())
 }
 
-async fn volumes(State(node): State<Arc<Node>>) -> Response {
-    Json(node.store.volumes()).into_response()
+async fn volumes(State(node): State<Arc<Node>>) -> Answer {
+    node.list(node.store.volumes_length(), |store| Ok(store.volumes())).await
 }
 
 async fn info(State(node): State<Arc<Node>>) -> Response {

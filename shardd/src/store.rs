@@ -8,6 +8,7 @@ mod disk;
 mod flush;
 mod folder;
 mod index;
+mod lengths;
 mod log;
 mod modelled;
 mod moves;
@@ -44,7 +45,7 @@ use crate::error::StoreError;
 use crate::metrics::StoreCounts;
 use flush::Flushing;
 use folder::Folder;
-use index::{Index, Shape};
+use index::{Index, PAGE_BYTES, Shape};
 use log::{Log, Reserved};
 use moves::Moves;
 use record::{Head, Lengths, Position};
@@ -53,6 +54,7 @@ use upkeep::Upkeep;
 use volumes::Volumes;
 
 pub use disk::{Disk, DiskFile, LocalDisk, raise_file_limit, settle_allocator};
+pub use lengths::LIST_BYTES;
 pub use modelled::{Act, ModelledDisk};
 pub use record::Space;
 
@@ -336,10 +338,10 @@ impl Store {
         self.index.lock().latest(space, key).ok_or_else(|| StoreError::NotFound(format!("{key:?}")))
     }
 
-    /// The objects of up to `keys` keys (at most `MAX_PAGE`) after `after`, in order.
+    /// The objects of up to `keys` keys (at most `MAX_PAGE`, and one page) after `after`, in order.
     pub fn list(&self, space: Space, after: &str, keys: usize) -> Result<Listing, StoreError> {
         self.check_space(space)?;
-        let (objects, next) = self.index.lock().list(space, after, keys.min(MAX_PAGE));
+        let (objects, next) = self.index.lock().list(space, after, keys.min(MAX_PAGE), PAGE_BYTES);
         Ok(Listing { objects, next })
     }
 

@@ -429,6 +429,40 @@ async fn what_a_batch_brings_and_asks_for_again_counts_as_memory_for_bodies() {
     node.post(&path("k", 0), other.body(0)).await.ok();
 }
 
+/// A page could hold 1,000 versions of each of 1,000 keys.
+#[tokio::test(start_paused = true)]
+async fn a_page_of_a_listing_is_bounded_and_counts_as_memory_for_bodies() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Local::with(folder.path(), Limits { inflight_bytes: 3 << 19, ..Limits::default() });
+    let object = object(1, 1);
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    for key in keys {
+        for version in 1..=1100 {
+            let name = FragmentName { key: key.into(), version, index: 0 };
+            node.store.put(&Author::Client, &name, &object.fpcc, &object.fragments[0]).unwrap();
+        }
+    }
+    let expected: Vec<_> =
+        keys.iter().flat_map(|key| (101..=1100).map(|version| (key.to_string(), version))).collect();
+    let (mut listed, mut pages, mut next) = (Vec::new(), 0, Some(String::new()));
+    while let Some(after) = next {
+        let page = node.get(&format!("/objects?after={after}")).await.ok();
+        assert!(page.body.len() <= 1 << 20, "{} bytes", page.body.len());
+        let page: Listing = serde_json::from_slice(&page.body).unwrap();
+        assert_eq!(page.objects.last().unwrap().version, 1100, "whole keys");
+        listed.extend(page.objects.into_iter().map(|object| (object.key, object.version)));
+        (pages, next) = (pages + 1, page.next);
+    }
+    assert!(listed == expected, "each once, and in order");
+    assert_eq!(pages, 2);
+
+    let asked = || Request::get("/objects").body(Body::empty()).unwrap();
+    let unread = node.app.clone().oneshot(asked()).await.unwrap();
+    assert_eq!(node.send(asked()).await.refused(), RefusalCode::Busy);
+    drop(unread);
+    node.send(asked()).await.ok();
+}
+
 #[tokio::test]
 async fn a_node_that_is_full_says_so() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Json};
 use common::wire::{
     FROM_HEADER, MAC_HEADER, NEXT_HEADER, NodeId, OwnerId, RefusalCode, SIGNATURE_HEADER, Signature,
 };
@@ -52,9 +52,16 @@ pub fn latest(agreement: &Agreement, names: &Names) -> Answer {
     Ok(Json(agreement.latest(owner, name)).into_response())
 }
 
-pub fn list(agreement: &Agreement, owner: OwnerId, options: &Options, limit: usize) -> Response {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    Json(agreement.list(owner, &text(&options.prefix), &text(&options.after), limit)).into_response()
+pub async fn list(
+    node: &Node,
+    agreement: Arc<Agreement>,
+    owner: OwnerId,
+    options: Options,
+    limit: usize,
+) -> Answer {
+    let (prefix, after) = (options.prefix.unwrap_or_default(), options.after.unwrap_or_default());
+    let length = agreement.list_length(owner, &prefix, &after, limit);
+    node.list(length, move |_| Ok(agreement.list(owner, &prefix, &after, limit))).await
 }
 
 pub async fn members(State(node): State<Arc<Node>>) -> Answer {

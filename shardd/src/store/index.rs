@@ -8,12 +8,18 @@ use std::ops::Bound;
 use common::code::Code;
 use common::hash::Hash;
 use common::slice::GROUP_LENGTH;
-use common::wire::{FragmentName, ObjectId, ObjectStatus};
+use common::wire::{FragmentName, ObjectId, ObjectStatus, json_length};
 
 use super::record::{ALIGNMENT, Lengths, Position, Space, TREE_GROUP};
 
 /// Of one key, a listing shows at most this many versions, the newest.
 pub const LISTED_VERSIONS: usize = 1000;
+/// A page of a listing ends before it has more bytes than this; the first key of it is there in any case.
+pub const PAGE_BYTES: usize = 1 << 20;
+/// Bytes of a status beside key and indexes, at most.
+const STATUS_BYTES: usize = 224;
+/// Bytes of an index in it, at most.
+const INDEX_BYTES: usize = 4;
 
 /// Everything kept, and what is being kept right now.
 #[derive(Default)]
@@ -301,7 +307,7 @@ impl Index {
     /// The highest version of `key`.
     pub fn latest(&self, space: Space, key: &str) -> Option<ObjectStatus> {
         let names = self.spaces.get(&space)?;
-        names.versions(key).last().map(|(version, holding)| holding.status(key, version))
+        names.versions(key).next_back().map(|(version, holding)| holding.status(key, version))
     }
 
     /// What is kept of one (key, version), as the wire says it.
@@ -309,14 +315,24 @@ impl Index {
         self.find(space, key, version).map(|holding| holding.status(key, version))
     }
 
-    /// The objects of up to `keys` keys after `after`, and the last of these keys if more follow.
-    pub fn list(&self, space: Space, after: &str, keys: usize) -> (Vec<ObjectStatus>, Option<String>) {
+    /// The objects of up to `keys` keys after `after`, as far as they fit a page of so many bytes, and the last of these
+    /// keys if more follow.
+    pub fn list(
+        &self,
+        space: Space,
+        after: &str,
+        keys: usize,
+        bytes: usize,
+    ) -> (Vec<ObjectStatus>, Option<String>) {
         let Some(names) = self.spaces.get(&space) else { return (Vec::new(), None) };
-        let mut following = names.keys_after(after);
-        let page: Vec<String> = following.by_ref().take(keys).collect();
-        let next = following.next().and_then(|_| page.last().cloned());
-        let objects = page.iter().flat_map(|key| names.statuses(key)).collect();
-        (objects, next)
+        let Page { keys, next, .. } = names.page(after, keys, bytes);
+        (keys.iter().flat_map(|key| names.statuses(key)).collect(), next)
+    }
+
+    /// Bytes of that page as the wire has it, at most.
+    pub fn list_length(&self, space: Space, after: &str, keys: usize, bytes: usize) -> usize {
+        let page = self.spaces.get(&space).map(|names| names.page(after, keys, bytes)).unwrap_or_default();
+        page.bytes + page.next.map_or(0, |next| json_length(&next))
     }
 
     /// Every fragment that is in `segment`. It looks at everything there is.
@@ -362,9 +378,32 @@ impl Index {
     }
 }
 
+/// The keys of a page, the bytes of all that is said of them, and the last of them if more follow.
+#[derive(Default)]
+struct Page {
+    keys: Vec<String>,
+    bytes: usize,
+    next: Option<String>,
+}
+
 impl Names {
+    fn page(&self, after: &str, keys: usize, bytes: usize) -> Page {
+        let mut page = Page::default();
+        for key in self.keys_after(after) {
+            let length = self.listed_bytes(&key);
+            let is_full = page.keys.len() >= keys || page.bytes + length > bytes;
+            if is_full && let Some(last) = page.keys.last() {
+                page.next = Some(last.clone());
+                break;
+            }
+            page.bytes += length;
+            page.keys.push(key);
+        }
+        page
+    }
+
     /// Every version of `key`, ascending. Versions begin at 1, the only one that a volume's object has.
-    fn versions(&self, key: &str) -> impl Iterator<Item = (u64, &Holding)> {
+    fn versions(&self, key: &str) -> impl DoubleEndedIterator<Item = (u64, &Holding)> {
         let object = ObjectKey::parse(key, ObjectId::VERSION).and_then(|object| self.objects.get(&object));
         let named = self.named.get(key).into_iter().flatten();
         object
@@ -374,8 +413,17 @@ impl Names {
     }
 
     fn statuses(&self, key: &str) -> Vec<ObjectStatus> {
-        let hidden = self.versions(key).count().saturating_sub(LISTED_VERSIONS);
-        self.versions(key).skip(hidden).map(|(version, holding)| holding.status(key, version)).collect()
+        let newest = self.versions(key).rev().take(LISTED_VERSIONS);
+        let mut statuses: Vec<_> = newest.map(|(version, holding)| holding.status(key, version)).collect();
+        statuses.reverse();
+        statuses
+    }
+
+    /// Bytes of these as the wire has them, at most.
+    fn listed_bytes(&self, key: &str) -> usize {
+        let each = json_length(key) + STATUS_BYTES;
+        let newest = self.versions(key).rev().take(LISTED_VERSIONS);
+        newest.map(|(_, holding)| each + INDEX_BYTES * holding.places().count()).sum()
     }
 
     fn each(&self, mut see: impl FnMut(&dyn Fn() -> String, u64, &Holding)) {
@@ -519,7 +567,10 @@ mod tests {
             index.insert(S, &name(&object, version, 0), &shape(1), at(64 * version)).unwrap();
         }
         assert_eq!(index.latest(S, &object).unwrap().version, 7);
-        assert_eq!(index.list(S, "", 10).0.iter().map(|s| s.version).collect::<Vec<_>>(), [1, 3, 7]);
+        assert_eq!(
+            index.list(S, "", 10, PAGE_BYTES).0.iter().map(|s| s.version).collect::<Vec<_>>(),
+            [1, 3, 7]
+        );
         assert!(index.latest(S, "absent").is_none());
     }
 
@@ -533,23 +584,55 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn a_page_has_the_newest_versions_of_whole_keys_and_at_least_one_key() {
+        let mut index = Index::default();
+        let object = ObjectId { epoch: 1, counter: 2 }.key();
+        for key in [object.as_str(), "a", "b", "c"] {
+            for version in 1..=LISTED_VERSIONS as u64 + 3 {
+                index.insert(S, &name(key, version, 0), &shape(1), at(0)).unwrap();
+            }
+        }
+        let of_one_key = index.list_length(S, "b", 1, 0);
+        for (bytes, keys) in [(0, 1), (2 * of_one_key - 1, 1), (2 * of_one_key, 2), (3 * of_one_key, 3)] {
+            let (page, next) = index.list(S, &object, 9, bytes);
+            let last = ["a", "b", "c"][keys - 1];
+            assert_eq!(next.as_deref(), (keys < 3).then_some(last));
+            assert_eq!((page.len(), &page.last().unwrap().key[..]), (keys * LISTED_VERSIONS, last));
+            assert_eq!((page[0].version, page[LISTED_VERSIONS - 1].version), (4, LISTED_VERSIONS as u64 + 3));
+        }
+    }
+
+    fn any_name() -> impl Strategy<Value = (String, u64, u8)> {
+        (prop_oneof![any_key(), "[\"\\\\\u{1}\n]{1,9}"], prop_oneof![1..4u64, any::<u64>()], 0..=254u8)
+    }
+
     proptest! {
         #[test]
-        fn pages_give_every_key_once_and_in_order(
-            keys in proptest::collection::btree_set(any_key(), 0..40), after in any_key(), page in 1..7usize,
+        fn pages_give_every_key_once_and_in_order_and_are_as_long_as_they_may_be(
+            names in proptest::collection::btree_set(any_name(), 0..60),
+            after in any_key(),
+            page in 1..7usize,
+            bytes in 0..3000usize,
         ) {
             let mut index = Index::default();
-            for key in &keys {
-                index.insert(S, &name(key, 1, 0), &shape(1), at(0)).unwrap();
+            for (key, version, fragment) in &names {
+                index.insert(S, &name(key, *version, *fragment), &shape(1), at(0)).unwrap();
             }
-            let mut listed = Vec::new();
-            let mut next = Some(after.clone());
+            let (mut listed, mut next) = (Vec::new(), Some(after.clone()));
             while let Some(after) = next {
-                let (objects, following) = index.list(S, &after, page);
-                listed.extend(objects.into_iter().map(|object| object.key));
+                let (objects, following) = index.list(S, &after, page, bytes);
+                let length = serde_json::to_vec(&objects).unwrap().len();
+                prop_assert!(length <= index.list_length(S, &after, page, bytes).max(2));
+                let mut keys: Vec<&str> = objects.iter().map(|object| &object.key[..]).collect();
+                keys.dedup();
+                prop_assert!(keys.len() <= page && (keys.len() < 2 || length <= bytes));
+                listed.extend(objects.into_iter().map(|object| (object.key, object.version)));
                 next = following;
             }
-            let expected: Vec<String> = keys.into_iter().filter(|key| *key > after).collect();
+            let mut expected: Vec<_> = names.into_iter().map(|(key, version, _)| (key, version)).collect();
+            expected.dedup();
+            expected.retain(|(key, _)| *key > after);
             prop_assert_eq!(listed, expected);
         }
     }

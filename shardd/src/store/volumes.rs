@@ -8,7 +8,7 @@ use common::code::Code;
 use common::hash::HashId;
 use common::wire::{
     LeaseRequest, MAX_LEASE_MS, MountId, NodeId, Signature, VolumeDescriptor, VolumeEntry, VolumeId,
-    VolumeList, volume_of, writer_statement,
+    VolumeList, json_length, volume_of, writer_statement,
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ const NAME: &str = "volumes.json";
 const MAX_VOLUMES: usize = 4096;
 /// The longest text in what is said of a volume or its writer, in bytes.
 const MAX_TEXT: usize = 255;
+/// Bytes of what is listed of a volume beside its texts, at most.
+const ENTRY_BYTES: usize = 256;
 
 /// Every volume known.
 pub struct Volumes {
@@ -160,6 +162,15 @@ impl Volumes {
             epoch: *volume.epoch.read_recursive(),
         };
         VolumeList { volumes: known.values().map(entry).collect() }
+    }
+
+    /// Bytes of these as the wire has them, at most.
+    pub fn list_length(&self) -> usize {
+        let length = |VolumeDescriptor { name, code, hash, .. }: &VolumeDescriptor| {
+            let texts = [name, code, hash].map(|text| json_length(text));
+            ENTRY_BYTES + texts.iter().sum::<usize>()
+        };
+        self.known.read().values().map(|volume| length(&volume.descriptor)).sum()
     }
 
     /// The volume with this identity.
@@ -388,19 +399,20 @@ mod tests {
 
     #[test]
     fn the_longest_list_of_volumes_is_far_below_the_longest_answer() {
-        let longest = VolumeEntry {
-            descriptor: VolumeDescriptor {
-                volume: VolumeId([0xff; 16]),
-                name: "\u{1}".repeat(MAX_TEXT),
-                code: "127+128".into(),
-                hash: "blake3".into(),
-                object_size: u64::MAX,
-                owner: Some(OwnerId([0xff; 32])),
-            },
-            epoch: u32::MAX,
+        let longest = VolumeDescriptor {
+            volume: VolumeId([0xff; 16]),
+            name: "\u{1}".repeat(MAX_TEXT),
+            code: "127+128".into(),
+            hash: "blake3".into(),
+            object_size: u64::MAX,
+            owner: Some(OwnerId([0xff; 32])),
         };
-        let bytes = serde_json::to_vec(&longest).unwrap().len() + 1;
-        assert!(bytes * MAX_VOLUMES <= MAX_BODY / 4, "{bytes} bytes each");
+        let known = Volume::new(longest, u32::MAX, Mutex::default());
+        let known = RwLock::new([(known.descriptor.volume, Arc::new(known))].into());
+        let volumes = Volumes { known, saving: Mutex::default() };
+        let bytes = serde_json::to_vec(&volumes.list().volumes).unwrap().len();
+        assert!(bytes <= volumes.list_length(), "{bytes} of {}", volumes.list_length());
+        assert!(volumes.list_length() * MAX_VOLUMES <= MAX_BODY / 4, "{bytes} bytes each");
     }
 
     #[test]
