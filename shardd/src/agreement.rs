@@ -41,7 +41,7 @@ use crate::store::{LIST_BYTES, Space, Store};
 use complete::Lacking;
 use mouth::Mouth;
 use names::Names;
-use notes::Notes;
+use notes::{Notes, fragment_key};
 use steps::Queued;
 
 /// Between two reminders of what is open.
@@ -61,7 +61,7 @@ pub const MAX_NAME: usize = 909;
 pub struct AgreementOptions {
     /// The pool.
     pub members: Members,
-    /// Bytes that the fragments of one owner may fill.
+    /// Bytes of the disk that the objects of one owner may take.
     pub owner_quota: Option<u64>,
     /// How a client may wait.
     pub patience: Duration,
@@ -300,11 +300,13 @@ impl Agreement {
         if group.own() != usize::from(index) {
             return Err(NotAgreed::NotMine { own: group.own(), index });
         }
-        inner.check_room(&id, body.len() as u64)?;
         let length = body.len();
+        let (fpcc, fragment) = split_fragment_body(body)?;
+        let fpcc = Fpcc::parse(&fpcc)?;
+        inner.check_room(&id, &fpcc)?;
         let take = {
             let inner = inner.clone();
-            move || inner.take(&id, &group, signature, body)
+            move || inner.take(&id, &group, signature, fpcc, fragment)
         };
         let verified = crate::blocking::run_if_much(length, take).await?;
         match tokio::time::timeout(inner.patience, verified).await {
@@ -362,11 +364,15 @@ impl Inner {
         let mut noted = Vec::new();
         self.notes.each(|id, said| noted.push((id, said)))?;
         let mut state = self.state.lock();
-        noted.iter().for_each(|(id, said)| state.names.note(id, said));
+        for (id, said) in &noted {
+            state.names.note(id, said);
+            state.names.charge(id, self.cost(id));
+        }
         let mut stray = Vec::new();
-        self.notes.each_fragment(|id, length| match state.names.contains(&id) {
-            true => state.names.keep(&id, length),
-            false => stray.push(id),
+        self.notes.each_fragment(|id| {
+            if !state.names.contains(&id) {
+                stray.push(id);
+            }
         })?;
         for (id, said) in noted {
             if said.configuration() != self.members.digest() || state.names.is_superseded(&id) {
@@ -397,9 +403,20 @@ impl Inner {
         Ok(Arc::new(Group::new(self.members.digest(), self.members.code(), nodes, self.own)?))
     }
 
-    fn check_room(&self, id: &InstanceId, more: u64) -> Result<(), NotAgreed> {
-        let used = self.state.lock().names.used(id.owner());
-        match used.saturating_add(more) > self.owner_quota {
+    /// Bytes of the disk that an instance takes: the records of its fragment and of its note.
+    fn cost(&self, id: &InstanceId) -> u64 {
+        let fragment = self.store.cost(Space::ObjectStore, &fragment_key(id), id.version());
+        fragment + self.notes.cost(id)
+    }
+
+    /// Whether the owner may have what an instance of this object will take beyond what it takes already.
+    fn check_room(&self, id: &InstanceId, fpcc: &Fpcc) -> Result<(), NotAgreed> {
+        let cost = Store::record_length(&fragment_key(id), fpcc) + notes::highest_cost(id);
+        let (used, known) = {
+            let names = &self.state.lock().names;
+            (names.used(id.owner()), names.cost(id))
+        };
+        match cost > known && used + (cost - known) > self.owner_quota {
             true => Err(NotAgreed::Quota { used, quota: self.owner_quota }),
             false => Ok(()),
         }
@@ -412,9 +429,10 @@ impl Inner {
         id: &InstanceId,
         group: &Arc<Group>,
         signature: Signature,
-        body: Bytes,
+        fpcc: Fpcc,
+        fragment: Bytes,
     ) -> Result<oneshot::Receiver<Result<(), NotAgreed>>, NotAgreed> {
-        let dispersed = self.check(id, group, signature, body)?;
+        let dispersed = self.check(id, group, signature, fpcc, fragment)?;
         if self.state.lock().names.is_superseded(id) {
             return Err(NotAgreed::Superseded);
         }
@@ -437,10 +455,9 @@ impl Inner {
         id: &InstanceId,
         group: &Group,
         signature: Signature,
-        body: Bytes,
+        fpcc: Fpcc,
+        fragment: Bytes,
     ) -> Result<Dispersed, NotAgreed> {
-        let (fpcc, fragment) = split_fragment_body(body)?;
-        let fpcc = Fpcc::parse(&fpcc)?;
         let statement = version_statement(
             self.members.digest().as_bytes(),
             &id.owner(),

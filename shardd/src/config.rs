@@ -48,7 +48,7 @@ pub struct Flags {
     /// store
     #[arg(long, env = "SHARDD_MEMBERS", value_name = "FILE")]
     pub members: Option<PathBuf>,
-    /// Bytes that one owner of objects may fill on this node [default: all]
+    /// Bytes of its disk that the objects of one owner may take, with all that is kept beside them [default: all]
     #[arg(long, env = "SHARDD_OWNER_QUOTA", value_name = "SIZE")]
     pub owner_quota: Option<ByteSize>,
     /// Listen on an address that others can reach, without anything that keeps strangers out
@@ -122,7 +122,7 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// The file with the list of those it agrees on objects with.
     pub members: Option<PathBuf>,
-    /// Bytes that one owner of objects may fill.
+    /// Bytes of its disk that the objects of one owner may take.
     pub owner_quota: Option<u64>,
     /// How it lies; it does not otherwise.
     pub evil: Option<Evil>,

@@ -20,7 +20,7 @@ pub struct Names {
 #[derive(Default)]
 struct Owner {
     keys: BTreeMap<Box<str>, Key>,
-    /// Bytes in its fragments.
+    /// Bytes of the disk that its instances take.
     used: u64,
 }
 
@@ -36,8 +36,8 @@ struct Key {
 struct Instance {
     /// Its place in the order of verifying.
     place: Option<u64>,
-    /// Bytes in its fragment.
-    length: u64,
+    /// Bytes of the disk that it takes.
+    cost: u64,
 }
 
 /// The newest verified version of a key.
@@ -66,26 +66,30 @@ impl Names {
         }
     }
 
-    /// The node keeps a fragment of so many bytes of an instance that was noted.
-    pub fn keep(&mut self, id: &InstanceId, length: u64) {
+    /// An instance that was noted takes so many bytes of the disk.
+    pub fn charge(&mut self, id: &InstanceId, cost: u64) {
         let Some(owner) = self.owners.get_mut(&id.owner()) else { return };
         let known = owner.keys.get_mut(split_name(id.key()).0);
         let known = known.and_then(|key| key.instances.get_mut(&(id.version(), id.key().into())));
         if let Some(instance) = known {
-            owner.used = owner.used - instance.length + length;
-            instance.length = length;
+            owner.used = owner.used - instance.cost + cost;
+            instance.cost = cost;
         }
     }
 
-    /// Bytes in the fragments of an owner.
+    /// Bytes of the disk that an owner's instances take.
     pub fn used(&self, owner: OwnerId) -> u64 {
         self.owners.get(&owner).map_or(0, |owner| owner.used)
     }
 
+    /// Bytes of the disk that an instance takes.
+    pub fn cost(&self, id: &InstanceId) -> u64 {
+        self.instance(id).map_or(0, |instance| instance.cost)
+    }
+
     /// Whether something was said about an instance.
     pub fn contains(&self, id: &InstanceId) -> bool {
-        let key = self.key(id.owner(), split_name(id.key()).0);
-        key.is_some_and(|key| key.instances.contains_key(&(id.version(), id.key().into())))
+        self.instance(id).is_some()
     }
 
     /// Whether a higher version of its key is verified.
@@ -114,7 +118,7 @@ impl Names {
         let kept = key.instances.split_off(&(newest, "".into()));
         let gone = std::mem::replace(&mut key.instances, kept);
         for instance in gone.values() {
-            owner.used -= instance.length;
+            owner.used -= instance.cost;
             instance.place.map(|place| self.verified.remove(&place));
         }
         let named = |(version, name): (u64, Box<str>)| InstanceId::new(id.owner(), &name, version).ok();
@@ -150,6 +154,10 @@ impl Names {
         (page, next)
     }
 
+    fn instance(&self, id: &InstanceId) -> Option<&Instance> {
+        self.key(id.owner(), split_name(id.key()).0)?.instances.get(&(id.version(), id.key().into()))
+    }
+
     fn key(&self, owner: OwnerId, key: &str) -> Option<&Key> {
         self.owners.get(&owner)?.keys.get(key)
     }
@@ -178,13 +186,13 @@ mod tests {
         let mut names = Names::default();
         for (name, version) in [("a", 1), ("a\u{0}00000000", 1), ("a\u{0}00000000", 2), ("a", 2), ("ab", 1)] {
             names.note(&id(name, version), &said(version as u8, true));
-            names.keep(&id(name, version), 10);
+            names.charge(&id(name, version), 10);
         }
         names.note(&id("a\u{0}00000001", 3), &said(3, false));
         assert_eq!((names.highest(OWNER, "a"), names.highest(OWNER, "b")), (3, 0));
         assert_eq!(names.newest(OWNER, "a"), Some(Newest { version: 2, digest: [2; 32].into() }));
         assert!(names.is_superseded(&id("a\u{0}00000007", 1)) && !names.is_superseded(&id("a", 2)));
-        assert_eq!(names.used(OWNER), 50);
+        assert_eq!((names.used(OWNER), names.cost(&id("a", 2)), names.cost(&id("b", 2))), (50, 10, 0));
         let gone = names.take_superseded(&id("a", 2));
         assert_eq!(gone, [id("a", 1), id("a\u{0}00000000", 1)]);
         assert_eq!(names.used(OWNER), 30);

@@ -36,8 +36,7 @@ impl Notes {
     /// Note what was said; on stable storage with the next flush. What was noted before stays until `drop_older`.
     pub fn write(&self, id: &InstanceId, said: &Said) -> Result<(), StoreError> {
         let bytes = said.encode();
-        let codec = Codec::of("1+1".parse().expect("a code"));
-        let fpcc = Fpcc::compute(&codec, HashId::Blake3, bytes.len() as u64, &[&bytes, &bytes]);
+        let fpcc = fpcc_of(&bytes);
         let name = FragmentName { key: note_key(id), version: said.flags().into(), index: 0 };
         self.0.put(&Author::Client, &name, &fpcc.to_bytes(), &bytes)
     }
@@ -75,6 +74,13 @@ impl Notes {
         Ok(())
     }
 
+    /// Bytes of the disk that the newest note of an instance takes.
+    pub fn cost(&self, id: &InstanceId) -> u64 {
+        let key = note_key(id);
+        let newest = self.0.latest(Space::ObjectStore, &key);
+        newest.map_or(0, |newest| self.0.cost(Space::ObjectStore, &key, newest.version))
+    }
+
     /// Every note that a start finds, the newest of each instance; as it is on stable storage, those before it go.
     pub fn each(&self, mut see: impl FnMut(InstanceId, Said)) -> Result<(), StoreError> {
         let mut after = MARK.to_string();
@@ -105,16 +111,14 @@ impl Notes {
     }
 
     /// Every fragment of the object store, in pages.
-    pub fn each_fragment(&self, mut see: impl FnMut(InstanceId, u64)) -> Result<(), StoreError> {
+    pub fn each_fragment(&self, mut see: impl FnMut(InstanceId)) -> Result<(), StoreError> {
         let mut after = format!("{MARK}\u{10ffff}");
         loop {
             let page = self.0.list(Space::ObjectStore, &after, MAX_PAGE)?;
             for object in &page.objects {
                 let split = split_fragment_key(&object.key);
                 let id = split.and_then(|(owner, name)| InstanceId::new(owner, name, object.version).ok());
-                if let Some(id) = id {
-                    see(id, object.fragment_length);
-                }
+                id.into_iter().for_each(&mut see);
             }
             match page.next {
                 Some(next) => after = next,
@@ -129,6 +133,16 @@ impl Notes {
         said_in(&kept.fpcc(), &kept.fragment())
             .ok_or_else(|| StoreError::Inconsistent(format!("the note {key:?} is none")))
     }
+}
+
+/// What `Notes::cost` comes to when all has been said.
+pub fn highest_cost(id: &InstanceId) -> u64 {
+    Store::record_length(&note_key(id), &fpcc_of(&[0; Said::LONGEST]))
+}
+
+fn fpcc_of(note: &[u8]) -> Fpcc {
+    let codec = Codec::of("1+1".parse().expect("a code"));
+    Fpcc::compute(&codec, HashId::Blake3, note.len() as u64, &[note, note])
 }
 
 fn said_in(fpcc: &Bytes, fragment: &Bytes) -> Option<Said> {

@@ -216,10 +216,8 @@ impl Inner {
                 false => self.outdated.lock().push((id.clone(), said.clone())),
             }
         }
-        if let Some(kept) = &step.keep {
-            state.names.keep(id, kept.fragment().bytes().len() as u64);
-        }
         if step.needs_disk() {
+            state.names.charge(id, self.cost(id));
             let next = state.dispersals.persisted(id, step);
             self.queue(&mut state, id, group, None, next);
         }

@@ -243,6 +243,21 @@ impl Pool {
         }
     }
 
+    /// Bytes of a node's disk that all there is takes.
+    fn used_on_disk(&self, k: usize) -> u64 {
+        self.stores[k].as_ref().unwrap().usage().used_bytes
+    }
+
+    /// The owner has all there is.
+    async fn until_all_charged(&self) {
+        let charged = |k: usize| {
+            let agreement = self.wires.agreements.lock()[&self.node(k)].upgrade().unwrap();
+            agreement.inner.state.lock().names.used(self.owner())
+        };
+        until("all that is on disk is charged", || ALL.iter().all(|k| charged(*k) == self.used_on_disk(*k)))
+            .await;
+    }
+
     fn fragments(&self, name: &str, version: u64) -> usize {
         let stores = self.stores.iter().flatten();
         let key = format!("{}/{name}", self.owner());
@@ -538,6 +553,46 @@ async fn an_owner_has_his_quota_and_gets_it_back() {
     assert_eq!(pool.put("a", 2, &Encoded::new("tombstone", 90), &ALL).await, [200; 5]);
     until("the first is gone", || pool.fragments("a", 1) == 0).await;
     assert_eq!(pool.put("b", 1, &small, &ALL).await, [200; 5]);
+}
+
+/// Objects of one byte counted as one byte each, and took some hundred times as much of the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_counts_all_that_an_object_takes_of_the_disk_also_after_a_restart() {
+    const QUOTA: u64 = 2_000_000;
+    const AT_ONCE: usize = 8;
+    let mut pool = Pool::with_quota(Some(QUOTA));
+    let object = Encoded::new("x", 1);
+    let put = async |pool: &Pool, number: usize| pool.put(&format!("{number:05}"), 1, &object, &ALL).await;
+    assert_eq!(put(&pool, 0).await, [200; 5]);
+    pool.until_all_charged().await;
+    let each = pool.used_on_disk(0);
+    let expected = (QUOTA / each) as usize;
+    assert!((2000..3000).contains(&expected), "{each} bytes each");
+    let mut brought = 1;
+    loop {
+        let round = (brought..brought + AT_ONCE).map(|number| put(&pool, number));
+        let answers = futures_util::future::join_all(round).await.concat();
+        brought += AT_ONCE;
+        if answers == [507; 5 * AT_ONCE] {
+            break;
+        }
+        assert!(brought < expected + 3 * AT_ONCE, "{brought} objects, {expected} expected");
+    }
+    assert!(brought > expected, "{brought} objects, {expected} expected");
+    pool.until_all_charged().await;
+    let used = ALL.map(|k| pool.used_on_disk(k));
+    // Those that come at once do not know of each other.
+    let full = QUOTA - each + 1..QUOTA + AT_ONCE as u64 * each;
+    assert!(used.iter().all(|used| full.contains(used)), "{used:?}");
+
+    for k in ALL {
+        pool.stop(k).await;
+    }
+    ALL.iter().for_each(|k| pool.start(*k));
+    pool.until_all_charged().await;
+    assert_eq!(ALL.map(|k| pool.used_on_disk(k)), used);
+    assert_eq!(put(&pool, brought).await, [507; 5]);
+    assert_eq!(put(&pool, 0).await, [200; 5], "the same again takes nothing more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

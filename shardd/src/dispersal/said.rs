@@ -26,6 +26,9 @@ pub struct Said {
 pub struct NotSaid;
 
 impl Said {
+    /// Bytes of the longest encoding.
+    pub const LONGEST: usize = HEADER + 2 * Hash::LENGTH;
+
     /// Nothing yet, among the nodes of a configuration.
     pub fn nothing(configuration: Hash) -> Said {
         Said { configuration, echoed: None, readied: None, is_verified: false }
@@ -88,7 +91,7 @@ impl Said {
 
     /// Its encoding.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + 2 * Hash::LENGTH);
+        let mut bytes = Vec::with_capacity(Said::LONGEST);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&[self.flags(), 0, 0, 0]);
         bytes.extend_from_slice(self.configuration.as_bytes());

@@ -164,6 +164,11 @@ impl Holding {
         indexes
     }
 
+    /// How many are held.
+    pub fn fragments(&self) -> u64 {
+        self.places().count() as u64
+    }
+
     fn places(&self) -> impl Iterator<Item = &Place> {
         std::iter::once(&self.first).chain(self.more.iter().flat_map(|more| more.iter()))
     }
@@ -423,7 +428,7 @@ impl Names {
     fn listed_bytes(&self, key: &str) -> usize {
         let each = json_length(key) + STATUS_BYTES;
         let newest = self.versions(key).rev().take(LISTED_VERSIONS);
-        newest.map(|(_, holding)| each + INDEX_BYTES * holding.places().count()).sum()
+        newest.map(|(_, holding)| each + INDEX_BYTES * holding.fragments() as usize).sum()
     }
 
     fn each(&self, mut see: impl FnMut(&dyn Fn() -> String, u64, &Holding)) {

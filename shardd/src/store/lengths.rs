@@ -1,10 +1,11 @@
-//! How many bytes answers will have, before anything is set aside for them.
+//! How many bytes answers will have in memory and records on disk, before there is room for them.
 
+use common::fpcc::Fpcc;
 use common::wire::MAX_PAGE;
 
-use super::Store;
 use super::index::PAGE_BYTES;
 use super::record::Space;
+use super::{Store, shape};
 
 /// Bytes of a list beside its entries and the key at which it goes on.
 pub const LIST_BYTES: usize = 64;
@@ -18,5 +19,18 @@ impl Store {
     /// The same of all volumes.
     pub fn volumes_length(&self) -> usize {
         self.volumes.list_length()
+    }
+
+    /// Bytes of the disk that a fragment of such an object takes, under this key.
+    pub fn record_length(key: &str, fpcc: &Fpcc) -> u64 {
+        let fpcc_length = Fpcc::encoded_length(fpcc.code().m(), fpcc.code().n());
+        shape(fpcc, fpcc_length).lengths(key.len()).record()
+    }
+
+    /// The same of all that is kept of one version.
+    pub fn cost(&self, space: Space, key: &str, version: u64) -> u64 {
+        let index = self.index.lock();
+        let holding = index.find(space, key, version);
+        holding.map_or(0, |holding| holding.lengths(key.len()).record() * holding.fragments())
     }
 }
