@@ -651,6 +651,7 @@ async fn remind(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(REMINDER).await;
         let Some(inner) = inner.upgrade() else { return };
+        inner.tidy().await;
         let mut state = inner.state.lock();
         for reminder in state.dispersals.remind(MAX_BATCH) {
             inner.queue(&mut state, &reminder.id, &reminder.group, None, reminder.step);

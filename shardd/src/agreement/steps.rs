@@ -87,16 +87,11 @@ impl Inner {
         let boot = self.store.boot();
         let mut failed = blocking::run_if_much(self.bytes_of(steps), move || inner.append(&wanted)).await;
         if steps.iter().any(|queued| queued.step.needs_flush()) {
-            let outdated = std::mem::take(&mut *self.outdated.lock());
             self.flush().await;
             if self.store.boot() != boot {
                 let lost = steps.iter().filter(|queued| !self.is_there(queued));
                 failed.extend(lost.map(|queued| (queued.id.clone(), None)));
             }
-            outdated
-                .iter()
-                .filter(|(id, said)| self.notes.has(id, said))
-                .for_each(|(id, said)| self.drop_older(id, said));
         }
         let mut forgotten = HashSet::new();
         for (id, why) in failed {
@@ -171,11 +166,21 @@ impl Inner {
     }
 
     /// Until it succeeds: what is not known to be on disk must not be spoken of. Things may be missing if the boot id is
-    /// another one then.
+    /// another one then. Notes go that stood beside those after them until now.
     async fn flush(&self) {
+        let outdated = std::mem::take(&mut *self.outdated.lock());
         while let Err(error) = self.store.flush().await {
             tracing::error!(%error, "flush");
             tokio::time::sleep(PAUSE).await;
+        }
+        let covered = outdated.iter().filter(|(id, said)| self.notes.has(id, said));
+        covered.for_each(|(id, said)| self.drop_older(id, said));
+    }
+
+    /// Flush if only that lets notes go.
+    pub(super) async fn tidy(&self) {
+        if !self.outdated.lock().is_empty() {
+            self.flush().await;
         }
     }
 
