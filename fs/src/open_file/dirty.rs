@@ -17,14 +17,14 @@ pub struct DirtyRuns {
     runs: BTreeMap<u64, Buffer>,
     bytes: u64,
     object_size: usize,
-    /// The last run was written to its full length, so the next one very likely will be, too.
-    streaming: bool,
+    /// Where the last full run ended: one that begins there very likely gets its full length, too.
+    full_until: Option<u64>,
 }
 
 impl DirtyRuns {
     /// None yet; no run will be longer than `object_size` bytes.
     pub fn new(object_size: usize) -> DirtyRuns {
-        DirtyRuns { runs: BTreeMap::new(), bytes: 0, object_size, streaming: false }
+        DirtyRuns { runs: BTreeMap::new(), bytes: 0, object_size, full_until: None }
     }
 
     /// Bytes in all runs.
@@ -73,9 +73,12 @@ impl DirtyRuns {
                 self.bytes += taken as u64;
                 return taken;
             }
+            if inside == run.len() {
+                self.full_until = Some(at);
+            }
         }
         let taken = gap.min(object_size);
-        let capacity = if self.streaming { object_size + PADDING } else { taken };
+        let capacity = if self.full_until == Some(at) { object_size + PADDING } else { taken };
         let mut run = Buffers::shared().take(capacity);
         run.extend_from_slice(&data[..taken]);
         self.runs.insert(at, run);
@@ -136,8 +139,8 @@ impl DirtyRuns {
             .find(|(_, run)| run.len() >= self.object_size)
             .map(|(start, _)| *start);
         if let Some(start) = full {
-            self.streaming = true;
             let run = self.runs.remove(&start).expect("the run was just found");
+            self.full_until = Some(start + run.len() as u64);
             self.bytes -= run.len() as u64;
             return Some(vec![(start, run)]);
         }
@@ -279,5 +282,32 @@ mod tests {
         }
         assert_eq!(objects, [(0, 64), (64, 64), (128, 64)]);
         assert_eq!(dirty.bytes(), 200 - 192);
+    }
+
+    /// After the first full run each run had a whole object's buffer, however far away and small.
+    #[test]
+    fn only_a_run_that_continues_a_full_one_has_a_whole_objects_buffer() {
+        const OBJECT: usize = 1 << 20;
+        let capacity = |dirty: &DirtyRuns, start: u64| dirty.runs[&start].capacity();
+        let mut dirty = DirtyRuns::new(OBJECT);
+        // A stream whose writes end at the object's end, and one whose writes do not.
+        for (from, write) in [(0u64, OBJECT / 4), (64 << 20, OBJECT / 4 + 1000)] {
+            let mut at = from;
+            while at < from + 3 * OBJECT as u64 {
+                dirty.write(at, &vec![7; write]);
+                at += write as u64;
+                while dirty.take_full(at - write as u64..at).is_some() {}
+                if let Some(start) = dirty.runs.keys().next().filter(|start| **start >= from + OBJECT as u64)
+                {
+                    assert!(capacity(&dirty, *start) >= OBJECT + PADDING, "{start}");
+                }
+            }
+            for far in 1..100 {
+                let offset = (1 << 30) + far * OBJECT as u64;
+                dirty.write(offset, &[7; 4096]);
+                assert!(capacity(&dirty, offset) < 16 << 10, "{}", capacity(&dirty, offset));
+            }
+            dirty.clip(0..u64::MAX);
+        }
     }
 }
