@@ -405,6 +405,42 @@ impl State {
         Ok(plan.finish())
     }
 
+    /// The first offset from `from` on that has bytes.
+    pub fn next_data(&mut self, ino: Ino, from: u64, store: &dyn MetadataStore) -> Result<Option<u64>> {
+        Ok(self.next_ranges(ino, from, store)?.map(|range| range.start.max(from)).min())
+    }
+
+    /// The first offset from `from` on that has none; `from` lies within the size, and the end is a hole. Looks at every
+    /// range of bytes before it.
+    pub fn next_hole(&mut self, ino: Ino, from: u64, store: &dyn MetadataStore) -> Result<u64> {
+        let mut at = from;
+        while at < self.size {
+            let here = self.next_ranges(ino, at, store)?.filter(|range| range.start <= at);
+            match here.map(|range| range.end).max() {
+                Some(end) => at = end,
+                None => break,
+            }
+        }
+        Ok(at)
+    }
+
+    /// Of each layer the first range of bytes that ends after an offset.
+    fn next_ranges(
+        &mut self,
+        ino: Ino,
+        after: u64,
+        store: &dyn MetadataStore,
+    ) -> Result<impl Iterator<Item = Range<u64>>> {
+        self.known.cover(ino, after..after + 1, store)?;
+        // What is remembered ends with an extent, or at the end of the file.
+        let stored = self.known.touching(&(after..u64::MAX)).next().map(|(extent, _)| extent.range());
+        let sealed = self.seals.iter().filter_map(move |seal| {
+            let next = seal.extents.partition_point(|extent| extent.range().end <= after);
+            seal.extents.get(next).map(Extent::range)
+        });
+        Ok(self.dirty.next_run(after).into_iter().chain(sealed).chain(stored))
+    }
+
     /// How likely what is read now is read again soon.
     pub fn reuse(&self) -> Reuse {
         if self.ahead.is_in_order() { Reuse::Unlikely } else { Reuse::Likely }
@@ -617,7 +653,163 @@ impl ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use common::hash::{Hash, HashId};
+    use common::wire::{NodeId, VolumeId};
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::inode::ROOT;
+    use crate::metadata::sqlite::SqliteStore;
+    use crate::metadata::{Commit, NewInode, VolumeSettings};
+
+    const NOW: Time = Time { seconds: 1, nanos: 0 };
+
+    /// A file in a store, and which of its bytes are in no hole.
+    struct Sparse {
+        store: SqliteStore,
+        file: OpenFile,
+        objects: u64,
+        model: Vec<bool>,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, usize),
+        Seal,
+        Commit,
+        Punch(u64, u64),
+        Truncate(u64),
+    }
+
+    impl Sparse {
+        fn new() -> Sparse {
+            let store = SqliteStore::open_in_memory().unwrap();
+            let settings = VolumeSettings {
+                volume: VolumeId([7; 16]),
+                name: "test".into(),
+                code: Code::new(3, 2).unwrap(),
+                hash: HashId::Blake3,
+                object_size: 4096,
+                root: (0, 0),
+                created: NOW,
+            };
+            store.format(&settings).unwrap();
+            store.configure(&[1, 2, 3, 4, 5].map(|k| NodeId([k; 16]))).unwrap();
+            let new = NewInode { mode: libc::S_IFREG, ..NewInode::default() };
+            let inode = store.create(ROOT, b"a", &new, NOW).unwrap();
+            let file = OpenFile::new(&inode, settings.code, settings.object_size);
+            Sparse { store, file, objects: 0, model: Vec::new() }
+        }
+
+        fn step(&mut self, step: &Step) {
+            match *step {
+                Step::Write(offset, length) => self.write(offset, length),
+                Step::Seal => self.seal(),
+                Step::Commit => self.commit(),
+                Step::Punch(from, to) => {
+                    let to = to.min(self.model.len() as u64);
+                    let from = from.min(to);
+                    self.store.punch(self.file.ino, from..to, NOW).unwrap();
+                    self.file.state().clip(from..to);
+                    self.model[from as usize..to as usize].fill(false);
+                }
+                Step::Truncate(size) => {
+                    self.store.truncate(self.file.ino, size, NOW).unwrap();
+                    self.file.state().truncate(size);
+                    self.model.resize(size as usize, false);
+                }
+            }
+        }
+
+        fn write(&mut self, offset: u64, length: usize) {
+            let (from, end) = (offset as usize, offset as usize + length);
+            self.file.state().write(offset, &vec![7; length], NOW);
+            self.model.resize(self.model.len().max(end), false);
+            self.model[from..end].fill(true);
+        }
+
+        fn seal(&mut self) {
+            self.file.state().seal_all(|| {
+                self.objects += 1;
+                ObjectId { epoch: 1, counter: self.objects }
+            });
+        }
+
+        /// The older half of what is sealed.
+        fn commit(&mut self) {
+            let mut state = self.file.state();
+            let half = state.seals.len().div_ceil(2);
+            for seal in state.seals.iter_mut().take(half) {
+                seal.progress = Progress::Stored(ObjectRecord {
+                    id: seal.id,
+                    length: seal.length,
+                    fpcc: Hash::from([1; 32]),
+                    code: Code::new(3, 2).unwrap(),
+                    configuration: 1,
+                    exceptions: Vec::new(),
+                });
+            }
+            let (objects, files) = state.ready(self.file.ino);
+            self.store.commit(&Commit { objects, files }).unwrap();
+            state.drop_committed(half);
+        }
+
+        fn seek(&self, from: u64) -> (Option<u64>, u64) {
+            let (mut state, ino) = (self.file.state(), self.file.ino);
+            let data = state.next_data(ino, from, &self.store).unwrap();
+            (data, state.next_hole(ino, from, &self.store).unwrap())
+        }
+
+        fn check(&self, from: usize) {
+            let next = |wanted: bool| self.model[from..].iter().position(|byte| *byte == wanted);
+            let data = next(true).map(|at| (from + at) as u64);
+            let hole = next(false).map_or(self.model.len(), |at| from + at) as u64;
+            assert_eq!(self.seek(from as u64), (data, hole), "from {from}");
+        }
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u64..300, 1usize..40).prop_map(|(offset, length)| Step::Write(offset, length)),
+            2 => Just(Step::Seal),
+            2 => Just(Step::Commit),
+            1 => (0u64..300, 0u64..100).prop_map(|(from, length)| Step::Punch(from, from + length)),
+            1 => (0u64..350).prop_map(Step::Truncate),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn data_and_holes_are_found_in_whatever_layer_they_are(steps in proptest::collection::vec(step(), 1..40)) {
+            let mut file = Sparse::new();
+            for step in &steps {
+                file.step(step);
+                // Backwards too: what is remembered is of another place then.
+                (0..file.model.len()).step_by(7).for_each(|from| file.check(from));
+                (0..file.model.len()).rev().step_by(5).for_each(|from| file.check(from));
+            }
+        }
+    }
+
+    #[test]
+    fn data_and_holes_are_found_among_more_extents_than_are_remembered() {
+        let mut file = Sparse::new();
+        for first in [0, 2] {
+            (0..2 * REMEMBERED as u64).for_each(|k| file.write(4 * k + first, 1));
+            file.seal();
+            file.commit();
+            assert!(file.file.state().is_clean());
+            (0..file.model.len()).for_each(|from| file.check(from));
+        }
+        // Without a hole, in extents of several objects.
+        for first in [1, 3] {
+            (0..2 * REMEMBERED as u64).for_each(|k| file.write(4 * k + first, 1));
+            file.seal();
+            file.commit();
+        }
+        assert_eq!(file.seek(0), (Some(0), 8 * REMEMBERED as u64));
+    }
 
     #[test]
     fn who_reads_in_order_is_known_until_he_jumps() {

@@ -42,6 +42,13 @@ impl DirtyRuns {
         self.runs.last_key_value().map_or(0, |(start, run)| start + run.len() as u64)
     }
 
+    /// The range of the first run that ends after an offset.
+    pub fn next_run(&self, after: u64) -> Option<Range<u64>> {
+        let range = |(start, run): (&u64, &Buffer)| *start..*start + run.len() as u64;
+        let before = self.runs.range(..=after).next_back().map(range).filter(|run| run.end > after);
+        before.or_else(|| self.runs.range(after..).next().map(range))
+    }
+
     /// Lay `data` over the runs at `offset`; returns how many bytes are dirty that were not before.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> u64 {
         let before = self.bytes;

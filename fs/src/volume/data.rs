@@ -439,21 +439,13 @@ impl Volume {
     pub fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>> {
         let file = self.opened(ino)?;
         let mut state = file.state();
-        let size = state.size;
-        if offset >= size {
+        if offset >= state.size {
             return Ok(None);
         }
-        let mut at = offset;
-        while at < size {
-            let end = size.min(at + SEEK_WINDOW);
-            let pieces = state.plan(ino, at..end, &*self.metadata)?;
-            let wanted = pieces.iter().find(|piece| matches!(piece.source, Source::Hole) != data);
-            if let Some(piece) = wanted {
-                return Ok(Some(piece.range.start));
-            }
-            at = end;
+        match data {
+            true => state.next_data(ino, offset, &*self.metadata),
+            false => state.next_hole(ino, offset, &*self.metadata).map(Some),
         }
-        Ok(if data { None } else { Some(size) })
     }
 
     /// Let a range become a hole; with `keep_size` unset the file grows to its end.
@@ -542,9 +534,6 @@ impl Volume {
         Ok(length)
     }
 }
-
-/// How much of a file is looked at once when seeking, in bytes.
-const SEEK_WINDOW: u64 = 1 << 30;
 
 fn check_range(offset: u64, length: u64) -> Result<()> {
     match offset.checked_add(length) {

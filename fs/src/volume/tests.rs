@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::{AccessTimes, SetAttributes, SetTime, Views, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
-use crate::inode::{Caller, Ino, ROOT, Time};
+use crate::inode::{Caller, Ino, MAX_SIZE, ROOT, Time};
 use crate::journal::chain::Reader;
 use crate::journal::{self, Checkpoints, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;
@@ -508,6 +508,26 @@ async fn data_and_holes_are_found() {
         assert_eq!(volume.seek(ino, 10_050, false).unwrap(), Some(10_100));
         assert_eq!(volume.seek(ino, 0, false).unwrap(), Some(0));
         assert_eq!(volume.seek(ino, 10_100, true).unwrap(), None);
+        volume.flush(ino).await.unwrap();
+    }
+}
+
+/// The file was gone through in steps of 1 GiB: 2^33 of them, with the file locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeking_costs_what_there_is_and_not_the_length() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    resize(&volume, ino, MAX_SIZE);
+    assert_eq!(volume.seek(ino, 0, true).unwrap(), None);
+    assert_eq!(volume.seek(ino, 5, false).unwrap(), Some(5));
+    let far = MAX_SIZE - 100;
+    write(&volume, ino, far, &[1; 100]).await;
+    for flushed in [false, true] {
+        assert_eq!(volume.seek(ino, 0, true).unwrap(), Some(far), "flushed: {flushed}");
+        assert_eq!(volume.seek(ino, far + 50, true).unwrap(), Some(far + 50));
+        assert_eq!(volume.seek(ino, far + 50, false).unwrap(), Some(MAX_SIZE), "the end is a hole");
+        assert_eq!(volume.seek(ino, MAX_SIZE, false).unwrap(), None);
         volume.flush(ino).await.unwrap();
     }
 }
