@@ -100,19 +100,20 @@ impl Volume {
         if size > MAX_SIZE {
             return Err(Error::TooLarge);
         }
-        let Some(file) = self.file(ino) else {
-            self.metadata.truncate(ino, size, caller.now)?;
-            self.work.notify_one();
-            return Ok(());
-        };
+        let mut files = self.files.lock();
+        let file = self.taken_for_open(&mut files, ino)?;
+        // From here on nobody takes it out of `files`, and who opens it waits for the new size. Others need not wait.
         let mut state = file.state();
-        self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now))?;
-        self.budget.give(state.truncate(size));
-        state.keep_mtime();
+        drop(files);
+        let changed = self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now));
+        if changed.is_ok() {
+            self.budget.give(state.truncate(size));
+            state.keep_mtime();
+        }
         drop(state);
         self.drop_if_unused(&file);
         self.work.notify_one();
-        Ok(())
+        changed.map(drop)
     }
 
     /// Change an open file in the store. What fails may have been done all the same, if only the answer was lost: then

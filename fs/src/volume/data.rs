@@ -1,5 +1,6 @@
 //! Bytes: open, read, write, flush, fsync, close, and the seals on their way to the nodes.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,21 @@ impl Volume {
         file.state().handles = 1;
         file.state().access_noted = self.options.access_times == AccessTimes::Never;
         file
+    }
+
+    /// The open file of an inode. One that nobody has open is taken for open, without handles, until `drop_if_unused`.
+    pub(super) fn taken_for_open(
+        &self,
+        files: &mut HashMap<Ino, Arc<OpenFile>>,
+        ino: Ino,
+    ) -> Result<Arc<OpenFile>> {
+        if let Some(file) = files.get(&ino) {
+            return Ok(file.clone());
+        }
+        let inode = self.metadata.inode(ino)?;
+        let file = Arc::new(OpenFile::new(&inode, self.settings.code, self.settings.object_size));
+        files.insert(ino, file.clone());
+        Ok(file)
     }
 
     /// One handle less. What is still dirty stays until it is stored.
@@ -296,10 +312,8 @@ impl Volume {
     /// Lay over files what intents carry of them: a mount that ended before it had sealed it left them.
     pub(super) fn adopt_intents(&self, inos: &[Ino]) -> Result<()> {
         for &ino in inos {
-            let inode = self.metadata.inode(ino)?;
             let mut files = self.files.lock();
-            let fresh = || OpenFile::new(&inode, self.settings.code, self.settings.object_size);
-            let file = files.entry(ino).or_insert_with(|| Arc::new(fresh())).clone();
+            let file = self.taken_for_open(&mut files, ino)?;
             let bytes = file.state().adopt(self.metadata.intents(ino)?);
             self.budget.charge(bytes);
         }

@@ -327,6 +327,39 @@ async fn what_a_truncation_cut_off_reads_as_zeros_when_the_file_grows_again() {
     }
 }
 
+/// An open that had read the old size was noted only after a truncation by path had looked for open files: it went on
+/// with a size, and bytes, that were gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_a_file_while_it_is_cut_by_its_path_sees_it_cut() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    for round in 0..400 {
+        write(&volume, ino, 0, &[7; 100]).await;
+        volume.flush(ino).await.unwrap();
+        volume.close_file(ino);
+        let begin = std::sync::Barrier::new(2);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                begin.wait();
+                resize(&volume, ino, 0);
+            });
+            begin.wait();
+            for _ in 0..round % 40 {
+                volume.open_file(ino).unwrap();
+                volume.try_read(ino, 0, 100, None).unwrap();
+                volume.close_file(ino);
+            }
+            volume.open_file(ino).unwrap();
+            volume.try_read(ino, 0, 100, None).unwrap();
+        });
+        assert_eq!(volume.attributes(ino).unwrap().size, 0, "round {round}");
+        assert!(read(&volume, ino, 0, 100).await.is_empty(), "round {round}");
+        resize(&volume, ino, 10);
+        assert_eq!(read(&volume, ino, 0, 100).await, [0; 10], "round {round}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_set_by_hand_outlives_the_bytes_written_before_it() {
     let bench = Bench::new().await;
