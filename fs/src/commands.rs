@@ -209,7 +209,15 @@ async fn recover_from(
     let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
     let io_limit = PoolOptions::default().io_limit;
     let accept_loss = args.accept_loss;
-    let reader = Reader { pool, volume: descriptor.volume, code, hash, io_limit, accept_loss };
+    let reader = Reader {
+        pool,
+        volume: descriptor.volume,
+        code,
+        hash,
+        io_limit,
+        accept_loss,
+        unfenced: Default::default(),
+    };
     let chain = recover::chain(&reader, &trust).await?;
     let state = StateFolder::take(path)?;
     let store = open_store(&state)?;

@@ -1,6 +1,7 @@
 //! Who may write a volume: an epoch that enough root nodes grant to one mount alone, and a lease that keeps others from
 //! asking while it lives. The epoch keeps bytes safe; the lease only spares people to find out (volume.md section 6).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +65,9 @@ impl Applicant {
             self.ask(epoch, Duration::ZERO, false).await;
             return Err(denied);
         }
-        let lease = Lease { applicant: self.clone(), epoch, renewal: None, watch: LeaseWatch::new() };
+        let unfenced = answers.iter().filter(|(_, answer)| answer.is_err()).map(|&(node, _)| node).collect();
+        let lease =
+            Lease { applicant: self.clone(), epoch, unfenced, renewal: None, watch: LeaseWatch::new() };
         Ok(lease.renewed())
     }
 
@@ -139,6 +142,7 @@ impl Applicant {
 pub struct Lease {
     applicant: Applicant,
     epoch: u32,
+    unfenced: HashSet<NodeId>,
     renewal: Option<JoinHandle<()>>,
     watch: LeaseWatch,
 }
@@ -222,6 +226,11 @@ impl Lease {
     /// How it is doing.
     pub fn watch(&self) -> LeaseWatch {
         self.watch.clone()
+    }
+
+    /// The nodes that did not grant the epoch when they were asked.
+    pub fn unfenced(&self) -> &HashSet<NodeId> {
+        &self.unfenced
     }
 
     /// Give it back, so that others may mount at once.

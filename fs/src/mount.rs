@@ -218,11 +218,16 @@ fn check_nodes(answered: &[Hello]) -> Result<(), Refusal> {
 }
 
 impl Survey {
-    /// The newest epoch of a volume that any of them has seen.
-    pub fn newest_epoch(&self, volume: VolumeId) -> u32 {
-        let volumes = self.answered.iter().flat_map(|hello| &hello.volumes);
-        let epochs = volumes.filter(|known| known.descriptor.volume == volume).map(|known| known.epoch);
-        epochs.max().unwrap_or_default()
+    /// The newest epoch of a volume that more of them have seen than may lie: epochs are not many enough to skip to any
+    /// that one node tells of.
+    pub fn newest_epoch(&self, volume: VolumeId, code: Code) -> u32 {
+        let of_node = |hello: &Hello| {
+            let known = hello.volumes.iter().filter(|known| known.descriptor.volume == volume);
+            known.map(|known| known.epoch).max()
+        };
+        let mut epochs: Vec<u32> = self.answered.iter().filter_map(of_node).collect();
+        epochs.sort_unstable_by(|a, b| b.cmp(a));
+        epochs.get(code.faults()).copied().unwrap_or_default()
     }
 
     /// Those who did not answer, and why, for a sentence.
@@ -513,6 +518,22 @@ mod tests {
             routers.push(lying.fallback_service(honest));
         }
         (Arc::new(InProcessTransport::new(routers)), (0..5).map(InProcessTransport::address).collect())
+    }
+
+    #[test]
+    fn one_node_alone_does_not_say_which_epoch_is_the_newest() {
+        let newest = |epochs: &[u32], code: &str| {
+            let mut survey = survey_of(&[1, 2, 3, 4, 5][..epochs.len()], &[]);
+            for (hello, epoch) in survey.answered.iter_mut().zip(epochs) {
+                hello.volumes =
+                    vec![VolumeEntry { descriptor: descriptor(&settings(), None), epoch: *epoch }];
+            }
+            survey.newest_epoch(VOLUME, code.parse().unwrap())
+        };
+        assert_eq!(newest(&[3, 3, 2, 8_388_606, 3], "3+2"), 3);
+        assert_eq!(newest(&[3, 2, u32::MAX], "3+2"), 3);
+        assert_eq!(newest(&[3, 2, 1], "2+1"), 3, "where no liar is allowed for");
+        assert_eq!(newest(&[3], "3+2"), 0);
     }
 
     /// A node could be made to keep more than it can list in one answer, and then no volume could be mounted any more

@@ -136,17 +136,16 @@ async fn reopen(
             true => None,
             false => {
                 let applicant = applicant(mount, &key, &pool, &settings, &newest);
-                let seen = survey.newest_epoch(settings.volume);
+                let seen = survey.newest_epoch(settings.volume, settings.code);
                 Some(lease(&applicant, &*store, seen, config.take_over).await?)
             }
         };
+        let unfenced = lease.as_ref().map(|lease| lease.unfenced().clone()).unwrap_or_default();
+        let reader = Reader { unfenced, ..reader.clone() };
         let position = match journal::catch_up(&store, &reader, &public, mount, backlog).await {
             Ok(position) => position,
             Err(error) => {
-                // Who is refused keeps nobody else out.
-                if let Some(lease) = lease {
-                    lease.release().await;
-                }
+                give_back(lease).await;
                 return Err(error.into());
             }
         };
@@ -157,15 +156,31 @@ async fn reopen(
         // The journal names other nodes, and they are to be asked.
         newest = known;
     };
-    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
-    let configuration = match config.read_only {
-        true => newest,
-        false => {
-            register(&transport, &survey, &settings, &key, config.io_timeout).await?;
-            store.configure(&nodes.current)?
+    let begun = async {
+        let mut nodes =
+            mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+        let configuration = match config.read_only {
+            true => newest,
+            false => {
+                let refusals = register(&transport, &survey, &settings, &key, config.io_timeout).await;
+                // It gets nothing of the volume until a mount that it takes it from.
+                match survey.answered.len() - refusals.len() < settings.code.quorum() {
+                    true => return Err(Refusal(refusals.join("; "))),
+                    false => nodes.warnings.extend(refusals),
+                }
+                store.configure(&nodes.current)?
+            }
+        };
+        state.remember(&remembered_nodes(&settings, &nodes))?;
+        Ok((nodes, configuration))
+    };
+    let (nodes, configuration) = match begun.await {
+        Ok(begun) => begun,
+        Err(refusal) => {
+            give_back(lease).await;
+            return Err(refusal);
         }
     };
-    state.remember(&remembered_nodes(&settings, &nodes))?;
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
 }
 
@@ -257,7 +272,15 @@ async fn connect(
 
 fn reader(pool: &Arc<Pool>, settings: &VolumeSettings, io_limit: Duration) -> Reader {
     let (volume, code, hash) = (settings.volume, settings.code, settings.hash);
-    Reader { pool: pool.clone(), volume, code, hash, io_limit, accept_loss: None }
+    Reader {
+        pool: pool.clone(),
+        volume,
+        code,
+        hash,
+        io_limit,
+        accept_loss: None,
+        unfenced: Default::default(),
+    }
 }
 
 /// Make a volume.
@@ -331,7 +354,10 @@ async fn format(
     store.format(&settings)?;
     let configuration = store.configure(&nodes.current)?;
     state.remember(&remembered_nodes(&settings, &nodes))?;
-    register(&transport, &survey, &settings, &key, config.io_timeout).await?;
+    let refusals = register(&transport, &survey, &settings, &key, config.io_timeout).await;
+    if !refusals.is_empty() {
+        return Err(Refusal(refusals.join("; ")));
+    }
     let pool = connect(config, transport, &nodes).await?;
     collect_evidence(&pool, &state)?;
     let applicant = applicant(state.mount_id()?, &key, &pool, &settings, &configuration);
@@ -340,25 +366,32 @@ async fn format(
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
 }
 
+/// Who is refused keeps nobody else out.
+async fn give_back(lease: Option<Lease>) {
+    if let Some(lease) = lease {
+        lease.release().await;
+    }
+}
+
 fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
     let known = nodes.known.iter().map(|(address, node)| (*node, address.clone()));
     Remembered::new(settings.volume, &settings.name, known)
 }
 
+/// Tell all nodes that answered of a volume; what those say that do not take it.
 async fn register(
     transport: &Arc<dyn FragmentTransport>,
     survey: &Survey,
     settings: &VolumeSettings,
     key: &VolumeKey,
     limit: Duration,
-) -> Result<(), Refusal> {
+) -> Vec<String> {
     let descriptor = mount::descriptor(settings, owner_of(settings.volume, &key.public()));
     let told = survey.answered.iter().map(|hello| async {
         let told = transport.register(&hello.address, &descriptor, limit).await;
-        told.map(drop)
-            .map_err(|error| Refusal(format!("{} does not take the volume: {error}", hello.address)))
+        told.err().map(|error| format!("{} does not take the volume: {error}", hello.address))
     });
-    futures_util::future::join_all(told).await.into_iter().collect()
+    futures_util::future::join_all(told).await.into_iter().flatten().collect()
 }
 
 /// How a volume's nodes are reached.

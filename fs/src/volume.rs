@@ -232,6 +232,7 @@ impl Volume {
             hash: self.settings.hash,
             io_limit: self.options.io_limit,
             accept_loss: None,
+            unfenced: HashSet::new(),
         }
     }
 

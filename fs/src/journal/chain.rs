@@ -1,7 +1,7 @@
 //! Reading the journal: what the pool holds of it, from a checkpoint to its head, each entry bound to the next by its
 //! digest and signed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub struct Reader {
     pub io_limit: Duration,
     /// The entries from this one on may be given up, says the operator.
     pub accept_loss: Option<u64>,
+    /// The nodes that were asked for the reader's epoch and have not granted it. They may still take entries of who had the
+    /// volume before, after they were asked which they have: so they are not counted among those that answer.
+    pub unfenced: HashSet<NodeId>,
 }
 
 /// Told how many blocks of how many were read.
@@ -146,7 +149,7 @@ impl Reader {
     /// Whether so many of the nodes that keep the journal answer that its newest entry is among their answers.
     fn check_newest(&self, head: &Signed, known: &Known) -> Result<()> {
         let needed = self.code.reading_quorum();
-        let (answered, all) = known.roots_of(head, self.code);
+        let (answered, all) = known.roots_of(head, self.code, &self.unfenced);
         if answered >= needed || self.accept_loss.is_some() {
             return Ok(());
         }
@@ -160,7 +163,7 @@ impl Reader {
 
     /// From the checkpoint that an entry names to the entry itself.
     async fn back_from(&self, stripe: &Arc<Stripe>, head: Signed, known: Known) -> Result<Chain> {
-        let (answered, _) = known.roots_of(&head, self.code);
+        let (answered, _) = known.roots_of(&head, self.code, &HashSet::new());
         let Known { holders, silent } = known;
         let places = &holders.places;
         let first = Place { sequence: head.entry.checkpoint, epoch: 0 };
@@ -198,7 +201,13 @@ impl Reader {
             known.holders.places.iter().filter(|(place, _)| !given_up(place)).collect();
         // Whoever got an epoch read all there was before; what an older one still brought to some nodes is not part of it.
         newest_first.sort_by_key(|(place, _)| std::cmp::Reverse((place.epoch, place.sequence)));
+        let mut unreliable: HashSet<NodeId> = HashSet::new();
         for (place, nodes) in newest_first {
+            let is_acknowledged = nodes.len() + known.silent.len() >= self.code.quorum();
+            // Who names what it does not have may name much of it, and take its time for each.
+            if !is_acknowledged && nodes.iter().all(|node| unreliable.contains(node)) {
+                continue;
+            }
             match self.fetch(stripe, *place, nodes, public).await {
                 Ok(signed) if public.is_some() || self.is_agreed(stripe, &signed, nodes).await => {
                     return Ok(Some(signed));
@@ -206,14 +215,17 @@ impl Reader {
                 Ok(_) => {
                     tracing::warn!(key = place.key(), "too few nodes agree on this entry of the journal")
                 }
-                Err(error) if nodes.len() + known.silent.len() >= self.code.quorum() => {
+                Err(error) if is_acknowledged => {
                     let (answers, sequence) = (silent_nodes(&known.silent), place.sequence);
                     return Err(Error::Pool(format!(
                         "entry {sequence} of the journal may have been acknowledged and cannot be read: {error}{answers}; \
                          --accept-loss {sequence} goes on without it and what came after"
                     )));
                 }
-                Err(error) => tracing::warn!(%error, "this entry of the journal was never acknowledged"),
+                Err(error) => {
+                    tracing::warn!(%error, "this entry of the journal was never acknowledged");
+                    unreliable.extend(nodes);
+                }
             }
         }
         Ok(None)
@@ -307,12 +319,13 @@ async fn known(stripe: &Arc<Stripe>) -> Known {
 }
 
 impl Known {
-    /// How many of the nodes that keep an entry answered, and how many there are.
-    fn roots_of(&self, signed: &Signed, code: Code) -> (usize, usize) {
+    /// How many of the nodes that keep an entry answered, but for `uncounted` ones, and how many there are.
+    fn roots_of(&self, signed: &Signed, code: Code, uncounted: &HashSet<NodeId>) -> (usize, usize) {
         let newest = signed.entry.configurations.last();
         let roots = newest.map_or(&[][..], |configuration| &configuration.nodes);
         let roots = &roots[..code.n().min(roots.len())];
-        (roots.iter().filter(|root| self.holders.answered.contains(root)).count(), roots.len())
+        let counts = |root: &&NodeId| self.holders.answered.contains(root) && !uncounted.contains(root);
+        (roots.iter().filter(counts).count(), roots.len())
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) async fn open(config: &MountConfig, wanted: &SnapshotOf) -> Result<Op
         hash,
         io_limit: config.io_timeout,
         accept_loss: None,
+        unfenced: Default::default(),
     };
     let pin = pin(&reader, &public, name).await?;
     let state = StateFolder::take(&config.state)?;

@@ -115,10 +115,63 @@ impl Stripe {
             let listing =
                 self.pool.transport().list(&address, volume, first, MAX_PAGE, self.left(deadline)).await;
             let Answer { value: page, .. } = self.pool.read_ended(node, began, listing)?;
-            objects.extend(page.objects);
+            follow(&mut objects, &from, page.objects)?;
             let stays = |next: &str| from.starts_with(JOURNAL_PREFIX) || next < JOURNAL_PREFIX;
             after = page.next.filter(|next| *next > from && stays(next));
         }
         Ok(objects)
+    }
+}
+
+/// Add a page to what a node has listed after a key. It tells of each version once and in order: one that repeats itself
+/// would count for several.
+fn follow(
+    listed: &mut Vec<ObjectStatus>,
+    after: &str,
+    page: Vec<ObjectStatus>,
+) -> Result<(), TransportError> {
+    for object in page {
+        let last = listed.last().map(|last| (&last.key, last.version));
+        if object.key.as_str() <= after || last.is_some_and(|last| last >= (&object.key, object.version)) {
+            return Err(TransportError::Garbage(format!("lists {:?} out of order", object.key)));
+        }
+        listed.push(object);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(key: &str, version: u64) -> ObjectStatus {
+        ObjectStatus {
+            key: key.into(),
+            version,
+            fpcc: String::new(),
+            code: String::new(),
+            object_length: 0,
+            fragment_length: 0,
+            indexes: vec![0],
+        }
+    }
+
+    #[test]
+    fn a_node_that_repeats_itself_or_goes_back_is_not_believed() {
+        let page = |keys: &[(&str, u64)]| keys.iter().map(|(key, version)| status(key, *version)).collect();
+        let mut listed = Vec::new();
+        follow(&mut listed, "a", page(&[("b", 1), ("b", 2), ("c", 1)])).unwrap();
+        follow(&mut listed, "c", page(&[("ca", 1)])).unwrap();
+        assert_eq!(listed.len(), 4);
+        for (after, keys) in [
+            ("", &[("b", 1), ("b", 1)][..]),
+            ("", &[("b", 2), ("b", 1)]),
+            ("", &[("c", 1), ("b", 1)]),
+            ("b", &[("b", 1)]),
+            ("b", &[("a", 1)]),
+        ] {
+            let followed = follow(&mut Vec::new(), after, page(keys));
+            assert!(matches!(followed, Err(TransportError::Garbage(_))), "{after}: {keys:?}");
+        }
     }
 }

@@ -48,7 +48,11 @@ impl RootKeys {
         for (node, objects) in listings {
             found.answered.push(node);
             for object in objects {
-                found.keys.entry(object.key).or_default().push(node);
+                let holders: &mut Vec<NodeId> = found.keys.entry(object.key).or_default();
+                // Once, however many versions of it the node lists.
+                if holders.last() != Some(&node) {
+                    holders.push(node);
+                }
             }
         }
         found
@@ -366,4 +370,25 @@ fn copies(count: usize, hash: common::hash::HashId, entry: &Bytes) -> Vec<u8> {
     let code = Code::new(1, count.max(2) - 1).expect("a volume has two nodes at least and 255 at most");
     let fragments = vec![&entry[..]; code.n()];
     Fpcc::compute(&Codec::of(code), hash, entry.len() as u64, &fragments).to_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_lists_several_versions_of_a_key_counts_once() {
+        let status = |version| ObjectStatus {
+            key: "journal-1".into(),
+            version,
+            fpcc: String::new(),
+            code: String::new(),
+            object_length: 0,
+            fragment_length: 0,
+            indexes: vec![0],
+        };
+        let (one, two) = (NodeId([1; 16]), NodeId([2; 16]));
+        let listings = vec![(one, vec![status(1), status(2), status(3)]), (two, vec![status(1)])];
+        assert_eq!(RootKeys::of(listings, Vec::new()).holders("journal-1"), [one, two]);
+    }
 }

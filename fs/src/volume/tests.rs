@@ -193,6 +193,7 @@ impl Bench {
             hash: HashId::Blake3,
             io_limit,
             accept_loss: self.accept_loss,
+            unfenced: Default::default(),
         })
     }
 

@@ -353,6 +353,7 @@ impl World {
             hash: HashId::Blake3,
             io_limit: IO_LIMIT,
             accept_loss: None,
+            unfenced: Default::default(),
         };
         let metadata = self.open_store(host, &reader).await?;
         let newest = metadata.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
@@ -368,7 +369,9 @@ impl World {
             mount: self.hosts[host].mount,
             host: format!("host {host}"),
         };
-        let lease = self.lease(host, &*metadata, &applicant, survey.newest_epoch(ID), take_over).await?;
+        let seen = survey.newest_epoch(ID, code());
+        let lease = self.lease(host, &*metadata, &applicant, seen, take_over).await?;
+        let reader = Reader { unfenced: lease.unfenced().clone(), ..reader };
         let mount = self.hosts[host].mount;
         let position = journal::catch_up(&metadata, &reader, &key().verifying_key(), mount, None).await?;
         self.mark_synced(host);

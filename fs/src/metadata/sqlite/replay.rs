@@ -143,7 +143,22 @@ pub(super) fn clear(change: &mut Change) -> Result<()> {
 /// Apply what the outbox still holds, after the records of the pool that came before it.
 pub(super) fn apply_outbox(change: &mut Change) -> Result<()> {
     let left = outbox::read(change.view, 0, usize::MAX)?;
-    apply_all(change, &left.records)
+    let theirs = volume::configurations(change.view)?;
+    let mut bytes = &left.records[..];
+    while let Some(record) = Record::decode(&mut bytes)? {
+        // Objects lie where their configuration says: it must not become another one.
+        if let Record::Configuration(ours) = &record
+            && theirs.iter().any(|other| (other.number == ours.number) != (other.nodes == ours.nodes))
+        {
+            return Err(Error::Pool(format!(
+                "the nodes that this store went on with never reached the pool, where configuration {} is of others by now: \
+                 move this state folder away, and recover into a new one",
+                ours.number
+            )));
+        }
+        apply(change, &record)?;
+    }
+    Ok(())
 }
 
 /// Make the changes of the redo log that were not committed, up to the one numbered `upto`: rows and outbox.

@@ -77,3 +77,52 @@ async fn come_back_unnoted(known_by: MountId) {
     assert!(bench.metadata.lookup(ROOT, b"there").is_ok());
     volume.shut_down().await.unwrap();
 }
+
+/// Who did not grant the epoch may still take entries of who had the volume, after it was asked for those it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_did_not_grant_the_epoch_do_not_count_for_the_newest_entry() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    create(&volume, "first");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    bench.recover().await;
+    let public = bench.key().verifying_key();
+    let catch_up = async |unfenced: usize| {
+        let unfenced = bench.nodes[..unfenced].iter().map(|node| node.node()).collect();
+        let reader = Reader { unfenced, ..bench.reader().await.unwrap() };
+        journal::catch_up(&bench.metadata, &reader, &public, MountId([2; 16]), None).await
+    };
+    catch_up(2).await.unwrap();
+    let error = catch_up(3).await.unwrap_err();
+    assert!(matches!(&error, Error::Pool(why) if why.starts_with("2 of the 5 nodes")), "{error:?}");
+}
+
+/// Two hosts went on with other nodes each, and called them by the same number: the objects of one lie on its nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_that_was_not_told_does_not_take_anothers_number() {
+    let mut bench = Bench::new().await;
+    let volume = bench.mount().await;
+    create(&volume, "first");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    let here = bench.metadata.clone();
+    bench.recover().await;
+    let mut nodes = bench.metadata.configurations().unwrap()[0].nodes.clone();
+    nodes.rotate_left(1);
+    assert_eq!(here.configure(&nodes).unwrap().number, 2);
+    nodes.rotate_left(1);
+    bench.mount = MountId([2; 16]);
+    let theirs = bench.metadata.configure(&nodes).unwrap();
+    assert_eq!(theirs.number, 2);
+    let volume = bench.mount().await;
+    create(&volume, "elsewhere");
+    volume.shut_down().await.unwrap();
+    drop(volume);
+    let there = std::mem::replace(&mut bench.metadata, here.clone());
+    let (reader, public) = (bench.reader().await.unwrap(), bench.key().verifying_key());
+    let error =
+        journal::catch_up(&here, &reader, &public, MountId([1; 16]), None).await.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Pool(why) if why.contains("never reached the pool")), "{error:?}");
+    assert_eq!(there.configurations().unwrap()[1], theirs);
+}
