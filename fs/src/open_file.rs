@@ -185,6 +185,15 @@ impl State {
         self.dirty.bytes() + self.seals.iter().map(|seal| u64::from(seal.length)).sum::<u64>()
     }
 
+    /// Lay what the store does not know yet over what it says.
+    pub fn overlay(&self, inode: &mut Inode) {
+        inode.size = self.size;
+        if let Some(mtime) = self.mtime {
+            inode.written_at(mtime);
+        }
+        inode.allocated += self.unsaved();
+    }
+
     /// The sequence the next seal gets: all that is sealed now lies before it.
     pub fn sequence(&self) -> u64 {
         self.next_sequence

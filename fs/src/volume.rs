@@ -22,7 +22,7 @@ mod space;
 mod tests;
 mod upkeep;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,6 +101,7 @@ pub struct Volume {
     epoch: u32,
     options: VolumeOptions,
     files: Mutex<HashMap<Ino, Arc<OpenFile>>>,
+    commits: Commits,
     lookups: Lookups,
     orphans: Orphans,
     accesses: Accesses,
@@ -147,6 +148,7 @@ impl Volume {
             settings,
             options,
             files: Mutex::default(),
+            commits: Commits::default(),
             lookups: Lookups::default(),
             orphans: Orphans::default(),
             accesses: Accesses::default(),
@@ -245,20 +247,58 @@ impl Volume {
         self.files.lock().values().cloned().collect()
     }
 
-    /// Lay what an open file knows better over what the store says.
-    fn overlay(&self, mut inode: Inode) -> Inode {
+    /// An inode as the store says it, with what an open file knows better laid over it.
+    fn current(&self, ask: impl FnOnce() -> Result<Inode>) -> Result<Inode> {
+        let commits = self.commits.count();
+        self.overlay(ask()?, commits)
+    }
+
+    /// Lay what an open file knows better over what the store said after so many `commits`. What was committed since, the
+    /// open file need not know any more, nor be there: then the store is asked once more.
+    fn overlay(&self, mut inode: Inode, commits: u64) -> Result<Inode> {
+        if inode.is_file() {
+            let file = self.file(inode.ino);
+            let state = file.as_ref().map(|file| file.state());
+            if self.commits.has_since(commits, inode.ino) {
+                inode = match self.metadata.inode(inode.ino) {
+                    Err(Error::NotFound) => inode,
+                    found => found?,
+                };
+            }
+            if let Some(state) = state {
+                state.overlay(&mut inode);
+            }
+        }
         self.accesses.overlay(&mut inode);
-        if !inode.is_file() {
-            return inode;
-        }
-        let Some(file) = self.file(inode.ino) else { return inode };
-        let state = file.state();
-        inode.size = state.size;
-        if let Some(mtime) = state.mtime {
-            inode.written_at(mtime);
-        }
-        inode.allocated += state.unsaved();
-        inode
+        Ok(inode)
+    }
+}
+
+/// How many commits of open files there were, and whose the last ones were.
+#[derive(Default)]
+struct Commits(Mutex<(u64, VecDeque<Ino>)>);
+
+impl Commits {
+    /// So many are remembered: more than happen while somebody asks the store.
+    const REMEMBERED: usize = 64;
+
+    fn count(&self) -> u64 {
+        self.0.lock().0
+    }
+
+    /// Noted after the store has learned it, and before the open file forgets it.
+    fn note(&self, ino: Ino) {
+        let (count, last) = &mut *self.0.lock();
+        *count += 1;
+        last.push_front(ino);
+        last.truncate(Self::REMEMBERED);
+    }
+
+    /// Whether a commit of the inode may have come after the first `before`.
+    fn has_since(&self, before: u64, ino: Ino) -> bool {
+        let (count, last) = &*self.0.lock();
+        let since = (count - before) as usize;
+        since > last.len() || last.range(..since).any(|known| *known == ino)
     }
 }
 

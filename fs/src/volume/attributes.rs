@@ -37,7 +37,7 @@ pub struct SetAttributes {
 impl Volume {
     /// The attributes of an inode.
     pub fn attributes(&self, ino: Ino) -> Result<Inode> {
-        Ok(self.overlay(self.metadata.inode(ino)?))
+        self.current(|| self.metadata.inode(ino))
     }
 
     /// Change attributes; returns them all.
@@ -71,7 +71,7 @@ impl Volume {
         {
             file.state().keep_mtime();
         }
-        Ok(self.overlay(self.metadata.set_attributes(ino, &change)?))
+        self.current(|| self.metadata.set_attributes(ino, &change))
     }
 
     /// A new owner, or another size set by somebody who is not root, takes set-id bits away; the kernel leaves that

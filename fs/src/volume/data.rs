@@ -215,6 +215,7 @@ impl Volume {
         }
         match self.metadata.commit(&Commit { objects, files }) {
             Ok(()) => {
+                self.commits.note(file.ino);
                 self.budget.give(state.drop_committed(count));
                 drop(state);
                 self.work.notify_one();

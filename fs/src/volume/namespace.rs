@@ -11,8 +11,7 @@ const RECLAIMED_AT_ONCE: usize = 256;
 impl Volume {
     /// The inode under a name; counts as one lookup, to be given back by `forget`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
-        let inode = self.metadata.lookup(parent, name)?;
-        Ok(self.told(inode))
+        self.told(|| self.metadata.lookup(parent, name))
     }
 
     /// A new inode under a new name; counts as one lookup. A set-group-id directory hands on its group, and to
@@ -34,15 +33,13 @@ impl Volume {
                 new.mode |= libc::S_ISGID;
             }
         }
-        let inode = self.metadata.create(parent, name, &new, caller.now)?;
-        Ok(self.told(inode))
+        self.told(|| self.metadata.create(parent, name, &new, caller.now))
     }
 
     /// One more name for an inode; counts as one lookup.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8], caller: Caller) -> Result<Inode> {
         self.writable()?;
-        let inode = self.metadata.link(ino, parent, name, caller.now)?;
-        Ok(self.told(inode))
+        self.told(|| self.metadata.link(ino, parent, name, caller.now))
     }
 
     /// Remove a name that is no directory's. What is open or known to the kernel lives on without it.
@@ -87,14 +84,14 @@ impl Volume {
 
     /// At most `limit` entries after the cookie `after`, by cookie, with attributes; `.` and `..` are not among them.
     pub fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>> {
+        let commits = self.commits.count();
         let mut entries = self.metadata.list(directory, after, limit)?;
-        for entry in &mut entries {
-            self.accesses.overlay(&mut entry.inode);
-        }
         // Looked at once, not at every entry: most listings meet no open file.
-        if !self.files.lock().is_empty() {
-            for entry in &mut entries {
-                entry.inode = self.overlay(entry.inode.clone());
+        let none_is_open = self.files.lock().is_empty() && self.commits.count() == commits;
+        for entry in &mut entries {
+            match none_is_open {
+                true => self.accesses.overlay(&mut entry.inode),
+                false => entry.inode = self.overlay(entry.inode.clone(), commits)?,
             }
         }
         Ok(entries)
@@ -120,9 +117,10 @@ impl Volume {
         }
     }
 
-    fn told(&self, inode: Inode) -> Inode {
+    fn told(&self, ask: impl FnOnce() -> Result<Inode>) -> Result<Inode> {
+        let inode = self.current(ask)?;
         self.lookups.add(inode.ino);
-        self.overlay(inode)
+        Ok(inode)
     }
 
     fn give_up(&self, removed: Option<Removed>) {

@@ -164,8 +164,9 @@ impl Volume {
                 add_version(&mut versions, &inode, Some(snapshot.name));
             }
         }
+        let commits = self.commits.count();
         if let Some(inode) = found(&*self.metadata, path)? {
-            add_version(&mut versions, &self.overlay(inode), None);
+            add_version(&mut versions, &self.overlay(inode, commits)?, None);
         }
         Ok(versions)
     }

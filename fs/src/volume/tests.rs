@@ -3,6 +3,7 @@
 mod crashes;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shardd::{Limits, Store, StoreOptions};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 use super::{AccessTimes, SetAttributes, SetTime, Views, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
@@ -359,6 +361,49 @@ async fn who_opens_a_file_while_it_is_cut_by_its_path_sees_it_cut() {
         resize(&volume, ino, 10);
         assert_eq!(read(&volume, ino, 0, 100).await, [0; 10], "round {round}");
     }
+}
+
+/// Who had asked the store before the last bytes were committed looked for an open file that had then forgotten them, or
+/// was closed. The kernel believed for an hour that the file ends there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_of_a_file_that_is_being_closed_is_never_older_than_its_writes() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let ways: [&(dyn Fn() -> crate::inode::Inode + Sync); 3] =
+        [&|| volume.lookup(ROOT, b"a").unwrap(), &|| volume.attributes(ino).unwrap(), &|| {
+            volume.list(ROOT, 0, 9).unwrap().remove(0).inode
+        }];
+    let ask = |way: usize| {
+        while !done.load(Ordering::SeqCst) {
+            let least = written.load(Ordering::SeqCst);
+            let inode = ways[way]();
+            assert!(inode.size >= least, "{} of {least} bytes, asked in way {way}", inode.size);
+            assert!(inode.mtime >= at(least as i64), "{:?}, asked in way {way}", inode.mtime);
+        }
+    };
+    let write_on = async || {
+        for size in 0..1000 {
+            volume.write(ino, size, Bytes::from_static(b"x"), at(size as i64 + 1)).await.unwrap();
+            written.store(size + 1, Ordering::SeqCst);
+            volume.flush(ino).await.unwrap();
+            // In every other round it stays open for a moment.
+            if size % 2 == 0 {
+                volume.close_file(ino);
+            }
+            let began = std::time::Instant::now();
+            while began.elapsed() < Duration::from_micros(200) {}
+            if size % 2 == 0 {
+                volume.open_file(ino).unwrap();
+            }
+        }
+    };
+    std::thread::scope(|threads| {
+        (0..3).for_each(|way| drop(threads.spawn(move || ask(way))));
+        tokio::task::block_in_place(|| Handle::current().block_on(write_on()));
+        done.store(true, Ordering::SeqCst);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
