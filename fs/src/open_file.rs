@@ -44,6 +44,7 @@ impl OpenFile {
             size: inode.size,
             access_noted: false,
             mtime: None,
+            stamped: inode.mtime.max(inode.ctime),
             dirty: DirtyRuns::new(object_size as usize),
             fresh: Fresh::default(),
             intents: 0,
@@ -96,6 +97,8 @@ pub struct State {
     pub access_noted: bool,
     /// When it was last written, if the store does not know yet.
     pub mtime: Option<Time>,
+    /// The newest time that the store is known to say, or to be told; a write that comes before it finds it in the future.
+    pub stamped: Time,
     /// Written and not sealed.
     pub dirty: DirtyRuns,
     /// What of that no intent carries.
@@ -205,7 +208,9 @@ impl State {
         let end = offset + data.len() as u64;
         self.fresh.add(offset..end);
         self.size = self.size.max(end);
-        self.mtime = Some(now);
+        // Writes of one moment bring their times in any order.
+        self.mtime = self.mtime.max(Some(now));
+        self.stamped = self.stamped.max(Time { seconds: now.seconds - 1, ..now });
         self.dirty_since.get_or_insert_with(Instant::now);
         taken
     }
@@ -288,8 +293,10 @@ impl State {
         self.known = Known::default();
     }
 
-    /// Times were set by hand: bytes that are still on their way bring none of their own.
-    pub fn keep_mtime(&mut self) {
+    /// The store has newer times, or one set by hand, up to `newest`: bytes that are still on their way bring none of their
+    /// own.
+    pub fn keep_mtime(&mut self, newest: Time) {
+        self.stamped = newest;
         self.mtime = None;
         self.seals.iter_mut().for_each(|seal| seal.mtime = None);
     }

@@ -66,12 +66,15 @@ impl Volume {
         if change.atime.is_some() {
             self.accesses.forget(ino);
         }
-        if change.mtime.is_some()
-            && let Some(file) = self.file(ino)
-        {
-            file.state().keep_mtime();
-        }
-        self.current(|| self.metadata.set_attributes(ino, &change))
+        self.current(|| match (change.mtime, self.file(ino)) {
+            (Some(mtime), Some(file)) => {
+                let mut state = file.state();
+                let inode = self.metadata.set_attributes(ino, &change)?;
+                state.keep_mtime(mtime.max(caller.now));
+                Ok(inode)
+            }
+            _ => self.metadata.set_attributes(ino, &change),
+        })
     }
 
     /// A new owner, or another size set by somebody who is not root, takes set-id bits away; the kernel leaves that
@@ -105,10 +108,10 @@ impl Volume {
         // From here on nobody takes it out of `files`, and who opens it waits for the new size. Others need not wait.
         let mut state = file.state();
         drop(files);
-        let changed = self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now));
+        let changed =
+            self.change_stored(ino, &mut state, caller.now, |store| store.truncate(ino, size, caller.now));
         if changed.is_ok() {
             self.budget.give(state.truncate(size));
-            state.keep_mtime();
         }
         drop(state);
         self.drop_if_unused(&file);
@@ -116,16 +119,19 @@ impl Volume {
         changed.map(drop)
     }
 
-    /// Change an open file in the store. What fails may have been done all the same, if only the answer was lost: then
-    /// the store says what the file is now.
+    /// Change an open file's content in the store, which stamps it. What fails may have been done all the same, if only
+    /// the answer was lost: then the store says what the file is now.
     pub(super) fn change_stored<T>(
         &self,
         ino: Ino,
         state: &mut State,
+        now: Time,
         change: impl FnOnce(&dyn MetadataStore) -> Result<T>,
     ) -> Result<T> {
         let changed = change(&*self.metadata);
-        if changed.is_err() {
+        if changed.is_ok() {
+            state.keep_mtime(now);
+        } else {
             let stored_size = self.metadata.inode(ino).map_or(state.size, |inode| inode.size);
             state.learn_anew(stored_size);
         }

@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{AccessTimes, Volume};
 use crate::begun;
 use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
-use crate::metadata::{Commit, MetadataStore};
-use crate::open_file::{OpenFile, Piece, Progress, Source};
+use crate::metadata::{AttributeChange, Commit, MetadataStore};
+use crate::open_file::{OpenFile, Piece, Progress, Source, State};
 
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
@@ -122,7 +123,7 @@ impl Volume {
         if let Written::Done = self.try_write(ino, offset, &data, now)? {
             return Ok(());
         }
-        let file = self.opened(ino)?;
+        let (file, began) = (self.opened(ino)?, Instant::now());
         self.fit(&file, offset..offset + data.len() as u64).await?;
         self.seal_oldest();
         if !self.budget.take(data.len() as u64, self.options.io_limit).await {
@@ -134,6 +135,8 @@ impl Volume {
             self.budget.give(data.len() as u64);
             return Err(error);
         }
+        // Others may have written meanwhile, at later times.
+        let now = Time::from(SystemTime::from(now) + began.elapsed());
         self.lay(&file, offset, &data, now);
         Ok(())
     }
@@ -144,6 +147,9 @@ impl Volume {
         let mut whole = Vec::new();
         let fresh = {
             let mut state = file.state();
+            if now < state.stamped {
+                self.turn_back(file.ino, &mut state, now);
+            }
             let fresh = state.write(offset, data, now);
             state.access_noted = self.options.access_times == AccessTimes::Never;
             while let Some(sequence) = state.seal_full(offset..end, || self.stripe.next_id()) {
@@ -154,6 +160,16 @@ impl Volume {
         self.budget.give(data.len() as u64 - fresh);
         for sequence in whole {
             self.send_off(file, sequence, false);
+        }
+    }
+
+    /// Take times of the future back: set by hand, or by a clock that was then set back. In the store, as a commit only
+    /// moves them on: it may come late and be repeated, and must undo nothing newer.
+    fn turn_back(&self, ino: Ino, state: &mut State, now: Time) {
+        let change = AttributeChange { mtime: Some(now), ctime: Some(now), ..AttributeChange::default() };
+        match self.metadata.set_attributes(ino, &change) {
+            Ok(_) => state.keep_mtime(now),
+            Err(error) => tracing::warn!(ino = ino.0, %error, "times of the future stay"),
         }
     }
 
@@ -475,16 +491,20 @@ impl Volume {
         let inside = range.start..range.end.min(state.size);
         if !inside.is_empty() {
             let punch = |store: &dyn MetadataStore| store.punch(ino, inside.clone(), caller.now);
-            let stored = self.change_stored(ino, &mut state, punch)?;
+            let stored = self.change_stored(ino, &mut state, caller.now, punch)?;
             if stored.size < state.size {
                 // Bytes cut away here may be the ones that made the file as long as it is.
                 let size = state.size;
-                self.change_stored(ino, &mut state, |store| store.truncate(ino, size, caller.now))?;
+                self.change_stored(ino, &mut state, caller.now, |store| {
+                    store.truncate(ino, size, caller.now)
+                })?;
             }
             self.budget.give(state.clip(inside));
         }
         if !keep_size && range.end > state.size {
-            self.change_stored(ino, &mut state, |store| store.truncate(ino, range.end, caller.now))?;
+            self.change_stored(ino, &mut state, caller.now, |store| {
+                store.truncate(ino, range.end, caller.now)
+            })?;
             state.size = range.end;
             state.forget_extents();
         }
@@ -504,7 +524,9 @@ impl Volume {
         self.check_room_for(&file, range.clone())?;
         let mut state = file.state();
         if !keep_size && range.end > state.size {
-            self.change_stored(ino, &mut state, |store| store.truncate(ino, range.end, caller.now))?;
+            self.change_stored(ino, &mut state, caller.now, |store| {
+                store.truncate(ino, range.end, caller.now)
+            })?;
             state.size = range.end;
             state.forget_extents();
         }
@@ -541,7 +563,7 @@ impl Volume {
         let target = self.opened(to.0)?;
         let mut state = target.state();
         let copy = |store: &dyn MetadataStore| store.copy_extents(from, to, length, caller.now);
-        self.change_stored(to.0, &mut state, copy)?;
+        self.change_stored(to.0, &mut state, caller.now, copy)?;
         self.budget.give(state.clip(to.1..to.1 + length));
         state.size = state.size.max(to.1 + length);
         drop(state);

@@ -28,7 +28,7 @@ use crate::metadata::{Exception, MetadataStore, NewInode, RenameMode, VolumeSett
 use crate::open_file::{Progress, Seal};
 use crate::pool::{Pool, PoolOptions};
 use crate::stripe::{Stripe, StripeOptions};
-use crate::transport::faulty::{Fault, FaultyTransport, Rule};
+use crate::transport::faulty::{Fault, FaultyTransport, Rule, Verb};
 use crate::transport::in_process::InProcessTransport;
 use crate::transport::{FragmentTransport, NodeAddress};
 
@@ -420,6 +420,106 @@ async fn a_time_set_by_hand_outlives_the_bytes_written_before_it() {
     write(&volume, ino, 0, b"later").await;
     volume.flush(ino).await.unwrap();
     assert_eq!(volume.attributes(ino).unwrap().mtime, at(5));
+}
+
+/// mtime and ctime, in seconds.
+fn times(inode: crate::inode::Inode) -> (i64, i64) {
+    (inode.mtime.seconds, inode.ctime.seconds)
+}
+
+async fn write_at_time(volume: &Arc<Volume>, ino: Ino, data: &[u8], seconds: i64) {
+    volume.write(ino, 0, Bytes::copy_from_slice(data), at(seconds)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_takes_a_time_set_in_the_future_back() {
+    let bench = Bench::new().await;
+    let mut volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    let ahead = SetAttributes { mtime: Some(SetTime::At(at(2_000_000_000))), ..Default::default() };
+    let mut now = 10;
+    for reopened in [false, true] {
+        for synced in [false, true] {
+            volume.set_attributes(ino, &ahead, caller(now)).unwrap();
+            if reopened {
+                volume.close_file(ino);
+                volume.open_file(ino).unwrap();
+            }
+            write_at_time(&volume, ino, b"content", now + 1).await;
+            assert_eq!(times(volume.attributes(ino).unwrap()), (now + 1, now + 1), "{reopened} {synced}");
+            let done = if synced { volume.fsync(ino).await } else { volume.flush(ino).await };
+            done.unwrap();
+            assert_eq!(times(volume.attributes(ino).unwrap()), (now + 1, now + 1), "{reopened} {synced}");
+            crash(volume).await;
+            volume = bench.mount().await;
+            volume.open_file(ino).unwrap();
+            volume.flush(ino).await.unwrap();
+            assert_eq!(times(volume.attributes(ino).unwrap()), (now + 1, now + 1), "{reopened} {synced}");
+            now += 10;
+        }
+    }
+    // Bytes on their way bring back nothing that was set by hand after them.
+    write_at_time(&volume, ino, b"again", now).await;
+    volume.set_attributes(ino, &ahead, caller(now)).unwrap();
+    volume.flush(ino).await.unwrap();
+    assert_eq!(times(volume.attributes(ino).unwrap()), (2_000_000_000, now));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_follow_a_clock_that_is_set_back() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let ino = create(&volume, "a");
+    write_at_time(&volume, ino, b"stored", 1000).await;
+    volume.flush(ino).await.unwrap();
+    write_at_time(&volume, ino, b"later", 500).await;
+    assert_eq!(times(volume.attributes(ino).unwrap()), (500, 500));
+    volume.flush(ino).await.unwrap();
+    assert_eq!(times(bench.metadata.inode(ino).unwrap()), (500, 500));
+    // What was written before, and is committed after, has an older write's time.
+    bench.faults.add(Rule::always(Fault::Delay(Duration::from_millis(300))).on(Verb::Put));
+    write_at_time(&volume, ino, &noise(OBJECT as usize, 1), 1000).await;
+    assert!(!volume.file(ino).unwrap().state().seals.is_empty(), "it is on its way");
+    write_at_time(&volume, ino, b"later", 400).await;
+    assert_eq!(times(volume.attributes(ino).unwrap()), (400, 400));
+    volume.flush(ino).await.unwrap();
+    assert_eq!(times(bench.metadata.inode(ino).unwrap()), (400, 400));
+    // Whoever opens it next, too.
+    write_at_time(&volume, ino, b"stored", 1000).await;
+    volume.flush(ino).await.unwrap();
+    volume.close_file(ino);
+    volume.open_file(ino).unwrap();
+    write_at_time(&volume, ino, b"later", 300).await;
+    let set = SetAttributes { mode: Some(0o600), ..Default::default() };
+    assert_eq!(times(volume.set_attributes(ino, &set, caller(310)).unwrap()), (300, 310));
+    volume.flush(ino).await.unwrap();
+    assert_eq!(times(bench.metadata.inode(ino).unwrap()), (300, 310));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_one_moment_in_any_order_change_no_time_in_the_store() {
+    let bench = Bench::new().await;
+    let volume = bench.mount_with(|options| options.dirty_interval = Duration::from_secs(3600)).await;
+    let ino = create(&volume, "a");
+    let before = bench.metadata.last_change();
+    for nanos in [900, 100, 500] {
+        let now = Time { seconds: 5, nanos };
+        volume.write(ino, 0, Bytes::from_static(b"content"), now).await.unwrap();
+    }
+    assert_eq!(bench.metadata.last_change(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waited_for_room_has_the_time_at_which_it_was_done() {
+    let bench = Bench::new().await;
+    let volume = bench.mount_with(|options| options.write_behind_bytes = 100).await;
+    let ino = create(&volume, "a");
+    bench.faults.add(Rule::always(Fault::Delay(Duration::from_millis(200))).on(Verb::Put));
+    write(&volume, ino, 0, &[1; 100]).await;
+    assert_eq!(volume.attributes(ino).unwrap().mtime, at(5));
+    write(&volume, ino, 100, &[2; 100]).await;
+    let mtime = volume.attributes(ino).unwrap().mtime;
+    assert!(mtime >= Time { seconds: 5, nanos: 100_000_000 }, "{mtime:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ fn times() {
         who_may_write_sets_now_and_the_owner_sets_any,
         a_link_has_times_of_its_own,
         a_write_moves_mtime_and_ctime,
+        a_write_moves_mtime_back_from_the_future,
         a_close_undoes_no_time_that_was_set,
     ));
 }
@@ -95,6 +96,23 @@ fn a_write_moves_mtime_and_ctime(at: &Path) {
     fs::write(&path, "x").unwrap();
     let after = fs::metadata(&path).unwrap();
     assert!(after.mtime() > 1 && after.ctime() > 1 && after.atime() == 1);
+}
+
+fn a_write_moves_mtime_back_from_the_future(at: &Path) {
+    let path = at.join("file");
+    fs::write(&path, "").unwrap();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    for holds_it_open in [false, true] {
+        let _held = holds_it_open.then(|| open(&path, libc::O_WRONLY, 0).unwrap());
+        set_times(&path, (0, UTIME_OMIT), (now() + 100_000_000, 1)).unwrap();
+        let file = open(&path, libc::O_WRONLY | libc::O_APPEND, 0).unwrap();
+        std::io::Write::write_all(&mut &file, b"x").unwrap();
+        assert!(file.metadata().unwrap().mtime() <= now(), "at once");
+        file.sync_all().unwrap();
+        drop(file);
+        let after = fs::metadata(&path).unwrap();
+        assert!(after.mtime() <= now() && after.ctime() <= now(), "and later");
+    }
 }
 
 fn a_close_undoes_no_time_that_was_set(at: &Path) {
