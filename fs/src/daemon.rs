@@ -288,6 +288,12 @@ impl Running {
             let _ = tokio::time::timeout(GOODBYE_LIMIT, &mut self.gone).await;
             return self.store().await;
         }
+        // What programs wrote into mappings of files the kernel still has, and tells us of only now.
+        let mountpoint = self.mountpoint.clone();
+        let written = tokio::task::spawn_blocking(move || host::sync_file_system(&mountpoint));
+        if !matches!(tokio::time::timeout(GOODBYE_LIMIT, written).await, Ok(Ok(Ok(())))) {
+            tracing::warn!("what was written into mappings of files may be lost");
+        }
         if let Err(refusal) = self.unmount(true).await {
             tracing::error!(%refusal, "the mount stays behind, dead");
         }

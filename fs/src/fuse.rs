@@ -27,7 +27,7 @@ use self::listings::Listings;
 use self::prepared::Prepared;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::inode::{Caller, Ino, Inode, Time};
+use crate::inode::{Caller, Ino, Inode, MAX_LINKS, Time};
 use crate::metadata::{NewInode, RenameMode};
 use crate::stages::{self, Stage};
 use crate::volume::{SetAttributes, SetTime, Volume, Written};
@@ -226,8 +226,48 @@ impl Fuse {
     }
 
     /// Somebody who is not root changes the content. The kernel asks for it at a write and leaves it to us elsewhere.
-    fn clear_set_id(&self, req: &Request, node: Ino) -> Result<()> {
-        if req.uid() == 0 { Ok(()) } else { self.volume.clear_set_id(node) }
+    ///
+    /// It believes the mode that it was told, and would run a program as its owner: so if bits were taken away it is to be
+    /// answered only once what is returned has ended.
+    fn clear_set_id(
+        &self,
+        req: &Request,
+        node: INodeNo,
+    ) -> Result<Option<impl Future<Output = ()> + Send + 'static>> {
+        if req.uid() == 0 || !self.volume.clear_set_id(ino(node))? {
+            return Ok(None);
+        }
+        // On a thread of its own: the kernel may ask us something before it takes the notice.
+        let tell = |notifier: Notifier| {
+            // Attributes alone; an inode the kernel has forgotten needs no notice.
+            self.runtime.spawn_blocking(move || drop(notifier.inval_inode(node, -1, 0)))
+        };
+        let told = self.notifier.get().cloned().map(tell);
+        Ok(Some(async move {
+            if let Some(told) = told {
+                let _ = told.await;
+            }
+        }))
+    }
+
+    /// Write what has to wait for something, and then perhaps for room.
+    fn write_later(
+        &self,
+        (node, offset, data, now): (Ino, u64, &[u8], Time),
+        before: impl Future<Output = ()> + Send + 'static,
+        lasting: impl Send + 'static,
+        reply: ReplyWrite,
+    ) {
+        let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
+        self.begin(async move {
+            let _lasting = lasting;
+            before.await;
+            let length = data.len() as u32;
+            match volume.write(node, offset, data, now).await {
+                Ok(()) => reply.written(length),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     /// An inode of this mode under a new name.
@@ -336,7 +376,8 @@ fn attr(inode: &Inode) -> FileAttr {
         crtime: inode.btime.into(),
         kind: kind(inode.mode),
         perm: (inode.mode & 0o7777) as u16,
-        nlink: inode.links,
+        // As ext4: what a directory has that is not counted any more.
+        nlink: if inode.is_directory() && inode.links >= MAX_LINKS { 1 } else { inode.links },
         uid: inode.uid,
         gid: inode.gid,
         rdev: inode.rdev,
@@ -615,24 +656,18 @@ impl Filesystem for Fuse {
     ) {
         let lasting = stages::begin(Stage::Write);
         let _inside = self.runtime.enter();
-        let (node, now, length) = (ino(node), Time::now(), data.len() as u32);
-        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
-            && let Err(error) = self.clear_set_id(req, node)
-        {
-            return reply.error(errno(&error));
-        }
-        match self.volume.try_write(node, offset, data, now) {
-            Ok(Written::Done) => reply.written(length),
-            Ok(Written::Full) => {
-                let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
-                self.begin(async move {
-                    let _lasting = lasting;
-                    match volume.write(node, offset, data, now).await {
-                        Ok(()) => reply.written(length),
-                        Err(error) => reply.error(errno(&error)),
-                    }
-                });
+        let now = Time::now();
+        let what = (ino(node), offset, data, now);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            match self.clear_set_id(req, node) {
+                Ok(None) => {}
+                Ok(Some(told)) => return self.write_later(what, told, lasting, reply),
+                Err(error) => return reply.error(errno(&error)),
             }
+        }
+        match self.volume.try_write(ino(node), offset, data, now) {
+            Ok(Written::Done) => reply.written(data.len() as u32),
+            Ok(Written::Full) => self.write_later(what, std::future::ready(()), lasting, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -796,10 +831,11 @@ impl Filesystem for Fuse {
     ) {
         let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let told = match self.clear_set_id(req, node) {
+            Ok(told) => told,
+            Err(error) => return reply.error(errno(&error)),
+        };
         let node = ino(node);
-        if let Err(error) = self.clear_set_id(req, node) {
-            return reply.error(errno(&error));
-        }
         let result = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => self.volume.allocate(node, offset..end, keep_size, caller(req)),
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
@@ -807,7 +843,13 @@ impl Filesystem for Fuse {
             }
             _ => Err(Error::Unsupported),
         };
-        reply_empty(reply, result);
+        match told {
+            None => reply_empty(reply, result),
+            Some(told) => self.begin(async move {
+                told.await;
+                reply_empty(reply, result);
+            }),
+        }
     }
 
     fn lseek(
@@ -845,13 +887,17 @@ impl Filesystem for Fuse {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        if let Err(error) = self.clear_set_id(req, ino(ino_out)) {
-            return reply.error(errno(&error));
-        }
+        let told = match self.clear_set_id(req, ino_out) {
+            Ok(told) => told,
+            Err(error) => return reply.error(errno(&error)),
+        };
         // The answer is a u32: clip below 4 GiB, in whole pages.
         let length = len.min(u64::from(u32::MAX) & !4095);
         let (volume, caller) = (self.volume.clone(), caller(req));
         self.begin(async move {
+            if let Some(told) = told {
+                told.await;
+            }
             let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
             match volume.copy_range(from, to, length, caller).await {
                 Ok(copied) => reply.written(copied as u32),

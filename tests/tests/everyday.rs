@@ -728,11 +728,17 @@ fn fusermount_and_sigterm_store_everything_first() {
     mount.mount();
     data::check(&mount.path("closed"), 1, 3 * MIB);
     let open = data::write(&mount.path("open"), 2, 3 * MIB).unwrap();
+    fs::write(mount.path("mapped"), [1; 8192]).unwrap();
+    let mapped = File::options().read(true).write(true).open(mount.path("mapped")).unwrap();
+    let mut mapping = Mapped::new(&mapped, 8192).unwrap();
+    mapping.bytes()[4000..4200].fill(2);
     mount.signal(libc::SIGTERM);
     assert!(mount.wait().success(), "{}", mount.log());
     assert!(!is_mounted(&mount.root()));
-    drop(open);
+    drop((open, mapping, mapped));
     mount.mount();
+    let read = fs::read(mount.path("mapped")).unwrap();
+    assert!(read.iter().enumerate().all(|(at, byte)| (*byte == 2) == (4000..4200).contains(&at)));
     data::check(&mount.path("closed"), 1, 3 * MIB);
     data::check(&mount.path("open"), 2, 3 * MIB);
     mount.signal(libc::SIGINT);

@@ -308,7 +308,19 @@ impl MetadataStore for SqliteStore {
         self.write(|change| data::commit(change, commit))
     }
 
-    fn copy_extents(&self, from: (Ino, u64), to: (Ino, u64), length: u64, now: Time) -> Result<()> {
+    fn copy_extents(
+        &self,
+        mut from: (Ino, u64),
+        mut to: (Ino, u64),
+        mut length: u64,
+        now: Time,
+    ) -> Result<()> {
+        while let Some(piece) =
+            self.read(|view| data::first_piece(view, [from, to], length, ERASED_AT_ONCE))?
+        {
+            self.write(|change| data::copy_extents(change, from, to, piece, now))?;
+            (from.1, to.1, length) = (from.1 + piece, to.1 + piece, length - piece);
+        }
         self.write(|change| data::copy_extents(change, from, to, length, now))
     }
 

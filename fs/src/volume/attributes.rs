@@ -89,14 +89,12 @@ impl Volume {
         Ok(if inode.is_directory() { None } else { cleared(inode.mode) })
     }
 
-    /// Somebody who is not root wrote: take the set-id bits away.
-    pub fn clear_set_id(&self, ino: Ino) -> Result<()> {
-        let inode = self.metadata.inode(ino)?;
-        if let Some(permissions) = cleared(inode.mode) {
-            let change = AttributeChange { permissions: Some(permissions), ..AttributeChange::default() };
-            self.metadata.set_attributes(ino, &change)?;
-        }
-        Ok(())
+    /// Somebody who is not root wrote: take the set-id bits away. Whether there were any.
+    pub fn clear_set_id(&self, ino: Ino) -> Result<bool> {
+        let Some(permissions) = cleared(self.metadata.inode(ino)?.mode) else { return Ok(false) };
+        let change = AttributeChange { permissions: Some(permissions), ..AttributeChange::default() };
+        self.metadata.set_attributes(ino, &change)?;
+        Ok(true)
     }
 
     fn truncate(&self, ino: Ino, size: u64, caller: Caller) -> Result<()> {

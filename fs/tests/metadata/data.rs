@@ -162,6 +162,23 @@ fn what_has_many_extents_goes_in_several_changes() {
         assert_eq!(store.inode(ino).unwrap().mtime, at(4));
         store.truncate(ino, 0, at(5)).unwrap();
         let ino = fragmented(store, "punched", 2);
+        let copy = file(store, ROOT, "copy");
+        assert_eq!(changes(store, &|| store.copy_extents((ino, 0), (copy, 5), 10 * MANY, at(4)).unwrap()), 3);
+        assert_eq!(extents(store, copy).len() as u64, MANY);
+        let over = || store.copy_extents((copy, 10 * MANY), (copy, 0), 5, at(4)).unwrap();
+        assert_eq!(changes(store, &over), 1);
+        let large = file(store, ROOT, "large");
+        write(store, large, 0, 9, 10 * MANY as u32);
+        assert_eq!(
+            changes(store, &|| store.copy_extents((large, 0), (copy, 0), 10 * MANY, at(4)).unwrap()),
+            3
+        );
+        assert_eq!(
+            extents(store, copy).iter().map(|extent| u64::from(extent.length)).sum::<u64>(),
+            10 * MANY + 5
+        );
+        store.truncate(copy, 0, at(5)).unwrap();
+        store.truncate(large, 0, at(5)).unwrap();
         let punch = || assert_eq!(store.punch(ino, 15..10 * MANY - 5, at(4)).unwrap().size, 10 * MANY);
         assert_eq!(changes(store, &punch), 3);
         assert_eq!(extents(store, ino).iter().map(|extent| extent.length).collect::<Vec<_>>(), [10, 5, 5]);
@@ -175,7 +192,7 @@ fn what_has_many_extents_goes_in_several_changes() {
         assert_eq!(changes(store, &|| store.reclaim(&orphans).unwrap()), 5);
         orphans.iter().for_each(|ino| assert_error!(store.inode(*ino), Error::NotFound));
         assert_eq!(store.usage().unwrap().live_bytes, 0);
-        assert_eq!(condemned(store), [1, 2, 3, 4]);
+        assert_eq!(condemned(store), [1, 2, 3, 4, 9]);
     });
 }
 

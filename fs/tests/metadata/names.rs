@@ -217,7 +217,7 @@ fn link_tells_what_is_in_its_way() {
 }
 
 #[test]
-fn an_inode_has_at_most_65000_links() {
+fn a_file_has_at_most_65000_links_and_a_directory_any_number_of_others() {
     let store = avidfs::metadata::sqlite::SqliteStore::open_in_memory().unwrap();
     format(&store);
     use avidfs::metadata::MetadataStore;
@@ -227,6 +227,15 @@ fn an_inode_has_at_most_65000_links() {
     }
     assert_error!(store.link(ino, ROOT, b"one more", at(3)), Error::TooManyLinks);
     assert_eq!(store.inode(ino).unwrap().links, MAX_LINKS);
+    // A directory has as many others in it as are made.
+    let parent = directory(&store, ROOT, "parent");
+    for count in 2..MAX_LINKS + 2 {
+        directory(&store, parent, &count.to_string());
+    }
+    assert_eq!(store.inode(parent).unwrap().links, MAX_LINKS + 2);
+    directory(&store, ROOT, "b");
+    store.rename((ROOT, b"b"), (parent, b"moved"), avidfs::metadata::RenameMode::Replace, at(4)).unwrap();
+    assert_eq!(store.inode(parent).unwrap().links, MAX_LINKS + 3);
 }
 
 #[test]

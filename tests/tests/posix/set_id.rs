@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,6 +17,7 @@ fn set_id() {
     everywhere(cases!(
         a_program_runs_as_its_owner,
         a_write_of_another_user_takes_the_bits_away,
+        a_program_that_another_user_changed_no_longer_runs_as_its_owner,
         root_writes_and_they_stay,
         every_way_to_change_the_content_takes_them_away,
         a_new_owner_takes_them_away,
@@ -50,6 +52,24 @@ fn a_program_runs_as_its_owner(at: &Path) {
     let id = |flag: &str| String::from_utf8(Command::new(&path).arg(flag).output().unwrap().stdout).unwrap();
     assert_eq!((id("-u").trim(), id("-g").trim()), ("1", "2"));
     assert_eq!(id("-ru").trim().len() + id("-u").trim().len(), 2);
+}
+
+/// At once, and although nobody asked for the mode meanwhile.
+fn a_program_that_another_user_changed_no_longer_runs_as_its_owner(at: &Path) {
+    let path = at.join("id");
+    for how in ["printf '\\177' 1<>id", "fallocate -l 1 id"] {
+        fs::copy("/usr/bin/id", &path).unwrap();
+        chown(&path, Some(DAEMON.uid), Some(DAEMON.gid)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        assert_eq!(mode(&path), 0o6777);
+        let id = |script: &str| {
+            let mut sh = Command::new("sh");
+            sh.current_dir(at).uid(NOBODY.uid).gid(NOBODY.gid).arg("-c").arg(script);
+            String::from_utf8(sh.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!(id("exec ./id -u").trim(), DAEMON.uid.to_string());
+        assert_eq!(id(&format!("{how} && exec ./id -u")).trim(), NOBODY.uid.to_string(), "{how}");
+    }
 }
 
 fn a_write_of_another_user_takes_the_bits_away(at: &Path) {

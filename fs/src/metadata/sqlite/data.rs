@@ -158,6 +158,21 @@ pub(super) fn nearer_begin(view: View, ino: Ino, range: &Range<u64>, most: usize
     Ok(found.filter(|begin| *begin < range.end))
 }
 
+/// How many bytes from these places on have at most so many extents each, if that is not all of `length`.
+pub(super) fn first_piece(
+    view: View,
+    places: [(Ino, u64); 2],
+    length: u64,
+    most: usize,
+) -> Result<Option<u64>> {
+    let mut piece = None;
+    for (ino, begin) in places {
+        let end = nearer_begin(view, ino, &(begin..begin.saturating_add(length)), most)?;
+        piece = [piece, end.map(|end| end - begin)].into_iter().flatten().min();
+    }
+    Ok(piece)
+}
+
 pub(super) fn commit(change: &mut Change, commit: &Commit) -> Result<()> {
     let mut live = Live::default();
     let mut known = Known::new(commit);

@@ -119,7 +119,7 @@ pub(super) fn create(
     let mut directory = living(change.view, parent)?;
     let inode = new_inode(Ino(change.numbers.inode() as u64), new, now);
     add_entry(change, parent, name, inode.ino)?;
-    count_link(&mut directory, &inode)?;
+    count_link(&mut directory, &inode);
     grow(&mut directory, now);
     change.insert_inode(&inode, parent)?;
     if let Some(target) = &new.target {
@@ -252,7 +252,8 @@ fn move_to(change: &mut Change, (from, source): (Place, Named), to: Place, now: 
         discount_link(old, &source.inode);
         old.size = old.size.saturating_sub(ENTRY_BYTES);
         new.size += ENTRY_BYTES;
-        count_link(new, &source.inode)
+        count_link(new, &source.inode);
+        Ok(())
     })?;
     moved(change, source.inode, to.0, now)
 }
@@ -298,8 +299,9 @@ fn exchange(
         let Some(new) = new else { return Ok(()) };
         discount_link(old, &source.inode);
         discount_link(new, &target.inode);
-        count_link(old, &target.inode)?;
-        count_link(new, &source.inode)
+        count_link(old, &target.inode);
+        count_link(new, &source.inode);
+        Ok(())
     })?;
     moved(change, source.inode, to.0, now)?;
     moved(change, target.inode, from.0, now)
@@ -432,14 +434,11 @@ fn point(change: &mut Change, (parent, name): Place, ino: Ino, cookie: i64) -> R
 }
 
 /// A subdirectory's `..` is a link to its parent.
-fn count_link(parent: &mut Inode, child: &Inode) -> Result<()> {
+/// A directory may have any number of others in it.
+fn count_link(parent: &mut Inode, child: &Inode) {
     if child.is_directory() {
-        if parent.links >= MAX_LINKS {
-            return Err(Error::TooManyLinks);
-        }
-        parent.links += 1;
+        parent.links = parent.links.saturating_add(1);
     }
-    Ok(())
 }
 
 fn discount_link(parent: &mut Inode, child: &Inode) {
