@@ -141,10 +141,11 @@ fn follow(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn status(key: &str, version: u64) -> ObjectStatus {
+    /// What a node says that holds fragment 0 of an object.
+    pub fn status(key: &str, version: u64) -> ObjectStatus {
         ObjectStatus {
             key: key.into(),
             version,

@@ -108,7 +108,7 @@ impl Stripe {
         if kept.len() >= quorum {
             return Ok(kept);
         }
-        if self.is_fenced_by(refusals.iter().filter(|(_, error)| error.is_fence()).map(|&(node, _)| node)) {
+        if self.is_fenced_by(fencing(&refusals)) {
             return Err(Error::ReadOnly);
         }
         let reasons: Vec<String> =
@@ -310,6 +310,9 @@ impl Stripe {
     /// One alone may have granted a newer one to a mount that was then denied the volume by the others.
     pub(super) fn is_fenced_by(&self, nodes: impl Iterator<Item = NodeId>) -> bool {
         let refusing: HashSet<NodeId> = nodes.collect();
+        if refusing.is_empty() {
+            return false;
+        }
         let left = self.root_nodes().iter().filter(|node| !refusing.contains(node)).count();
         left < self.options.code.quorum()
     }
@@ -357,6 +360,11 @@ impl Stripe {
     }
 }
 
+/// The nodes that refuse the mount's epoch.
+pub(super) fn fencing(refusals: &[(NodeId, TransportError)]) -> impl Iterator<Item = NodeId> {
+    refusals.iter().filter(|(_, error)| error.is_fence()).map(|&(node, _)| node)
+}
+
 /// A copy of an entry that is none.
 struct BadCopy {
     node: NodeId,
@@ -375,18 +383,11 @@ fn copies(count: usize, hash: common::hash::HashId, entry: &Bytes) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stripe::listing::tests::status;
 
     #[test]
     fn a_node_that_lists_several_versions_of_a_key_counts_once() {
-        let status = |version| ObjectStatus {
-            key: "journal-1".into(),
-            version,
-            fpcc: String::new(),
-            code: String::new(),
-            object_length: 0,
-            fragment_length: 0,
-            indexes: vec![0],
-        };
+        let status = |version| status("journal-1", version);
         let (one, two) = (NodeId([1; 16]), NodeId([2; 16]));
         let listings = vec![(one, vec![status(1), status(2), status(3)]), (two, vec![status(1)])];
         assert_eq!(RootKeys::of(listings, Vec::new()).holders("journal-1"), [one, two]);

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::encoded::Encoded;
 use super::ledger::Unsafe;
+use super::roots::fencing;
 use super::spread::{Spread, fewest_nodes};
 use super::{Stripe, pad};
 use crate::cache::Reuse;
@@ -362,7 +363,7 @@ impl Dispersal {
             let enough = self.waits_until().is_none_or(|until| now >= until.min(self.deadline));
             return enough.then(|| Ok(self.spread.exceptions()));
         }
-        if self.is_fenced() {
+        if self.stripe.is_fenced_by(fencing(&self.refusals)) {
             return Some(Err(Error::ReadOnly));
         }
         if self.spread.is_hopeless() {
@@ -442,12 +443,6 @@ impl Dispersal {
             self.stripe.tally.hedges.fetch_add(1, Ordering::Relaxed);
             self.stripe.pool.report(node, Outcome::Slow);
         }
-    }
-
-    fn is_fenced(&self) -> bool {
-        let mut fencing =
-            self.refusals.iter().filter(|(_, error)| error.is_fence()).map(|&(node, _)| node).peekable();
-        fencing.peek().is_some() && self.stripe.is_fenced_by(fencing)
     }
 
     /// One sentence: how many answered, how many are needed, and what each of the others said.

@@ -2,11 +2,8 @@
 
 use super::*;
 
-/// The store here catches up with what was written elsewhere, and its mount is killed before it wrote anything. The next
-/// one finds the journal where the store remembers it, with an entry whose count of changes is the other host's: what was
-/// changed from then on counted as in the pool, although nothing of it was.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
+/// A volume with a file, unmounted, and a store that is made anew; also the store it was written with.
+async fn recovered() -> (Bench, Arc<dyn MetadataStore>) {
     let mut bench = Bench::new().await;
     let volume = bench.mount().await;
     create(&volume, "first");
@@ -14,6 +11,15 @@ async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
     drop(volume);
     let here = bench.metadata.clone();
     bench.recover().await;
+    (bench, here)
+}
+
+/// The store here catches up with what was written elsewhere, and its mount is killed before it wrote anything. The next
+/// one finds the journal where the store remembers it, with an entry whose count of changes is the other host's: what was
+/// changed from then on counted as in the pool, although nothing of it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_after_another_hosts_last_entry_reaches_the_pool() {
+    let (mut bench, here) = recovered().await;
     bench.mount = MountId([2; 16]);
     let volume = bench.mount().await;
     for k in 0..100 {
@@ -81,12 +87,7 @@ async fn come_back_unnoted(known_by: MountId) {
 /// Who did not grant the epoch may still take entries of who had the volume, after it was asked for those it has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_did_not_grant_the_epoch_do_not_count_for_the_newest_entry() {
-    let mut bench = Bench::new().await;
-    let volume = bench.mount().await;
-    create(&volume, "first");
-    volume.shut_down().await.unwrap();
-    drop(volume);
-    bench.recover().await;
+    let (bench, _) = recovered().await;
     let public = bench.key().verifying_key();
     let catch_up = async |unfenced: usize| {
         let unfenced = bench.nodes[..unfenced].iter().map(|node| node.node()).collect();
@@ -101,13 +102,7 @@ async fn nodes_that_did_not_grant_the_epoch_do_not_count_for_the_newest_entry() 
 /// Two hosts went on with other nodes each, and called them by the same number: the objects of one lie on its nodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_that_was_not_told_does_not_take_anothers_number() {
-    let mut bench = Bench::new().await;
-    let volume = bench.mount().await;
-    create(&volume, "first");
-    volume.shut_down().await.unwrap();
-    drop(volume);
-    let here = bench.metadata.clone();
-    bench.recover().await;
+    let (mut bench, here) = recovered().await;
     let mut nodes = bench.metadata.configurations().unwrap()[0].nodes.clone();
     nodes.rotate_left(1);
     assert_eq!(here.configure(&nodes).unwrap().number, 2);
