@@ -175,6 +175,12 @@ pub struct MountArgs {
     /// Keep other users out [default for everyone but root]
     #[arg(long)]
     pub no_allow_other: bool,
+    /// Take requests from the kernel through io_uring where it can, Linux 6.14 or later [default]
+    #[arg(long, overrides_with = "no_io_uring")]
+    pub io_uring: bool,
+    /// Take them from /dev/fuse
+    #[arg(long)]
+    pub no_io_uring: bool,
     /// Fence whoever has the volume mounted elsewhere, and write it from here
     #[arg(long)]
     pub take_over: bool,

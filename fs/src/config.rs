@@ -67,6 +67,8 @@ pub struct MountConfig {
     pub capacity_bytes: Option<u64>,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// Whether requests may come from the kernel in rings (FUSE over io_uring), where it can.
+    pub io_uring: bool,
     /// Whether whoever has the volume mounted elsewhere is fenced.
     pub take_over: bool,
     /// Whether nothing may be changed through this mount.
@@ -198,6 +200,7 @@ fn assemble(
         metrics: values.parse("metrics", from_str::<SocketAddr>)?,
         capacity_bytes: values.parse("capacity", size)?,
         allow_other: values.or("allow-other", yes_or_no, surroundings.root)?,
+        io_uring: values.or("io-uring", yes_or_no, true)?,
         take_over: values.or("take-over", yes_or_no, false)?,
         read_only: snapshot.is_some() || values.or("read-only", yes_or_no, false)?,
         accept_loss: args.accept_loss,
@@ -209,7 +212,7 @@ fn assemble(
 }
 
 /// The options that may stand in a file, the environment or `-o`, with their names.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "peers",
     "tls-cert",
     "tls-key",
@@ -232,6 +235,7 @@ const NAMES: [&str; 26] = [
     "metrics",
     "capacity",
     "allow-other",
+    "io-uring",
     "take-over",
     "read-only",
     "snapshot",
@@ -329,6 +333,7 @@ fn known(name: &str) -> Option<&'static str> {
 fn from_arguments(args: &MountArgs) -> Values {
     let flag = |set: bool, text: &str| set.then(|| text.to_owned());
     let allow_other = flag(args.no_allow_other, "no").or_else(|| flag(args.allow_other, "yes"));
+    let io_uring = flag(args.no_io_uring, "no").or_else(|| flag(args.io_uring, "yes"));
     let given = [
         ("peers", args.peers.clone()),
         ("code", args.code.clone()),
@@ -348,6 +353,7 @@ fn from_arguments(args: &MountArgs) -> Values {
         ("metadata-interval", args.metadata_interval.clone()),
         ("capacity", args.capacity.clone()),
         ("allow-other", allow_other),
+        ("io-uring", io_uring),
         ("take-over", flag(args.take_over, "yes")),
         ("read-only", flag(args.read_only, "yes")),
         ("snapshot", args.snapshot.clone()),
@@ -502,6 +508,7 @@ impl OptionList {
         let (name, value) = match name {
             "ro" => ("read-only", Some("yes")),
             "no-allow-other" | "no_allow_other" => ("allow-other", Some("no")),
+            "no-io-uring" | "no_io_uring" => ("io-uring", Some("no")),
             name => (name, value),
         };
         let Some(known) = known(name) else {
@@ -523,7 +530,7 @@ impl OptionList {
 }
 
 fn is_switch(name: &str) -> bool {
-    ["allow-other", "take-over", "read-only", "foreground"].contains(&name)
+    ["allow-other", "io-uring", "take-over", "read-only", "foreground"].contains(&name)
 }
 
 /// The options of a list. Commas separate options and peers alike: what begins as a URL after `peers=` is one more.
@@ -705,7 +712,7 @@ mod tests {
         assert_eq!((config.cache_memory_bytes, config.cache_disk_bytes), (128 << 20, 1 << 30));
         assert_eq!((config.io_timeout.as_secs(), config.dirty_interval.as_secs()), (30, 5));
         assert_eq!((config.shape, config.peers), (Shape::default(), None));
-        assert!(config.allow_other && !config.read_only && !config.foreground);
+        assert!(config.allow_other && config.io_uring && !config.read_only && !config.foreground);
     }
 
     #[test]
@@ -776,6 +783,15 @@ mod tests {
         assert!(!meant("-o no-allow-other", &[]).unwrap().allow_other);
         assert!(meant("--no-allow-other --allow-other", &[]).unwrap().allow_other);
         assert!(!meant("", &[("AVIDFS_ALLOW_OTHER", "no")]).unwrap().allow_other);
+    }
+
+    #[test]
+    fn io_uring_is_used_unless_somebody_says_no() {
+        assert!(!meant("--no-io-uring", &[]).unwrap().io_uring);
+        assert!(!meant("-o no_io_uring", &[]).unwrap().io_uring);
+        let by_env = [("AVIDFS_IO_URING", "no")];
+        assert!(!meant("", &by_env).unwrap().io_uring);
+        assert!(meant("--no-io-uring --io-uring", &by_env).unwrap().io_uring);
     }
 
     #[test]

@@ -14,7 +14,12 @@ pub enum Caller {
     Mount,
     /// umount(8).
     Umount,
+    /// This program, to ask a mount whose daemon may hang.
+    Asking,
 }
+
+/// The name under which it calls itself.
+pub const ASKING: &str = "avidfs-asking";
 
 impl Caller {
     /// As the name says under which it is called; `None` for a person who calls it `avidfs`.
@@ -23,6 +28,7 @@ impl Caller {
             "mount.avidfs" | "mount.fuse.avidfs" => Some(Caller::Mount),
             // The last one is what umount(8) looks for when it has asked the mount and not the list of mounts.
             "umount.avidfs" | "umount.fuse.avidfs" | "umount.fuse" => Some(Caller::Umount),
+            ASKING => Some(Caller::Asking),
             _ => None,
         }
     }
@@ -184,6 +190,7 @@ mod tests {
             ("/sbin/umount.avidfs", Some(Caller::Umount)),
             ("umount.fuse.avidfs", Some(Caller::Umount)),
             ("/sbin/umount.fuse", Some(Caller::Umount)),
+            ("avidfs-asking", Some(Caller::Asking)),
             ("/usr/local/bin/avidfs", None),
         ] {
             assert_eq!(Caller::of(OsStr::new(program)), caller, "{program}");

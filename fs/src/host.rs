@@ -3,9 +3,10 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -144,6 +145,191 @@ pub fn mount_fuse(mountpoint: &Path, source: &str, options: &[&str]) -> io::Resu
         libc::mount(source.as_ptr(), mountpoint.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
     })?;
     Ok(device.into())
+}
+
+/// Mount a FUSE file system with the help of fusermount3, which whoever owns the place may; everything it is asked comes
+/// from the returned device. `options` are fusermount3's.
+pub fn mount_fuse_with_helper(mountpoint: &Path, options: &[String]) -> io::Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new("fusermount3");
+    command.arg("-o").arg(options.join(",")).arg("--").arg(mountpoint);
+    // The device is sent through what stands there: the child's standard input.
+    command.env("_FUSE_COMMFD", "0").stdin(OwnedFd::from(theirs)).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    // Its end of the pair is with the child alone from here on.
+    drop(command);
+    let device = receive_descriptor(&ours);
+    let output = child.wait_with_output()?;
+    match device {
+        Ok(Some(device)) if output.status.success() => Ok(device),
+        Err(error) if output.status.success() => Err(error),
+        _ => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+/// A descriptor that comes through a socket; none if the other end is closed.
+fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut byte = 0u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Room for a header and one descriptor, aligned as a header.
+    let mut control = [0u64; 8];
+    // SAFETY: all zeros is a msghdr that says nothing.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), size_of_val(&control) as _);
+    // SAFETY: `message` points to `part` and `control`, which outlive the call, and says how long they are.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if usize::try_from(got).map_err(|_| io::Error::last_os_error())? == 0 {
+        return Ok(None);
+    }
+    // SAFETY: `message` is what recvmsg left; a header is read only where the macros of cmsg(3) find one, a descriptor only
+    // where that says there is one, and only the returned value owns it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null()
+            || ((*header).cmsg_level, (*header).cmsg_type) != (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+        {
+            return Ok(None);
+        }
+        let descriptor = libc::CMSG_DATA(header).cast::<i32>().read_unaligned();
+        Ok(Some(OwnedFd::from_raw_fd(descriptor)))
+    }
+}
+
+/// One more device for what is mounted from a FUSE device.
+pub fn clone_fuse(device: &File) -> io::Result<OwnedFd> {
+    const CLONE: libc::Ioctl = libc::_IOR::<u32>(229, 0);
+    let another = File::options().read(true).write(true).open("/dev/fuse")?;
+    let number = device.as_raw_fd() as u32;
+    // SAFETY: FUSE_DEV_IOC_CLONE reads one u32, which outlives the call.
+    check(unsafe { libc::ioctl(another.as_raw_fd(), CLONE, &raw const number) })?;
+    Ok(another.into())
+}
+
+/// Whether the kernel offers rings to file systems that are mounted now.
+const FUSE_RINGS: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// As long as this lives, the kernel offers rings to FUSE file systems that begin. Systems come with that turned off; those
+/// that have rings keep them.
+pub struct FuseRings(
+    #[allow(dead_code, reason = "locked, so that two mounts do not undo each other's")] File,
+);
+
+impl FuseRings {
+    /// Have it offer them; `None` if it does already, cannot, or we may not.
+    pub fn offer() -> Option<FuseRings> {
+        let setting = File::options().read(true).write(true).open(FUSE_RINGS).ok()?;
+        setting.lock().ok()?;
+        if std::fs::read_to_string(FUSE_RINGS).ok()?.trim() != "N" {
+            return None;
+        }
+        std::fs::write(FUSE_RINGS, "Y").ok().map(|()| FuseRings(setting))
+    }
+}
+
+impl Drop for FuseRings {
+    fn drop(&mut self) {
+        let _ = std::fs::write(FUSE_RINGS, "N");
+    }
+}
+
+/// How many processors this machine can have.
+pub fn possible_processors() -> io::Result<usize> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    count_of_list(list.trim()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, list))
+}
+
+/// How many numbers a list such as `0-3,6` has.
+fn count_of_list(list: &str) -> Option<usize> {
+    let ranges = list.split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        Some(last.checked_sub(first)? + 1)
+    });
+    ranges.sum()
+}
+
+/// Let this thread run on one processor alone.
+pub fn stay_on_processor(processor: usize) -> io::Result<()> {
+    // SAFETY: all zeros is a set without processors; CPU_SET looks at how many it can have.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        check(libc::sched_setaffinity(0, size_of_val(&set), &raw const set)).map(drop)
+    }
+}
+
+/// Wakes who waits for it to become readable.
+#[derive(Debug)]
+pub struct Wake(File);
+
+impl Wake {
+    /// An eventfd(2).
+    pub fn new() -> io::Result<Wake> {
+        // SAFETY: takes two integers and opens a new descriptor, which only the returned value owns.
+        unsafe {
+            let event = check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+            Ok(Wake(File::from_raw_fd(event)))
+        }
+    }
+
+    /// Wake it.
+    pub fn wake(&self) -> io::Result<()> {
+        (&self.0).write_all(&1u64.to_ne_bytes())
+    }
+}
+
+impl AsRawFd for Wake {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Memory that somebody else, too, is told the address of: whole pages, all zeros, which take room once they are touched.
+#[derive(Debug)]
+pub struct Shared {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: memory of the process's own, which no thread has a special part in.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// So many bytes.
+    pub fn new(length: usize) -> io::Result<Shared> {
+        let (access, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        );
+        // SAFETY: asks for memory where there is none yet.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Shared { start: start.cast(), length })
+    }
+
+    /// Its first byte.
+    pub fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// Give pages back to the system; they are zeros then.
+    pub fn give_back(&mut self, from: usize, length: usize) -> io::Result<()> {
+        assert!(from.checked_add(length).is_some_and(|end| end <= self.length), "inside the memory");
+        // SAFETY: within the memory, which is mapped as long as `self` lives.
+        check(unsafe { libc::madvise(self.start.add(from).cast(), length, libc::MADV_DONTNEED) }).map(drop)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nobody has its address any more.
+        unsafe {
+            libc::munmap(self.start.cast(), self.length);
+        }
+    }
 }
 
 /// What this host is called.
@@ -285,6 +471,12 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     check(unsafe { libc::renameat2(here, one.as_ptr(), here, other.as_ptr(), flags) }).map(drop)
 }
 
+/// Whether a FUSE mount that said this has no daemon any more. Of one that was just killed the kernel gives up requests
+/// (`ECONNABORTED`) before it says so at once (`ENOTCONN`).
+pub fn says_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
 /// Bytes that may still be written where `path` is; also tells whether a mount answers.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
@@ -396,7 +588,7 @@ impl Process {
 }
 
 /// The process at the other end of a Unix socket when it was connected (or began to listen).
-pub fn peer_process(socket: &std::os::unix::net::UnixStream) -> io::Result<u32> {
+pub fn peer_process(socket: &UnixStream) -> io::Result<u32> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: `peer` has `length` bytes of room, and both outlive the call.

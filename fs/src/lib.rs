@@ -1,6 +1,6 @@
 //! The mount: names and bytes above, verified fragments on a pool of nodes below.
 //!
-//! The direction of knowledge is `main -> {opening, cli -> config, fuse -> volume -> {open_file, stripe, metadata}}` and
+//! The direction of knowledge is `main -> {opening, cli -> config, fuse -> {kernel, volume} -> {open_file, stripe, metadata}}` and
 //! `stripe -> {transport, cache, common}`; no layer calls upwards.
 
 pub mod access;
@@ -24,6 +24,7 @@ pub mod helper;
 pub mod host;
 pub mod inode;
 pub mod journal;
+pub mod kernel;
 pub mod lease;
 pub mod metadata;
 pub mod metrics;

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     match std::env::args_os().next().and_then(|program| Caller::of(&program)) {
         Some(Caller::Mount) => help_mount(),
         Some(Caller::Umount) => help_umount(),
+        Some(Caller::Asking) => umount::ask(Path::new(&std::env::args_os().nth(1).unwrap_or_default())).into(),
         None => obey(),
     }
 }
@@ -376,15 +377,15 @@ fn show(
         allow_other: config.allow_other,
         read_only: config.read_only,
         extra: config.kernel_options.clone(),
+        rings: config.io_uring,
         control: control::socket(opened.state.path()),
     };
     let shown = place.display();
     let refused = |error: std::io::Error| Refusal(format!("{shown} cannot be mounted: {}", reason(&error)));
     let mounted =
         fuse::mount(volume.clone(), place, &options, tokio::runtime::Handle::current()).map_err(refused)?;
-    let (serving, _) = mounted.split();
     let wait = move || {
-        if let Err(error) = serving.wait() {
+        if let Err(error) = mounted.serve() {
             tracing::error!(%error, "the connection to the kernel");
         }
     };

@@ -50,7 +50,7 @@ pub fn look_at(path: &Path) -> Result<Place, Refusal> {
             let path = path.canonicalize().map_err(|error| refused(&error))?;
             Ok(Place { path, dead: false })
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(error) if host::says_dead(&error) => {
             Err(Refusal(format!("there is a dead mount of another program at {shown}: unmount it first")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -64,9 +64,7 @@ pub fn look_at(path: &Path) -> Result<Place, Refusal> {
 /// hangs would let us hang in the kernel; and not by stat, which the kernel answers for the dead from memory.
 fn look_at_ours(mount: MountEntry) -> Result<Place, Refusal> {
     let gone = daemon_of(&mount)?.is_none();
-    let dead = || {
-        host::free_bytes(&mount.mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
-    };
+    let dead = || host::free_bytes(&mount.mountpoint).is_err_and(|error| host::says_dead(&error));
     if gone && dead() {
         return Ok(Place { path: mount.mountpoint, dead: true });
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The files that know an outside technology, by the beginning of their path. Everyone else asks them.
 const KNOWS: &[(&str, &[&str])] = &[
-    ("fuser", &["fs/src/fuse"]),
+    ("io_uring", &["fs/src/kernel/ring"]),
     ("rusqlite", &["fs/src/metadata/sqlite"]),
     ("hyper", &["fs/src/transport/http", "fs/src/transport/verbs", "shardd/src/", "credentials/src/secured"]),
     ("hyper_util", &["fs/src/transport/http", "shardd/src/", "credentials/src/secured"]),
@@ -36,7 +36,7 @@ const NOT_IN_COMMON: &[&str] =
 const LAYERS: &[&[&str]] = &[
     &["error", "inode", "stages"],
     &["begun", "blocking"],
-    &["acl", "transport", "metadata", "buffers", "host", "roster", "busy", "evidence"],
+    &["acl", "transport", "metadata", "buffers", "host", "kernel", "roster", "busy", "evidence"],
     &["authority"],
     &["pool", "cache", "placement"],
     &["stripe"],

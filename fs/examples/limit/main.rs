@@ -20,8 +20,9 @@ mod reading;
 
 use std::path::Path;
 
-use avidfs::fuse::threads;
-use fuser::{MountOption, Session};
+use avidfs::fuse::agreement;
+use avidfs::host::{self, FuseRings};
+use avidfs::kernel::Session;
 
 use crate::memory::Memory;
 use crate::node::node;
@@ -38,9 +39,11 @@ fn main() {
     }
 }
 
-/// Until it is unmounted; with as many threads as the mount daemon.
+/// Until it is unmounted, asked as the mount daemon is; as root.
 fn serve(mountpoint: &Path, pipeline: Option<Pipeline>) {
-    let mut config = threads();
-    config.mount_options = vec![MountOption::FSName("limit".into()), MountOption::DefaultPermissions];
-    Session::new(Memory::new(pipeline), mountpoint, &config).unwrap().run().unwrap();
+    let offered = FuseRings::offer();
+    let device = host::mount_fuse(mountpoint, "limit", &["default_permissions"]).unwrap();
+    let session = Session::begin(device, Memory::new(pipeline), agreement(true)).unwrap();
+    drop(offered);
+    session.serve().unwrap();
 }

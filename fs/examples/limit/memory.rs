@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use avidfs::fuse::{PREFERRED, TTL, agree};
-use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+use avidfs::fuse::{PREFERRED, TTL};
+use avidfs::inode::Time;
+use avidfs::kernel::{
+    self, Attributes, Change, Created, Data, Entry, Errno, Filesystem, Listing, Make, Node as Inode, Opened,
+    Reply, Request, SetTime, Statistics, Write, Written, Xattr, opened,
 };
+use bytes::Bytes;
 
 use crate::pipeline::{OBJECT, Pipeline};
 
@@ -31,7 +29,7 @@ struct Tree {
 }
 
 struct Node {
-    attr: FileAttr,
+    inode: Inode,
     parent: u64,
     bytes: Vec<u8>,
     entries: BTreeMap<OsString, u64>,
@@ -41,7 +39,7 @@ impl Memory {
     /// An empty one.
     pub fn new(pipeline: Option<Pipeline>) -> Memory {
         let mut tree = Tree { nodes: HashMap::new(), last: 0 };
-        tree.add(1, FileType::Directory, 0o755);
+        tree.add(kernel::ROOT, libc::S_IFDIR | 0o755);
         Memory { tree: Mutex::new(tree), pipeline }
     }
 
@@ -51,288 +49,196 @@ impl Memory {
 }
 
 impl Tree {
-    fn add(&mut self, parent: u64, kind: FileType, mode: u32) -> FileAttr {
+    fn add(&mut self, parent: u64, mode: u32) -> Inode {
         self.last += 1;
-        let now = SystemTime::now();
-        let attr = FileAttr {
-            ino: INodeNo(self.last),
-            size: 0,
-            blocks: 0,
+        let now = Time::now();
+        let links = if mode & libc::S_IFMT == libc::S_IFDIR { 2 } else { 1 };
+        let inode = Inode {
+            ino: self.last,
             atime: now,
             mtime: now,
             ctime: now,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm: (mode & 0o7777) as u16,
-            nlink: if kind == FileType::Directory { 2 } else { 1 },
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: PREFERRED,
-            flags: 0,
+            mode,
+            links,
+            block_size: PREFERRED,
+            ..Inode::default()
         };
-        self.nodes.insert(self.last, Node { attr, parent, bytes: Vec::new(), entries: BTreeMap::new() });
-        attr
+        self.nodes.insert(self.last, Node { inode, parent, bytes: Vec::new(), entries: BTreeMap::new() });
+        inode
     }
 
-    fn make(&mut self, parent: INodeNo, name: &OsStr, kind: FileType, mode: u32) -> FileAttr {
-        let attr = self.add(parent.0, kind, mode);
-        self.node(parent).entries.insert(name.to_owned(), attr.ino.0);
-        attr
+    fn make(&mut self, parent: u64, name: &OsStr, mode: u32) -> Entry {
+        let inode = self.add(parent, mode);
+        self.node(parent).entries.insert(name.to_owned(), inode.ino);
+        entry(inode)
     }
 
-    fn node(&mut self, ino: INodeNo) -> &mut Node {
-        self.nodes.get_mut(&ino.0).unwrap()
+    fn node(&mut self, ino: u64) -> &mut Node {
+        self.nodes.get_mut(&ino).unwrap()
     }
 
-    fn child(&mut self, parent: INodeNo, name: &OsStr) -> Option<INodeNo> {
-        self.node(parent).entries.get(name).copied().map(INodeNo)
-    }
-
-    fn remove(&mut self, parent: INodeNo, name: &OsStr) {
+    fn remove(&mut self, parent: u64, name: &OsStr) {
         if let Some(ino) = self.node(parent).entries.remove(name) {
             // Its bytes alone: the kernel may still ask about it. Whoever has it open is not served, which no figure needs.
-            self.node(INodeNo(ino)).bytes = Vec::new();
+            self.node(ino).bytes = Vec::new();
         }
     }
 
     /// The dots and then the entries from number `offset` on.
-    fn listed(&mut self, ino: INodeNo, offset: u64) -> Vec<(u64, OsString, FileAttr)> {
+    fn listed(&mut self, ino: u64, offset: u64) -> Vec<(u64, OsString, Inode)> {
         let parent = self.node(ino).parent;
-        let dots = [(OsString::from("."), ino.0), (OsString::from(".."), parent)];
+        let dots = [(OsString::from("."), ino), (OsString::from(".."), parent)];
         let entries = self.node(ino).entries.clone();
         let all = dots.into_iter().chain(entries).enumerate().skip(offset as usize).take(1024);
-        all.map(|(at, (name, ino))| (at as u64 + 1, name, self.node(INodeNo(ino)).attr)).collect()
+        all.map(|(at, (name, ino))| (at as u64 + 1, name, self.node(ino).inode)).collect()
     }
 }
 
+fn entry(node: Inode) -> Entry {
+    Entry { node, valid: TTL }
+}
+
 impl Filesystem for Memory {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        agree(config);
-        Ok(())
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, name: &OsStr, reply: Reply<Entry>) {
         let mut tree = self.tree();
-        match tree.child(parent, name) {
-            Some(ino) => reply.entry(&TTL, &tree.node(ino).attr, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
+        let found = tree.node(req.node).entries.get(name).copied();
+        reply.answer(found.map(|ino| entry(tree.node(ino).inode)).ok_or(Errno::ENOENT));
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&TTL, &self.tree().node(ino).attr);
+    fn getattr(&self, req: &Request, reply: Reply<Attributes>) {
+        reply.ok(Attributes { node: self.tree().node(req.node).inode, valid: TTL });
     }
 
-    fn setattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+    fn setattr(&self, req: &Request, change: Change, reply: Reply<Attributes>) {
         let mut tree = self.tree();
-        let node = tree.node(ino);
-        if let Some(mode) = mode {
-            node.attr.perm = (mode & 0o7777) as u16;
+        let node = tree.node(req.node);
+        let inode = &mut node.inode;
+        if let Some(mode) = change.mode {
+            inode.mode = inode.mode & libc::S_IFMT | mode & 0o7777;
         }
-        if let Some(TimeOrNow::SpecificTime(time)) = mtime {
-            node.attr.mtime = time;
+        if let Some(SetTime::At(time)) = change.mtime {
+            inode.mtime = time;
         }
-        if let Some(size) = size {
+        if let Some(size) = change.size {
             node.bytes.resize(size as usize, 0);
-            node.attr.size = size;
+            inode.size = size;
         }
-        (node.attr.uid, node.attr.gid) = (uid.unwrap_or(node.attr.uid), gid.unwrap_or(node.attr.gid));
-        reply.attr(&TTL, &node.attr);
+        (inode.uid, inode.gid) = (change.uid.unwrap_or(inode.uid), change.gid.unwrap_or(inode.gid));
+        reply.ok(Attributes { node: *inode, valid: TTL });
     }
 
-    fn mkdir(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.entry(&TTL, &self.tree().make(parent, name, FileType::Directory, mode), Generation(0));
+    fn mkdir(&self, req: &Request, name: &OsStr, make: Make, reply: Reply<Entry>) {
+        reply.ok(self.tree().make(req.node, name, libc::S_IFDIR | make.mode & 0o7777));
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.tree().remove(parent, name);
-        reply.ok();
+    fn unlink(&self, req: &Request, name: &OsStr, reply: Reply<()>) {
+        self.tree().remove(req.node, name);
+        reply.ok(());
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.tree().remove(parent, name);
-        reply.ok();
+    fn rmdir(&self, req: &Request, name: &OsStr, reply: Reply<()>) {
+        self.tree().remove(req.node, name);
+        reply.ok(());
     }
 
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn rename(&self, req: &Request, name: &OsStr, to: (u64, &OsStr), _flags: u32, reply: Reply<()>) {
         let mut tree = self.tree();
-        tree.remove(newparent, newname);
-        let ino = tree.node(parent).entries.remove(name).unwrap();
-        tree.node(newparent).entries.insert(newname.to_owned(), ino);
-        reply.ok();
+        tree.remove(to.0, to.1);
+        let ino = tree.node(req.node).entries.remove(name).unwrap();
+        tree.node(to.0).entries.insert(to.1.to_owned(), ino);
+        reply.ok(());
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let only_reads = flags.0 & libc::O_ACCMODE == libc::O_RDONLY;
-        let how = if only_reads { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | how);
+    fn open(&self, _req: &Request, flags: i32, reply: Reply<Opened>) {
+        let only_reads = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        reply.ok(Opened(opened::KEEP_CACHE | if only_reads { opened::NOFLUSH } else { 0 }));
     }
 
-    fn create(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, req: &Request, name: &OsStr, make: Make, reply: Reply<Created>) {
         self.pipeline.iter().for_each(Pipeline::begin);
-        let attr = self.tree().make(parent, name, FileType::RegularFile, mode);
-        reply.created(&TTL, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        let entry = self.tree().make(req.node, name, libc::S_IFREG | make.mode & 0o7777);
+        reply.ok(Created { entry, opened: Opened(opened::KEEP_CACHE) });
     }
 
-    fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, req: &Request, offset: u64, size: u32, _flags: i32, reply: Reply<Data>) {
         let mut tree = self.tree();
-        let node = tree.node(ino);
-        let held = node.attr.size.max(offset);
+        let node = tree.node(req.node);
+        let held = node.inode.size.max(offset);
         let range = offset as usize..held.min(offset + u64::from(size)) as usize;
         match &self.pipeline {
-            Some(pipeline) if node.attr.size > LARGE => {
+            Some(pipeline) if node.inode.size > LARGE => {
                 drop(tree);
-                match pipeline.read(range).as_slice() {
-                    [whole] => reply.data(whole),
-                    parts => reply.data(&parts.concat()),
-                }
+                reply.ok(Data(pipeline.read(range)));
             }
-            _ => reply.data(&node.bytes[range]),
+            // One copy more than a program needs that answers from what it has.
+            _ => reply.ok(Data(vec![Bytes::copy_from_slice(&node.bytes[range])])),
         }
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
+    fn write(&self, req: &Request, write: Write<'_>, reply: Reply<Written>) {
+        let Write { offset, data, .. } = write;
         let mut tree = self.tree();
-        let node = tree.node(ino);
+        let node = tree.node(req.node);
         let end = offset + data.len() as u64;
-        node.attr.size = node.attr.size.max(end);
-        node.attr.mtime = SystemTime::now();
+        node.inode.size = node.inode.size.max(end);
+        node.inode.mtime = Time::now();
         if self.pipeline.is_none() || end <= LARGE {
-            let size = node.attr.size as usize;
+            let size = node.inode.size as usize;
             node.bytes.resize(size, 0);
             node.bytes[offset as usize..end as usize].copy_from_slice(data);
         }
         drop(tree);
         self.pipeline.iter().for_each(|pipeline| pipeline.write(data));
-        reply.written(data.len() as u32);
+        reply.ok(Written(data.len() as u32));
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &Request, reply: Reply<()>) {
         self.pipeline.iter().for_each(Pipeline::flush);
-        reply.ok();
+        reply.ok(());
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _req: &Request, reply: Reply<()>) {
         self.pipeline.iter().for_each(Pipeline::flush);
-        reply.ok();
+        reply.ok(());
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+    fn opendir(&self, _req: &Request, reply: Reply<Opened>) {
+        reply.ok(Opened(opened::KEEP_CACHE | opened::CACHE_DIR));
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        for (next, name, attr) in self.tree().listed(ino, offset) {
-            if reply.add(attr.ino, next, attr.kind, name) {
-                break;
-            }
-        }
-        reply.ok();
+    fn readdir(&self, req: &Request, offset: u64, mut listing: Listing, reply: Reply<Listing>) {
+        let listed = self.tree().listed(req.node, offset);
+        let _full = listed.iter().any(|(next, name, inode)| listing.name(inode.ino, *next, inode.mode, name));
+        reply.ok(listing);
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        for (next, name, attr) in self.tree().listed(ino, offset) {
-            if reply.add(attr.ino, next, name, &TTL, &attr, Generation(0)) {
-                break;
-            }
-        }
-        reply.ok();
+    fn readdirplus(&self, req: &Request, offset: u64, mut listing: Listing, reply: Reply<Listing>) {
+        let listed = self.tree().listed(req.node, offset);
+        let _full = listed.iter().any(|(next, name, inode)| listing.entry(&entry(*inode), *next, name));
+        reply.ok(listing);
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _req: &Request, reply: Reply<()>) {
+        reply.ok(());
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(1 << 24, 1 << 24, 1 << 24, 1 << 24, 1 << 24, 4096, 255, 4096);
+    fn statfs(&self, _req: &Request, reply: Reply<Statistics>) {
+        const MANY: u64 = 1 << 24;
+        reply.ok(Statistics {
+            blocks: MANY,
+            free: MANY,
+            files: MANY,
+            files_free: MANY,
+            block_size: 4096,
+            name_length: 255,
+        });
     }
 
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, _req: &Request, _name: &OsStr, _size: u32, reply: Reply<Xattr>) {
         reply.error(Errno::ENODATA);
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.size(0);
+    fn listxattr(&self, _req: &Request, _size: u32, reply: Reply<Xattr>) {
+        reply.ok(Xattr::Length(0));
     }
 }

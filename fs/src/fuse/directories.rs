@@ -3,12 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-
 use super::prepared::Page;
-use super::{Fuse, GENERATION, TTL, attr, errno, kind};
+use super::{Fuse, TTL, node};
 use crate::error::Result;
 use crate::inode::{Ino, Inode, Time};
+use crate::kernel::{Entry, Listing};
 use crate::volume::Volume;
 
 /// Entries asked of the store at once while listing with attributes: as many with short names fit into the 32 KiB that
@@ -27,11 +26,11 @@ struct Handed {
 
 impl Fuse {
     /// Names and types after a cookie, as many as fit.
-    pub(super) fn list_names(&self, directory: Ino, offset: u64, mut reply: ReplyDirectory) {
+    pub(super) fn list_names(&self, directory: Ino, offset: u64, mut listing: Listing) -> Result<Listing> {
         self.begin_listing(directory, offset);
         let mut handed = Handed { count: 0, last: offset };
         let listed = self.dots(directory, offset, |inode, cookie, name| {
-            reply.add(INodeNo(inode.ino.0), cookie, kind(inode.mode), OsStr::from_bytes(name))
+            listing.name(inode.ino.0, cookie, inode.mode, OsStr::from_bytes(name))
         });
         let page = |after| match self.prepared.take(directory, after) {
             Some(page) => Ok((page.names, page.goes_on)),
@@ -41,26 +40,24 @@ impl Fuse {
             true => Ok(false),
             false => pages(offset, page, |name| {
                 let called = OsStr::from_bytes(&name.name);
-                let is_full = reply.add(INodeNo(name.ino.0), name.cookie, kind(name.mode), called);
+                let is_full = listing.name(name.ino.0, name.cookie, name.mode, called);
                 handed.add(name.cookie, is_full)
             }),
         });
         if handed.count > 0 {
             self.listings.handed_names(directory);
         }
-        match self.end_listing(directory, listed, (handed.last, handed.count)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.end_listing(directory, listed, (handed.last, handed.count))?;
+        Ok(listing)
     }
 
     /// Entries with their attributes after a cookie, as many as fit.
-    pub(super) fn list_entries(&self, directory: Ino, offset: u64, mut reply: ReplyDirectoryPlus) {
+    pub(super) fn list_entries(&self, directory: Ino, offset: u64, mut listing: Listing) -> Result<Listing> {
         self.begin_listing(directory, offset);
         let mut handed = Handed { count: 0, last: offset };
         let mut add = |inode: &Inode, cookie, name: &[u8]| {
-            let attr = attr(inode);
-            reply.add(attr.ino, cookie, OsStr::from_bytes(name), &TTL, &attr, GENERATION)
+            let entry = Entry { node: node(inode), valid: TTL };
+            listing.entry(&entry, cookie, OsStr::from_bytes(name))
         };
         let page = |after| {
             let entries = self.volume.list(directory, after, PAGE)?;
@@ -80,10 +77,8 @@ impl Fuse {
         });
         // After the first answer the kernel goes on with names alone, unless somebody looks at what it was handed.
         let names = if offset == 0 { NAMES_FOR_ENTRY * handed.count } else { 0 };
-        match self.end_listing(directory, listed, (handed.last, names)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.end_listing(directory, listed, (handed.last, names))?;
+        Ok(listing)
     }
 
     fn begin_listing(&self, directory: Ino, offset: u64) {

@@ -1,0 +1,476 @@
+//! Requests and answers in memory shared with the kernel (Documentation/filesystems/fuse/fuse-io-uring.rst).
+//!
+//! Each processor has a ring, with places of its own that a request can lie in. A place is, in turn, the kernel's, until
+//! a request lies in it, and ours, until it is answered; one system call of the ring's thread gives it back with the
+//! answer, and waits for the next request. Answers may come from any thread, but only the ring's writes them down:
+//! otherwise one could be written where somebody still reads the request.
+//!
+//! The kernel takes the place that was given back last, so that of many places few have ever been touched. What a large
+//! request leaves in others is given back to the system.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use parking_lot::Mutex;
+
+use super::Filesystem;
+use super::device::Device;
+use super::dispatch::{Header, dispatch};
+use super::protocol::{IN_HEADER, OUT_HEADER};
+use super::reply::{Head, Way};
+use crate::host::{self, Shared, Wake};
+
+/// Places of a ring. While all of them wait for an answer, what else this processor asks waits too.
+const PLACES: usize = 256;
+/// So many places of all rings together, and two of each at least, may keep what a large request has touched.
+const KEPT: usize = 32;
+/// From this many bytes a request is large.
+const LARGE: usize = 64 << 10;
+
+/// Bytes of struct fuse_uring_req_header, and where its parts are.
+const HEADERS: usize = 288;
+const OPERATION: usize = 128;
+const COMMIT: usize = 256 + 8;
+const PAYLOAD_LENGTH: usize = 256 + 16;
+/// Room before a payload, where the request's beginning is put, so that it lies in one piece.
+const BEFORE: usize = 4096;
+
+/// What the kernel is told of a place.
+const REGISTER: u32 = 1;
+const COMMIT_AND_FETCH: u32 = 2;
+/// What a completion is of that is no place's.
+const WOKEN: u64 = u64::MAX;
+
+/// A processor's ring, before it is served.
+pub(super) struct Ring {
+    processor: usize,
+    device: Arc<Device>,
+    shared: Arc<Answers>,
+    /// Bytes that a payload has at most.
+    payload: usize,
+    /// Places that may keep what a large request has touched.
+    kept: usize,
+}
+
+/// Answers that wait for the ring's thread.
+#[derive(Debug)]
+struct Answers {
+    given: Mutex<Vec<Answered>>,
+    /// Whether the ring's thread waits, or is about to.
+    waits: AtomicBool,
+    wake: Wake,
+}
+
+#[derive(Debug)]
+struct Answered {
+    place: usize,
+    error: i32,
+    head: Head,
+    data: Vec<Bytes>,
+}
+
+/// The right to answer what lies in a place, once.
+#[derive(Debug)]
+pub(super) struct Place {
+    ring: Arc<Answers>,
+    place: usize,
+}
+
+impl Place {
+    pub(super) fn answer(self, error: i32, head: Head, data: Vec<Bytes>) {
+        self.ring.given.lock().push(Answered { place: self.place, error, head, data });
+        // The ring's thread says that it waits before it looks for answers the last time.
+        if self.ring.waits.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.ring.wake.wake()
+        {
+            tracing::error!(%error, "an answer waits for the next request");
+        }
+    }
+}
+
+impl Ring {
+    /// A ring for each processor this machine can have, which is what the kernel waits for.
+    ///
+    /// # Errors
+    /// io_uring is not to be had here.
+    pub(super) fn for_each_processor(device: &Arc<Device>, max_request: u32) -> io::Result<Vec<Ring>> {
+        // Whether it is at all; each thread makes its own.
+        ring()?;
+        let processors = host::possible_processors()?;
+        let made = (0..processors).map(|processor| {
+            let answers =
+                Answers { given: Mutex::default(), waits: AtomicBool::new(false), wake: Wake::new()? };
+            Ok(Ring {
+                processor,
+                device: device.clone(),
+                shared: Arc::new(answers),
+                payload: max_request as usize,
+                kept: (KEPT / processors).max(2),
+            })
+        });
+        made.collect()
+    }
+
+    pub(super) fn processor(&self) -> usize {
+        self.processor
+    }
+
+    /// Answer what comes in the ring until the file system is unmounted. On a thread of its own, which stays on the
+    /// processor.
+    ///
+    /// # Errors
+    /// The ring's, or the kernel does not take it.
+    pub(super) fn serve(self, fs: &impl Filesystem) -> io::Result<()> {
+        // A processor that is not there, or not for us, asks nothing.
+        let _ = host::stay_on_processor(self.processor);
+        let mut serving = Serving {
+            uring: ring()?,
+            places: Places::new(self.payload)?,
+            pending: Vec::with_capacity(PLACES),
+            ring: self,
+        };
+        serving.begin()?;
+        while serving.next(fs)? {}
+        Ok(())
+    }
+}
+
+type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
+
+/// For one thread, which also does the kernel's part of the work, when it waits and not in between.
+fn ring() -> io::Result<Uring> {
+    let entries = (PLACES + 2).next_power_of_two() as u32;
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries)
+}
+
+/// A ring that is served.
+struct Serving {
+    /// Closed before the places are gone.
+    uring: Uring,
+    places: Places,
+    /// Answers that are being written down.
+    pending: Vec<Answered>,
+    ring: Ring,
+}
+
+impl Serving {
+    fn begin(&mut self) -> io::Result<()> {
+        for place in 0..PLACES {
+            let register = self.places.register(&self.ring, place);
+            self.submit(&register)?;
+        }
+        self.listen()
+    }
+
+    /// Have it completed whenever somebody wakes the thread.
+    fn listen(&mut self) -> io::Result<()> {
+        let wake = types::Fd(self.ring.shared.wake.as_raw_fd());
+        let poll = opcode::PollAdd::new(wake, libc::POLLIN as u32).multi(true).build();
+        self.submit(&squeue::Entry128::from(poll.user_data(WOKEN)))
+    }
+
+    /// Give the kernel what is answered, wait for requests, and ask for their answers; whether there may be more.
+    fn next(&mut self, fs: &impl Filesystem) -> io::Result<bool> {
+        self.places.shrink(self.ring.kept);
+        self.ring.shared.waits.store(true, Ordering::SeqCst);
+        self.give_back()?;
+        match self.uring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.ring.shared.waits.store(false, Ordering::SeqCst);
+        // Each leaves the queue before it is looked at: giving back an answer may complete further ones.
+        while let Some((of, result, goes_on)) = self.completed() {
+            match (of, result) {
+                (WOKEN, _) if goes_on => {}
+                (WOKEN, _) => self.listen()?,
+                (_, error) if error == -libc::ENOTCONN || error == -libc::ECANCELED => return Ok(false),
+                (_, error) if error < 0 => return Err(io::Error::from_raw_os_error(-error)),
+                (place, _) => self.ask(fs, place as usize)?,
+            }
+            // Whoever has his answer need not wait for what others ask.
+            if !self.uring.completion().is_empty() && self.give_back()? {
+                self.uring.submit()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// What something completed is of, its result, and whether there will be more of it.
+    fn completed(&mut self) -> Option<(u64, i32, bool)> {
+        let completed = self.uring.completion().next()?;
+        Some((completed.user_data(), completed.result(), cqueue::more(completed.flags())))
+    }
+
+    fn ask(&mut self, fs: &impl Filesystem, place: usize) -> io::Result<()> {
+        let request = self.places.request(place);
+        let Some(header) = Header::of(request) else { return Err(io::ErrorKind::InvalidData.into()) };
+        let answer = Place { ring: self.ring.shared.clone(), place };
+        dispatch(fs, &header, &request[IN_HEADER..], Way::Ring(answer));
+        Ok(())
+    }
+
+    /// Write down what was answered, and say so; whether anything was.
+    fn give_back(&mut self) -> io::Result<bool> {
+        let mut answers = std::mem::take(&mut self.pending);
+        std::mem::swap(&mut *self.ring.shared.given.lock(), &mut answers);
+        let any = !answers.is_empty();
+        for answered in answers.drain(..) {
+            let place = answered.place;
+            self.places.write(answered);
+            let commit = self.places.commit(&self.ring, place);
+            self.submit(&commit)?;
+        }
+        self.pending = answers;
+        Ok(any)
+    }
+
+    fn submit(&mut self, entry: &squeue::Entry128) -> io::Result<()> {
+        loop {
+            // SAFETY: what an entry of ours points to, the places and their descriptions, lives as long as the ring.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.uring.submit()?;
+        }
+    }
+}
+
+/// The places of a ring: of each a page with what the kernel says of a request and the request's beginning, and behind it
+/// the payload.
+struct Places {
+    memory: Shared,
+    payload: usize,
+    /// Of each where its headers and its payload are, for the kernel to read when it is registered.
+    described: Vec<[libc::iovec; 2]>,
+    state: Vec<State>,
+    /// How many are ours, and how many are touched.
+    ours: usize,
+    touched: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    is_ours: bool,
+    /// A large request or answer lay in it.
+    is_touched: bool,
+}
+
+impl Places {
+    fn new(payload: usize) -> io::Result<Places> {
+        let stride = BEFORE + payload;
+        let memory = Shared::new(PLACES * stride)?;
+        let described = |place: usize| {
+            // Inside the memory: there are so many places.
+            let place = memory.start().wrapping_add(place * stride);
+            let headers = libc::iovec { iov_base: place.cast(), iov_len: HEADERS };
+            [headers, libc::iovec { iov_base: place.wrapping_add(BEFORE).cast(), iov_len: payload }]
+        };
+        let described = (0..PLACES).map(described).collect();
+        Ok(Places { memory, payload, described, state: vec![State::default(); PLACES], ours: 0, touched: 0 })
+    }
+
+    /// What a place is made of.
+    fn bytes(&mut self, place: usize) -> &mut [u8] {
+        let stride = BEFORE + self.payload;
+        // SAFETY: within the memory, which is ours alone while the ring's thread is not inside the kernel: that is where
+        // it writes requests and reads answers (IORING_SETUP_DEFER_TASKRUN).
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start().add(place * stride), stride) }
+    }
+
+    /// The request that came to lie in a place, in one piece; nothing if the kernel contradicts itself.
+    fn request(&mut self, place: usize) -> &[u8] {
+        let most = self.payload;
+        let bytes = self.bytes(place);
+        let length = word(bytes, 0);
+        let payload = word(bytes, PAYLOAD_LENGTH);
+        let operation = length.checked_sub(IN_HEADER + payload);
+        let Some(operation) = operation.filter(|length| *length <= OPERATION && payload <= most) else {
+            return &[];
+        };
+        bytes.copy_within(OPERATION..OPERATION + operation, BEFORE - operation);
+        let start = BEFORE - operation - IN_HEADER;
+        bytes.copy_within(..IN_HEADER, start);
+        self.state[place].is_ours = true;
+        self.ours += 1;
+        self.touch(place, payload);
+        &self.bytes(place)[start..start + length]
+    }
+
+    /// Write an answer into the place of its request.
+    fn write(&mut self, Answered { place, mut error, head, data }: Answered) {
+        let mut length = head.bytes().len() + data.iter().map(Bytes::len).sum::<usize>();
+        if length > self.payload {
+            tracing::error!(length, "an answer that nobody asked for");
+            (length, error) = (0, -libc::EIO);
+        }
+        let bytes = self.bytes(place);
+        // The request's number stays where it is.
+        bytes[..4].copy_from_slice(&((OUT_HEADER + length) as u32).to_ne_bytes());
+        bytes[4..8].copy_from_slice(&error.to_ne_bytes());
+        bytes[PAYLOAD_LENGTH..][..4].copy_from_slice(&(length as u32).to_ne_bytes());
+        let parts = [head.bytes()].into_iter().chain(data.iter().map(|part| &part[..]));
+        let mut rest = &mut bytes[BEFORE..][..length];
+        for part in parts {
+            // Shorter if the whole did not fit.
+            let (here, behind) = rest.split_at_mut(part.len().min(rest.len()));
+            here.copy_from_slice(&part[..here.len()]);
+            rest = behind;
+        }
+        self.touch(place, length);
+        self.state[place].is_ours = false;
+        self.ours -= 1;
+    }
+
+    fn touch(&mut self, place: usize, length: usize) {
+        if length >= LARGE && !self.state[place].is_touched {
+            self.state[place].is_touched = true;
+            self.touched += 1;
+        }
+    }
+
+    /// Give what lies untouched by now back to the system, but for so many places. Only when every request that came has
+    /// been looked at.
+    fn shrink(&mut self, kept: usize) {
+        if self.touched <= kept || self.ours > 1 {
+            return;
+        }
+        let stride = BEFORE + self.payload;
+        let idle = (0..PLACES).filter(|place| !self.state[*place].is_ours && self.state[*place].is_touched);
+        let idle: Vec<usize> = idle.take(self.touched - kept).collect();
+        for place in idle {
+            if let Err(error) = self.memory.give_back(place * stride + BEFORE, self.payload) {
+                tracing::warn!(%error, "memory of an idle ring stays");
+            }
+            self.state[place].is_touched = false;
+            self.touched -= 1;
+        }
+    }
+
+    fn register(&self, ring: &Ring, place: usize) -> squeue::Entry128 {
+        let [headers, _] = &self.described[place];
+        let parts = (std::ptr::from_ref(headers) as u64, 2);
+        command(ring, REGISTER, 0, Some(parts)).user_data(place as u64)
+    }
+
+    fn commit(&mut self, ring: &Ring, place: usize) -> squeue::Entry128 {
+        let bytes = self.bytes(place);
+        let mut id = [0; 8];
+        id.copy_from_slice(&bytes[COMMIT..COMMIT + 8]);
+        command(ring, COMMIT_AND_FETCH, u64::from_ne_bytes(id), None).user_data(place as u64)
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> usize {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_ne_bytes(word) as usize
+}
+
+/// struct fuse_uring_cmd_req: flags u64, commit u64, queue u16; `parts` are the address of iovecs and how many.
+fn command(ring: &Ring, operation: u32, commit: u64, parts: Option<(u64, u32)>) -> squeue::Entry128 {
+    let mut command = [0; 80];
+    command[8..16].copy_from_slice(&commit.to_ne_bytes());
+    command[16..18].copy_from_slice(&(ring.processor as u16).to_ne_bytes());
+    let device = types::Fd(ring.device.file().as_raw_fd());
+    let entry = opcode::UringCmd80::new(device, operation).cmd(command);
+    let Some((address, count)) = parts else { return entry.build() };
+    let mut entry = entry.addr(Some(address)).build();
+    // The library has no name for the length that goes with an address.
+    const LENGTH: usize = 24;
+    // SAFETY: an entry is 128 bytes of plain numbers (struct io_uring_sqe), `len` among them.
+    unsafe { (&raw mut entry).cast::<u8>().add(LENGTH).cast::<u32>().write_unaligned(count) };
+    entry
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAYLOAD: usize = 1 << 20;
+
+    /// What the kernel does when it puts a request into a place.
+    fn put(places: &mut Places, place: usize, operation: &[u8], payload: &[u8]) {
+        let length = IN_HEADER + operation.len() + payload.len();
+        let bytes = places.bytes(place);
+        bytes[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+        bytes[4..IN_HEADER].fill(7);
+        bytes[OPERATION..][..operation.len()].copy_from_slice(operation);
+        bytes[COMMIT..][..8].copy_from_slice(&[9; 8]);
+        bytes[PAYLOAD_LENGTH..][..4].copy_from_slice(&(payload.len() as u32).to_ne_bytes());
+        bytes[BEFORE..][..payload.len()].copy_from_slice(payload);
+    }
+
+    fn answered(place: usize, error: i32, data: Vec<Bytes>) -> Answered {
+        let mut head = Head::default();
+        head.u32(0x0101_0101);
+        Answered { place, error, head, data }
+    }
+
+    #[test]
+    fn a_request_lies_in_one_piece_and_its_answer_in_its_place() {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        put(&mut places, 3, &[1; 24], &[2; 5000]);
+        let request = places.request(3).to_vec();
+        assert_eq!((request.len(), &request[4..IN_HEADER]), (5064, &[7; 36][..]));
+        assert_eq!((&request[40..64], &request[64..]), (&[1; 24][..], &[2; 5000][..]));
+        places.write(answered(3, 0, vec![vec![4; 2].into(), vec![5; 3].into()]));
+        let bytes = places.bytes(3);
+        assert_eq!((word(bytes, 0), word(bytes, 4), word(bytes, PAYLOAD_LENGTH)), (16 + 9, 0, 9));
+        assert_eq!((&bytes[8..16], &bytes[BEFORE..][..9]), (&[7; 8][..], &[1, 1, 1, 1, 4, 4, 5, 5, 5][..]));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_none() {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        put(&mut places, 0, &[], &[]);
+        places.request(0);
+        places.write(answered(0, 0, vec![vec![0; PAYLOAD].into()]));
+        let bytes = places.bytes(0);
+        assert_eq!((word(bytes, 0), word(bytes, PAYLOAD_LENGTH)), (16, 0));
+        assert_eq!(word(bytes, 4) as u32 as i32, -libc::EIO);
+    }
+
+    #[test]
+    fn a_request_that_contradicts_itself_is_none() {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        for (length, payload) in [(39, 0), (40 + 129, 0), (100, 61), (40 + PAYLOAD + 1, PAYLOAD + 1)] {
+            put(&mut places, 0, &[], &[]);
+            places.bytes(0)[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            places.bytes(0)[PAYLOAD_LENGTH..][..4].copy_from_slice(&(payload as u32).to_ne_bytes());
+            assert!(places.request(0).is_empty(), "{length} {payload}");
+        }
+        assert_eq!(places.ours, 0);
+    }
+
+    #[test]
+    fn what_large_requests_touched_is_given_back_once_they_are_few() {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        for place in 0..12 {
+            put(&mut places, place, &[1; 40], &vec![2; LARGE]);
+            places.request(place);
+        }
+        put(&mut places, 12, &[1; 40], &[2; 4096]);
+        places.request(12);
+        for place in 0..10 {
+            places.write(answered(place, 0, vec![]));
+        }
+        places.shrink(4);
+        assert_eq!(places.touched, 12, "some are ours still");
+        (10..13).for_each(|place| places.write(answered(place, 0, vec![])));
+        places.shrink(4);
+        assert_eq!(places.touched, 4);
+        let is_left = |places: &mut Places, place| places.bytes(place)[BEFORE + 100] == 2;
+        let left: Vec<usize> = (0..13).filter(|place| is_left(&mut places, *place)).collect();
+        assert_eq!(left, [8, 9, 10, 11, 12]);
+    }
+}
