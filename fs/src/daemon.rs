@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::asking::{self, Question};
 use crate::busy;
 use crate::control::{Answer, Ending, Handler, Presence, Request};
 use crate::error::Error;
@@ -23,6 +24,8 @@ use crate::volume::Volume;
 /// After an unmount the kernel closes the connection as soon as the last request is answered; another mount namespace
 /// may still hold it, and is not waited for longer.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// What was written into mappings of files is here after so long, or given up.
+const WRITTEN_LIMIT: Duration = Duration::from_secs(20);
 /// Who uses a mount is looked for so long.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 /// A mount whose volume is open answers a statfs at once.
@@ -120,15 +123,14 @@ fn report(mut pipe: &File, word: &str, sentence: &str) -> io::Result<()> {
 /// Wait until a mount answers.
 pub async fn answers(mountpoint: &Path) -> Result<(), Refusal> {
     let shown = mountpoint.display();
-    let path = mountpoint.to_owned();
-    let asked = tokio::task::spawn_blocking(move || host::free_bytes(&path));
-    match tokio::time::timeout(ANSWER_LIMIT, asked).await {
-        Ok(Ok(Ok(_))) => Ok(()),
-        Ok(Ok(Err(error))) => {
-            Err(Refusal(format!("the mount at {shown} does not answer: {}", reason(&error))))
-        }
-        Ok(Err(_)) | Err(_) => Err(Refusal(format!("the mount at {shown} does not answer"))),
-    }
+    let answered = ask_mount(Question::Answers, mountpoint, ANSWER_LIMIT).await;
+    answered.map_err(|error| Refusal(format!("the mount at {shown} does not answer: {}", reason(&error))))
+}
+
+async fn ask_mount(question: Question, mountpoint: &Path, limit: Duration) -> io::Result<()> {
+    let mountpoint = mountpoint.to_owned();
+    let asked = tokio::task::spawn_blocking(move || asking::ask(&question, &mountpoint, limit));
+    asked.await.map_err(io::Error::other)?.map(drop)
 }
 
 /// An `avidfs umount` that waits for its answer.
@@ -289,10 +291,9 @@ impl Running {
             return self.store().await;
         }
         // What programs wrote into mappings of files the kernel still has, and tells us of only now.
-        let mountpoint = self.mountpoint.clone();
-        let written = tokio::task::spawn_blocking(move || host::sync_file_system(&mountpoint));
-        if !matches!(tokio::time::timeout(GOODBYE_LIMIT, written).await, Ok(Ok(Ok(())))) {
-            tracing::warn!("what was written into mappings of files may be lost");
+        let written = Question::Written(self.volume.open_inodes());
+        if let Err(error) = ask_mount(written, &self.mountpoint, WRITTEN_LIMIT).await {
+            tracing::warn!(%error, "what was written into mappings of files may be lost");
         }
         if let Err(refusal) = self.unmount(true).await {
             tracing::error!(%refusal, "the mount stays behind, dead");

@@ -197,10 +197,10 @@ impl Fuse {
     ) {
         let (volume, data) = (self.volume.clone(), Bytes::copy_from_slice(data));
         self.begin(async move {
-            let _lasting = lasting;
             before.await;
             let length = data.len() as u32;
             let written = volume.write(node, offset, data, now).await;
+            drop(lasting);
             reply.answer(told(written.map(|()| Written(length))));
         });
     }
@@ -435,8 +435,9 @@ impl Filesystem for Fuse {
             Ok(None) => {
                 let volume = self.volume.clone();
                 self.begin(async move {
-                    let _lasting = lasting;
-                    reply.answer(told(volume.read(node, offset, size).await.map(Data)));
+                    let read = volume.read(node, offset, size).await;
+                    drop(lasting);
+                    reply.answer(told(read.map(Data)));
                 });
             }
             Err(error) => reply.error(errno(&error)),
@@ -471,8 +472,10 @@ impl Filesystem for Fuse {
         }
         let volume = self.volume.clone();
         self.begin(async move {
-            let _lasting = lasting;
-            reply.answer(told(volume.flush(node).await));
+            let flushed = volume.flush(node).await;
+            // Whoever has his answer finds it counted.
+            drop(lasting);
+            reply.answer(told(flushed));
         });
     }
 
@@ -485,8 +488,10 @@ impl Filesystem for Fuse {
         let lasting = stages::begin(Stage::Sync);
         let (volume, node) = (self.volume.clone(), Ino(req.node));
         self.begin(async move {
-            let _lasting = lasting;
-            reply.answer(told(volume.fsync(node).await));
+            let synced = volume.fsync(node).await;
+            // Whoever has his answer finds it counted.
+            drop(lasting);
+            reply.answer(told(synced));
         });
     }
 
@@ -514,8 +519,10 @@ impl Filesystem for Fuse {
         let lasting = stages::begin(Stage::Sync);
         let volume = self.volume.clone();
         self.begin(async move {
-            let _lasting = lasting;
-            reply.answer(told(volume.sync().await));
+            let synced = volume.sync().await;
+            // Whoever has his answer finds it counted.
+            drop(lasting);
+            reply.answer(told(synced));
         });
     }
 

@@ -462,6 +462,27 @@ pub fn sync_file_system(path: &Path) -> io::Result<()> {
     check(unsafe { libc::syncfs(file.as_raw_fd()) }).map(drop)
 }
 
+/// Open an inode of a FUSE mount, by its number, that somebody has open; `ESTALE` if nobody has. Only root may.
+pub fn open_inode(mount: &File, ino: u64) -> io::Result<File> {
+    /// struct file_handle, as fs/fuse makes those with the number and a generation, here always 0.
+    #[repr(C)]
+    struct Handle {
+        length: u32,
+        kind: i32,
+        ino: [u32; 2],
+        generation: u32,
+    }
+    const INO64_GENERATION: i32 = 0x81;
+    let ino = [(ino >> 32) as u32, ino as u32];
+    let mut handle = Handle { length: 12, kind: INO64_GENERATION, ino, generation: 0 };
+    let flags = libc::O_RDONLY | libc::O_NOATIME | libc::O_CLOEXEC;
+    // SAFETY: `handle` is a file_handle with as many bytes behind it as it says; what is opened is the returned value's.
+    unsafe {
+        let handle = (&raw mut handle).cast();
+        Ok(File::from_raw_fd(check(libc::open_by_handle_at(mount.as_raw_fd(), handle, flags))?))
+    }
+}
+
 /// Swap what two paths on one file system name, all at once.
 pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let one = CString::new(one.as_os_str().as_bytes())?;
@@ -521,7 +542,9 @@ pub fn disk_usage(folder: &Path) -> u64 {
 
 /// Let the kernel read so far ahead on a mount; only root may.
 pub fn set_read_ahead(mountpoint: &Path, kib: u32) -> io::Result<()> {
-    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", device(mountpoint)?);
+    // The mount itself is not asked: this is for its daemon to call.
+    let mount = mount_at(mountpoint)?.ok_or(io::ErrorKind::NotFound)?;
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
     std::fs::write(setting, kib.to_string())
 }
 

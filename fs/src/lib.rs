@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod acl;
+pub mod asking;
 pub mod authority;
 pub mod begun;
 pub mod bench;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use avidfs::asking;
 use avidfs::cli::{Cli, Command, KeyCommand, MountArgs, UmountArgs, usage_sentence};
 use avidfs::config::{self, ConfigError, MountConfig, Surroundings};
 use avidfs::control::{self, Answering, Request};
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match std::env::args_os().next().and_then(|program| Caller::of(&program)) {
         Some(Caller::Mount) => help_mount(),
         Some(Caller::Umount) => help_umount(),
-        Some(Caller::Asking) => umount::ask(Path::new(&std::env::args_os().nth(1).unwrap_or_default())).into(),
+        Some(Caller::Asking) => asking::asked(std::env::args_os().skip(1)).into(),
         None => obey(),
     }
 }

@@ -1,16 +1,13 @@
 //! `avidfs umount`, seen from the one who asks; what the daemon does then is daemon.rs.
 
-use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::asking::{self, Question};
 use crate::control::{Daemon, Ending, Presence, Request};
-use crate::fuse::CONTROL_XATTR;
-use crate::helper::ASKING;
 use crate::host::{self, MountEntry, Process, reason};
 use crate::roster::{self, Note};
 use crate::state::Refusal;
@@ -130,41 +127,16 @@ fn connect_to(note: &Note) -> io::Result<Option<Daemon>> {
     Ok((daemon.pid() == note.pid).then_some(daemon))
 }
 
-/// What a mount that is on no roster tells of itself. Asked by a process that may be left behind: where a daemon hangs,
-/// whoever asks it hangs in the kernel, and a process with a thread that does cannot end.
+/// What a mount that is on no roster tells of itself.
 fn told(mount: &MountEntry) -> io::Result<Note> {
-    let mut asking = Command::new(std::env::current_exe()?);
-    asking.arg0(ASKING).arg(&mount.mountpoint);
-    let mut asking = asking.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let (tell, answer) = std::sync::mpsc::channel();
-    let mut output = asking.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    std::thread::spawn(move || {
-        let mut told = Vec::new();
-        tell.send(output.read_to_end(&mut told).and_then(|_| Ok((told, asking.wait()?))))
-    });
-    let (told, status) = answer.recv_timeout(PING_LIMIT).map_err(|_| io::ErrorKind::TimedOut)??;
-    match status.code() {
-        Some(0) => {}
-        Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
-        None => return Err(io::Error::other(status.to_string())),
-    }
+    let told = asking::ask(&Question::Itself, &mount.mountpoint, PING_LIMIT)?;
     let told: Told = serde_json::from_slice(&told)?;
     let state = told.socket.parent().unwrap_or(Path::new("/")).to_owned();
     Ok(Note { pid: told.pid, mountpoint: mount.mountpoint.clone(), state })
 }
 
-/// Ask a mount, in the process that is left behind if its daemon hangs: print what it tells of itself, or be an errno.
-pub fn ask(mountpoint: &Path) -> u8 {
-    let told = host::xattr(mountpoint, CONTROL_XATTR).and_then(|told| io::stdout().write_all(&told));
-    match told {
-        Ok(()) => 0,
-        Err(error) => error.raw_os_error().and_then(|errno| errno.try_into().ok()).unwrap_or(u8::MAX),
-    }
-}
-
 fn is_gone(error: &io::Error) -> bool {
-    let kinds =
-        [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused, io::ErrorKind::NotADirectory];
+    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused, io::ErrorKind::NotADirectory];
     kinds.contains(&error.kind()) || host::says_dead(error)
 }
 

@@ -243,6 +243,11 @@ impl Volume {
         self.files.lock().get(&ino).cloned()
     }
 
+    /// The files that somebody has open, or that are dirty still.
+    pub fn open_inodes(&self) -> Vec<Ino> {
+        self.files.lock().keys().copied().collect()
+    }
+
     fn open_files(&self) -> Vec<Arc<OpenFile>> {
         self.files.lock().values().cloned().collect()
     }

@@ -45,7 +45,7 @@ const LAYERS: &[&[&str]] = &[
     &["fuse"],
     &[
         "access", "cli", "config", "state", "control", "mount", "daemon", "umount", "helper", "recover",
-        "report", "embedded", "metrics", "bench",
+        "report", "embedded", "metrics", "bench", "asking",
     ],
     &["opening"],
     &["commands"],
