@@ -8,6 +8,7 @@ mod discard;
 pub mod entry;
 mod inherited;
 pub mod key;
+mod parts;
 pub mod pin;
 mod position;
 pub mod rows;
@@ -26,10 +27,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::catch_up::{catch_up, is_at, restore, snapshots};
+use self::parts::Parts;
 pub use self::position::Position;
 use self::writer::Writer;
 use crate::error::{Error, Result};
-use crate::metadata::{Configuration, MetadataStore};
+use crate::metadata::{Configuration, Exception, MetadataStore, ObjectRecord};
 use crate::stripe::Stripe;
 
 /// How a journal is written.
@@ -107,7 +109,9 @@ struct Shown {
     checkpoint: u64,
     upto: u64,
     waiting_bytes: u64,
-    objects: HashSet<ObjectId>,
+    parts: Parts,
+    /// Parts that nothing needs any more, and that are still on some node.
+    let_go: HashSet<ObjectId>,
     /// Since when something waits.
     behind: Option<Instant>,
     problem: Option<Error>,
@@ -130,7 +134,9 @@ impl Journal {
         let old_disks = position.old_disks.clone();
         let shown = Arc::new(Mutex::new(Shown { upto: position.upto, old_disks, ..Shown::default() }));
         let interval = options.interval;
-        let writer = Writer::new(metadata.clone(), stripe, key, position, options, shown.clone());
+        let mut writer = Writer::new(metadata.clone(), stripe, key, position, options, shown.clone());
+        // Before anybody asks what is the journal's own.
+        writer.begin();
         let writer = tokio::spawn(writer.run(incoming, interval));
         Arc::new(Journal { metadata, requests, shown, writer: Mutex::new(Some(writer)) })
     }
@@ -214,7 +220,30 @@ impl Journal {
 
     /// Objects of earlier mounts that are the journal's own.
     pub fn objects(&self) -> HashSet<ObjectId> {
-        self.shown.lock().objects.clone()
+        let shown = self.shown.lock();
+        shown.parts.all().map(|part| part.id).chain(shown.let_go.iter().copied()).collect()
+    }
+
+    /// The parts that the journal, or a snapshot, needs; their exceptions are those last told to `revise_part`, and at first
+    /// those of the entry that names them.
+    pub fn parts(&self) -> Vec<ObjectRecord> {
+        self.shown.lock().parts.all().cloned().collect()
+    }
+
+    /// One of them; none if nothing needs it.
+    pub fn part(&self, id: ObjectId) -> Option<ObjectRecord> {
+        self.shown.lock().parts.get(id).cloned()
+    }
+
+    /// What of a part is not at home now. False if nothing needs it any more: what was stored of it since it was asked for is
+    /// the caller's to delete.
+    pub fn revise_part(&self, id: ObjectId, exceptions: &[Exception]) -> bool {
+        self.shown.lock().parts.revise(id, exceptions)
+    }
+
+    /// How many parts have a fragment that is not at home.
+    pub fn parts_away(&self) -> u64 {
+        self.shown.lock().parts.all().filter(|part| !part.exceptions.is_empty()).count() as u64
     }
 
     /// Whether another mount has taken the volume over: nothing will be written any more.

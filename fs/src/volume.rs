@@ -15,6 +15,7 @@ mod gc;
 mod namespace;
 mod neighbours;
 mod old_disks;
+mod parts;
 mod report;
 mod snapshots;
 mod space;

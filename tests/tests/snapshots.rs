@@ -5,12 +5,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::data;
+use avidfs_tests::files::{set_xattr, xattr};
 use avidfs_tests::mount::Mount;
-use avidfs_tests::process;
 use avidfs_tests::scratch::{detach, scratch};
+use avidfs_tests::{eventually, process};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -169,9 +171,41 @@ fn versions_are_listed_and_space_comes_back_when_snapshots_go() {
     let used = || mount.status()["object_bytes"].as_u64().unwrap();
     let before = used();
     done(&["snapshot", "delete", "monday", text(&root)]);
-    avidfs_tests::eventually(std::time::Duration::from_secs(20), "the space comes back", || {
-        used() + 9 * MIB <= before
-    });
+    eventually(Duration::from_secs(20), "the space comes back", || used() + 9 * MIB <= before);
     assert!(refused(&["snapshot", "delete", "monday", text(&root)]).contains("there is no snapshot monday"));
     assert_eq!(done(&["snapshot", "list", text(&root)]), "no snapshots\n");
+}
+
+/// The metadata of a snapshot that was taken while a node was down: what another one kept for it stayed there for ever, so
+/// that with this one and any other went the whole snapshot.
+#[test]
+fn a_snapshot_taken_without_a_node_is_read_without_any_two_others_once_that_is_back() {
+    const FILES: u64 = 8;
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, &[]);
+    cluster.kill(0);
+    // Attributes live in the metadata alone, and so many of them do not fit into an entry of its journal.
+    let value = |k| data::bytes(k, 0, 60_000);
+    for k in 0..FILES {
+        fs::write(mount.path(k.to_string()), "").unwrap();
+        set_xattr(&mount.path(k.to_string()), "user.noise", &value(k), 0).unwrap();
+    }
+    done(&["snapshot", "create", "monday", text(&mount.root())]);
+    let away = || mount.status()["objects_not_at_home"].as_u64().unwrap();
+    cluster.restart(0);
+    eventually(Duration::from_secs(60), "every fragment is at home", || {
+        mount.status()["nodes_up"] == 5 && away() == 0
+    });
+    assert_eq!(done(&["fsck", text(&mount.root()), "--deep"]).lines().last(), Some("clean"));
+    for (a, b) in [(1, 2), (3, 4)] {
+        [a, b].into_iter().for_each(|node| cluster.kill(node));
+        let monday = Beside::mount("monday", &mount);
+        for k in 0..FILES {
+            assert!(xattr(&monday.path(&k.to_string()), "user.noise").unwrap() == value(k));
+        }
+        monday.unmount();
+        // The next time it is read from the pool again.
+        fs::remove_dir_all(mount.state().join("snapshots/monday")).unwrap();
+        [a, b].into_iter().for_each(|node| cluster.restart(node));
+    }
 }

@@ -115,10 +115,15 @@ impl Writer {
         }
     }
 
+    /// Before it runs: tell what is there.
+    pub(super) fn begin(&mut self) {
+        let begun = self.read_pins();
+        self.show_parts();
+        self.show(begun);
+    }
+
     /// Answer requests, and write what waits once in an interval, for as long as there may be requests.
     pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, interval: Duration) {
-        let begun = self.read_pins();
-        self.show(begun);
         // At once the first time: whoever had the volume before must find that somebody else has it.
         let mut patience = Duration::ZERO;
         loop {
@@ -217,20 +222,18 @@ impl Writer {
             self.pins.values().flat_map(|pin| &pin.parts).map(|part| part.id).collect();
         let keys = places.iter().filter(|place| !pinned.contains(place)).map(|place| place.key());
         self.discard.add(keys, parts.into_iter().filter(|part| !kept.contains(&part.id)));
+        // Before they are deleted: who brings one home meanwhile is to find that nothing needs it.
+        self.show_parts();
         self.discard.delete(&self.stripe).await;
     }
 
-    /// Let nodes that came back have the entries they missed, and blocks that lie elsewhere a place of their own.
+    /// Let nodes that came back have the entries they missed.
     async fn spread_when_due(&mut self) {
         self.spread.hear();
         if !self.spread.is_due() {
             return;
         }
-        let scattered = self.position.parts.iter().any(|part| !part.exceptions.is_empty());
-        let done = match self.spread_entries().await {
-            Ok(true) if scattered => self.checkpoint().await.map(|()| true),
-            done => done,
-        };
+        let done = self.spread_entries().await;
         if let Err(error) = &done {
             tracing::debug!(%error, "entries of the journal could not be copied to all nodes");
         }
@@ -276,14 +279,20 @@ impl Writer {
         }
     }
 
+    /// Tell which parts are needed, and which are not any more.
+    fn show_parts(&self) {
+        let mut shown = self.shown.lock();
+        let pinned = self.pins.values().flat_map(|pin| &pin.parts);
+        shown.parts.keep(self.position.parts.iter().chain(pinned));
+        shown.let_go = self.discard.blocks().iter().map(|part| part.id).collect();
+    }
+
     fn show(&self, outcome: Result<()>) {
         let mut shown = self.shown.lock();
         let position = &self.position;
         (shown.sequence, shown.checkpoint, shown.upto) =
             (position.sequence, position.checkpoint, position.upto);
-        let pinned = self.pins.values().flat_map(|pin| &pin.parts);
-        shown.objects =
-            position.parts.iter().chain(self.discard.blocks()).chain(pinned).map(|part| part.id).collect();
+        shown.let_go = self.discard.blocks().iter().map(|part| part.id).collect();
         if self.metadata.last_change() > position.upto {
             shown.behind.get_or_insert_with(Instant::now);
         } else {
@@ -302,6 +311,7 @@ impl Writer {
         if !self.confirmed {
             // Whatever a snapshot may need stays: until that is known nothing is written, and nothing let go of.
             self.read_pins()?;
+            self.show_parts();
             // The newest entry may have reached too few nodes before a crash; what follows hangs on it.
             let spread = self.spread_entries().await;
             if matches!(spread, Err(Error::TooFewNodes(_))) && self.stripe.is_taken_over().await {
@@ -396,7 +406,7 @@ impl Writer {
         let Some((signed, bytes)) = &self.unsent else { return Ok(()) };
         let kept = self.stripe.put_root(&signed.entry.place.key(), bytes.clone()).await?;
         let before = self.position.head();
-        let is_checkpoint = signed.entry.is_checkpoint();
+        let (is_checkpoint, has_parts) = (signed.entry.is_checkpoint(), !signed.entry.parts.is_empty());
         let (places, parts) = self.position.step(signed);
         self.position.kept_by(&kept, before);
         // It counts from now on, also where the store cannot write that down.
@@ -407,6 +417,8 @@ impl Writer {
         }
         if !places.is_empty() {
             self.let_go(places, parts).await;
+        } else if has_parts {
+            self.show_parts();
         }
         Ok(())
     }

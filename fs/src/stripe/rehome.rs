@@ -28,14 +28,21 @@ impl Stripe {
         let mut left = Vec::new();
         for exception in &object.exceptions {
             let home = homes[usize::from(exception.index)];
-            // What nobody has goes to a node in quarantine all the same: it is better there than nowhere.
-            let stays = exception.node.is_some() && self.pool.is_quarantined(home);
-            if stays || !self.takes_data(home) || !self.bring_home(object, *exception, home, deadline).await?
+            if !self.may_take(exception, home) || !self.bring_home(object, *exception, home, deadline).await?
             {
                 left.push(*exception);
             }
         }
         Ok(left)
+    }
+
+    /// Whether `move_home` would bring anything home now, as far as is known of the nodes.
+    pub fn can_move_home(&self, object: &ObjectRecord) -> bool {
+        let homes = self.homes_of(object);
+        object
+            .exceptions
+            .iter()
+            .any(|exception| self.may_take(exception, homes[usize::from(exception.index)]))
     }
 
     /// Delete the copies of guests whose fragments are home by now: `before` as it was when `move_home` was called,
@@ -59,8 +66,10 @@ impl Stripe {
         self.drop_copy(node, fragment_name(object.id, usize::from(index)), deadline).await
     }
 
-    fn takes_data(&self, node: NodeId) -> bool {
-        !matches!(self.pool.state(node), NodeState::Down { .. } | NodeState::Full)
+    /// What nobody has goes to a node in quarantine all the same: it is better there than nowhere.
+    fn may_take(&self, exception: &Exception, home: NodeId) -> bool {
+        let stays = exception.node.is_some() && self.pool.is_quarantined(home);
+        !stays && !matches!(self.pool.state(home), NodeState::Down { .. } | NodeState::Full)
     }
 
     /// False when the home did not take it.

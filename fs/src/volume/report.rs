@@ -49,7 +49,7 @@ pub struct VolumeStatus {
     pub object_bytes: u64,
     /// Bytes of them that files refer to.
     pub live_bytes: u64,
-    /// Objects with a fragment that is not at home.
+    /// Objects with a fragment that is not at home, the journal's and snapshots' own among them.
     pub objects_not_at_home: u64,
     /// Bytes written and not yet stored.
     pub dirty_bytes: u64,
@@ -193,7 +193,8 @@ impl Volume {
             objects: usage.objects,
             object_bytes: usage.object_bytes,
             live_bytes: usage.live_bytes,
-            objects_not_at_home: usage.objects_with_exceptions,
+            objects_not_at_home: usage.objects_with_exceptions
+                + self.journal.as_ref().map_or(0, |journal| journal.parts_away()),
             dirty_bytes: self.budget.used(),
             backlog_bytes: self.backlog_bytes(),
             stripe: self.stripe.status(),

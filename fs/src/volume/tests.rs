@@ -156,8 +156,9 @@ impl Bench {
             interval: Duration::from_millis(100),
             checkpoints: Checkpoints::default(),
         };
-        let journal = Journal::start(self.metadata.clone(), stripe.clone(), key, position, journal_options);
-        Volume::open(self.metadata.clone(), stripe, pool, Some(journal), options).await
+        let start = || Journal::start(self.metadata.clone(), stripe.clone(), key, position, journal_options);
+        let journal = (!options.read_only).then(start);
+        Volume::open(self.metadata.clone(), stripe, pool, journal, options).await
     }
 
     fn backlog(&self) -> std::path::PathBuf {
@@ -1017,5 +1018,6 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
 
 mod compaction;
 mod old_disks;
+mod parts;
 mod snapshots;
 mod tail;

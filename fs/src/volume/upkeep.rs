@@ -143,13 +143,18 @@ impl Volume {
     /// Bring fragments to their homes when nodes return.
     async fn bring_home(self: &Arc<Self>) {
         let mut events = self.pool.events();
+        // At first, too: nothing that was written down says where the parts of the journal are now.
+        let mut is_back = true;
         loop {
             if let Err(error) = self.home_round().await {
                 tracing::warn!(%error, "fragments wait to go home");
             }
-            let returned =
-                async { while !matches!(events.recv().await, Ok(PoolEvent::Returned(_)) | Err(_)) {} };
-            let _ = tokio::time::timeout(PATIENCE, returned).await;
+            self.bring_parts_home(is_back).await;
+            let back = async {
+                use PoolEvent::{Rebooted, Returned};
+                while !matches!(events.recv().await, Ok(Returned(_) | Rebooted { .. }) | Err(_)) {}
+            };
+            is_back = tokio::time::timeout(PATIENCE, back).await.is_ok();
         }
     }
 
