@@ -18,7 +18,9 @@ use super::Volume;
 use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::Time;
+use crate::journal::chain::Chain;
 use crate::journal::compare::{Comparison, compare};
+use crate::journal::pin::Pin;
 use crate::journal::rows::Row;
 use crate::metadata::check::{Flaw, LISTED};
 use crate::metadata::{Exception, ObjectRecord};
@@ -141,8 +143,8 @@ impl Volume {
         let mut look = Look::default();
         look.report.volume.clone_from(&self.settings.name);
         self.look_at_metadata(&mut look).await?;
-        let of_journal = self.look_at_journal(&mut look).await?;
-        self.look_at_objects(&mut look, &of_journal, deep).await?;
+        self.look_at_journal(&mut look).await?;
+        self.look_at_objects(&mut look, deep).await?;
         self.name_users(&mut look).await?;
         look.report.left = look.report.found;
         Ok(look)
@@ -158,8 +160,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Returns the objects that are the journal's own.
-    async fn look_at_journal(self: &Arc<Self>, look: &mut Look) -> Result<HashSet<ObjectId>> {
+    async fn look_at_journal(self: &Arc<Self>, look: &mut Look) -> Result<()> {
         let reader = self.reader();
         match compare(&self.metadata, &reader, &self.options.public).await {
             Ok(Comparison::Same { entries, rows }) => {
@@ -181,11 +182,34 @@ impl Volume {
                 look.add(problem("journal", format!("the journal in the pool cannot be read: {error}")));
             }
         }
-        let mut own = self.journal.as_ref().map(|journal| journal.objects()).unwrap_or_default();
-        if let Ok(Some(chain)) = reader.read(Some(&self.options.public)).await {
-            own.extend(chain.entries.iter().flat_map(|signed| &signed.entry.parts).map(|part| part.id));
+        let chain = reader.read(Some(&self.options.public)).await.ok().flatten();
+        self.look_for_parts(look, chain.as_ref())?;
+        look.own = self.journal.as_ref().map(|journal| journal.objects()).unwrap_or_default();
+        look.own.extend(look.parts.keys());
+        Ok(())
+    }
+
+    /// The parts that the journal as it was read needs, and those that snapshots do.
+    fn look_for_parts(&self, look: &mut Look, chain: Option<&Chain>) -> Result<()> {
+        let mut add = |record: &ObjectRecord, of: String| {
+            let part = || Part { record: record.clone(), of: Vec::new() };
+            look.parts.entry(record.id).or_insert_with(part).of.push(of);
+        };
+        for part in chain.iter().flat_map(|chain| &chain.entries).flat_map(|signed| &signed.entry.parts) {
+            add(part, "the journal".to_owned());
         }
-        Ok(own)
+        let mut damaged = Vec::new();
+        for snapshot in self.metadata.snapshots()? {
+            match Pin::of(&snapshot) {
+                Ok(pin) => {
+                    let parts = pin.iter().flat_map(|pin| &pin.parts);
+                    parts.for_each(|part| add(part, format!("snapshot {}", snapshot.name)));
+                }
+                Err(error) => damaged.push(problem("journal", error.to_string())),
+            }
+        }
+        damaged.into_iter().for_each(|problem| look.add(problem));
+        Ok(())
     }
 
     fn name_rows(&self, look: &mut Look, rows: Vec<Row>) -> Result<()> {
@@ -201,16 +225,12 @@ impl Volume {
         Ok(())
     }
 
-    async fn look_at_objects(
-        self: &Arc<Self>,
-        look: &mut Look,
-        of_journal: &HashSet<ObjectId>,
-        deep: bool,
-    ) -> Result<()> {
+    async fn look_at_objects(self: &Arc<Self>, look: &mut Look, deep: bool) -> Result<()> {
         let mut census = self.stripe.census().await;
         look.report.silent = std::mem::take(&mut census.silent);
         let (mut after, mut suspects) = (None, Vec::new());
-        *self.checking.lock() = FsckProgress { done: 0, all: self.metadata.usage()?.objects };
+        let all = self.metadata.usage()?.objects + look.parts.len() as u64;
+        *self.checking.lock() = FsckProgress { done: 0, all };
         loop {
             let page = self.metadata.objects(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
@@ -218,30 +238,53 @@ impl Volume {
             for (object, needed) in &page {
                 let held = census.held.remove(&object.id).unwrap_or_default();
                 self.checking.lock().done += 1;
-                if !needed || !self.stripe.has_homes(object) {
-                    continue;
-                }
-                look.report.objects += 1;
-                let verdict = self.stripe.judge(object, &held, &census.answered);
-                match is_fine(object, &verdict) {
-                    true => look.count(&verdict),
-                    false => suspects.push(object.id),
-                }
-                if deep {
-                    self.verify(look, object, &held).await?;
+                if *needed && !self.look_at_object(look, object, &held, &census.answered, deep).await? {
+                    suspects.push(object.id);
                 }
             }
         }
-        self.count_garbage(look, &census, of_journal)?;
+        for id in look.parts.keys().copied().collect::<Vec<_>>() {
+            let held = census.held.remove(&id).unwrap_or_default();
+            self.checking.lock().done += 1;
+            let Some(part) = self.needed(look, id)? else { continue };
+            if !self.look_at_object(look, &part, &held, &census.answered, deep).await? {
+                suspects.push(id);
+            }
+        }
+        self.count_garbage(look, &census)?;
         self.look_again(look, suspects).await
     }
 
+    /// Returns whether it seems to be as it should, or nothing can be said of it.
+    async fn look_at_object(
+        self: &Arc<Self>,
+        look: &mut Look,
+        object: &ObjectRecord,
+        held: &[Held],
+        answered: &HashSet<NodeId>,
+        deep: bool,
+    ) -> Result<bool> {
+        if !self.stripe.has_homes(object) {
+            return Ok(true);
+        }
+        look.report.objects += 1;
+        let verdict = self.stripe.judge(object, held, answered);
+        let is_fine = is_fine(object, &verdict);
+        if is_fine {
+            look.count(&verdict);
+        }
+        if deep {
+            self.verify(look, object, held).await?;
+        }
+        Ok(is_fine)
+    }
+
     /// What is left in the census no object of the store is. What this mount stored may still be on its way.
-    fn count_garbage(&self, look: &mut Look, census: &Census, of_journal: &HashSet<ObjectId>) -> Result<()> {
+    fn count_garbage(&self, look: &mut Look, census: &Census) -> Result<()> {
         let newest = if self.journal.is_some() { self.epoch } else { u32::MAX };
         for (id, held) in &census.held {
             // It may have been committed since the objects were looked at.
-            if id.epoch >= newest || of_journal.contains(id) || self.metadata.object(*id).is_ok() {
+            if id.epoch >= newest || look.own.contains(id) || self.metadata.object(*id).is_ok() {
                 continue;
             }
             look.report.garbage_objects += 1;
@@ -257,7 +300,7 @@ impl Volume {
         for seen in 1..=looks {
             let mut still = Vec::new();
             for some in suspects.chunks(READS) {
-                let asked: Vec<_> = some.iter().map(|id| self.look_at_one(*id)).collect();
+                let asked: Vec<_> = some.iter().map(|id| self.look_at_one(look, *id)).collect();
                 for looked in join_all(asked).await {
                     let Some((object, verdict)) = looked? else { continue };
                     if seen < looks && !is_fine(&object, &verdict) {
@@ -277,15 +320,21 @@ impl Volume {
         Ok(())
     }
 
-    async fn look_at_one(&self, id: ObjectId) -> Result<Option<(ObjectRecord, Verdict)>> {
-        let Some(object) = self.needed(id)? else { return Ok(None) };
+    async fn look_at_one(&self, look: &Look, id: ObjectId) -> Result<Option<(ObjectRecord, Verdict)>> {
+        let Some(object) = self.needed(look, id)? else { return Ok(None) };
         let (held, answered) = self.stripe.held_of(&object).await;
         let verdict = self.stripe.judge(&object, &held, &answered);
         Ok(Some((object, verdict)))
     }
 
     /// An object as it is now, if anything needs it.
-    fn needed(&self, id: ObjectId) -> Result<Option<ObjectRecord>> {
+    fn needed(&self, look: &Look, id: ObjectId) -> Result<Option<ObjectRecord>> {
+        if let Some(Part { record, .. }) = look.parts.get(&id) {
+            return Ok(match &self.journal {
+                Some(journal) => journal.part(id),
+                None => Some(record.clone()),
+            });
+        }
         let before = match id.counter {
             0 => return Ok(self.metadata.object(id).ok()),
             counter => ObjectId { counter: counter - 1, ..id },
@@ -362,7 +411,7 @@ impl Volume {
                 }
                 Err(Unverified::Silent(_)) => unread += 1,
                 // It may have been deleted, or brought home, since the nodes were asked.
-                Err(Unverified::Wrong(_)) if self.has_gone(object, index, node).await? => {}
+                Err(Unverified::Wrong(_)) if self.has_gone(look, object, index, node).await? => {}
                 Err(Unverified::Wrong(why)) => {
                     let node_called = self.stripe.name_of(node);
                     let what = format!("fragment {index} on {node_called} is not what it should be: {why}");
@@ -383,8 +432,14 @@ impl Volume {
     }
 
     /// Whether nobody expects this copy any more.
-    async fn has_gone(self: &Arc<Self>, object: &ObjectRecord, index: u8, node: NodeId) -> Result<bool> {
-        let Some(now) = self.needed(object.id)? else { return Ok(true) };
+    async fn has_gone(
+        self: &Arc<Self>,
+        look: &Look,
+        object: &ObjectRecord,
+        index: u8,
+        node: NodeId,
+    ) -> Result<bool> {
+        let Some(now) = self.needed(look, object.id)? else { return Ok(true) };
         let should_have = self.stripe.should_have(&now, index, node);
         Ok(!should_have && matches!(self.stripe.verify(&now, index, node).await, Err(Unverified::Wrong(_))))
     }
@@ -422,10 +477,11 @@ impl Volume {
         }
         let mut unmended = HashSet::new();
         for (id, broken) in &look.broken {
-            if let Err(error) = self.mend_object(*id, broken).await {
+            if let Err(error) = self.mend_object(look, *id, broken).await {
                 tracing::warn!(object = %id, %error, "an object cannot be repaired");
             }
-            let away = self.needed(*id).ok().flatten().map(|object| object.exceptions).unwrap_or_default();
+            let away =
+                self.needed(look, *id).ok().flatten().map(|object| object.exceptions).unwrap_or_default();
             let still = broken.iter().filter(|(index, _)| away.iter().any(|away| away.index == *index));
             unmended.extend(still.map(|(index, _)| (*id, *index)));
         }
@@ -436,17 +492,24 @@ impl Volume {
     }
 
     /// What is wrong is deleted, what is gone is known to be gone, and what is away from home is brought there.
-    async fn mend_object(self: &Arc<Self>, id: ObjectId, broken: &[(u8, Broken)]) -> Result<()> {
+    async fn mend_object(self: &Arc<Self>, look: &Look, id: ObjectId, broken: &[(u8, Broken)]) -> Result<()> {
+        let is_part = look.parts.contains_key(&id);
         for (index, how) in broken {
-            let Some(object) = self.needed(id)? else { return Ok(()) };
+            let Some(object) = self.needed(look, id)? else { return Ok(()) };
             match how {
+                Broken::Wrong(node) => self.drop_wrong(&object, *index, *node).await?,
+                // What is not where it should be is found by asking for it.
+                _ if is_part => {}
                 Broken::Missing => self.note_loss(id, *index)?,
                 Broken::Elsewhere(has) => self.note_guest(&object, *index, *has)?,
-                Broken::Wrong(node) => self.drop_wrong(&object, *index, *node).await?,
             }
         }
-        let Some(object) = self.needed(id)? else { return Ok(()) };
-        self.move_home(&object).await
+        let Some(object) = self.needed(look, id)? else { return Ok(()) };
+        match &self.journal {
+            Some(journal) if is_part => self.bring_these_home(journal, &[object]).await,
+            _ => self.move_home(&object).await?,
+        }
+        Ok(())
     }
 
     /// A fragment is not where it should be, but with another node.
@@ -495,10 +558,19 @@ enum Broken {
     Wrong(NodeId),
 }
 
+/// A block of the journal that is an object, and what needs it.
+struct Part {
+    record: ObjectRecord,
+    of: Vec<String>,
+}
+
 /// A look at everything.
 #[derive(Default)]
 struct Look {
     report: FsckReport,
+    parts: BTreeMap<ObjectId, Part>,
+    /// Parts, also those that are being deleted.
+    own: HashSet<ObjectId>,
     flawed: bool,
     journal_is_unreadable: bool,
     broken: BTreeMap<ObjectId, Vec<(u8, Broken)>>,
@@ -516,7 +588,9 @@ impl Look {
     }
 
     fn of(&mut self, object: ObjectId, problem: Problem) {
-        self.add(Problem { object: Some(object.key()), ..problem });
+        let part = self.parts.get(&object).map(|part| format!("part of {}: ", part.of.join(" and ")));
+        let what = part.unwrap_or_default() + &problem.what;
+        self.add(Problem { object: Some(object.key()), what, ..problem });
     }
 
     fn broken(&mut self, object: &ObjectRecord, index: u8, how: Broken, problem: Problem) {

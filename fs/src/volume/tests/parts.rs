@@ -6,6 +6,10 @@ use super::*;
 use crate::journal::pin::Pin;
 use crate::metadata::ObjectRecord;
 use crate::placement;
+use crate::volume::{FsckReport, FsckWish};
+
+const CHECK: FsckWish = FsckWish { repair: false, deep: false };
+const REPAIR: FsckWish = FsckWish { repair: true, deep: false };
 
 /// One change that is too large to lie in an entry.
 async fn write_part(volume: &Arc<Volume>, name: &str) {
@@ -171,4 +175,67 @@ async fn a_part_that_nothing_needs_any_more_does_not_come_back() {
     assert!(!bringing.is_finished());
     bringing.await.unwrap();
     assert_eq!(bench.loads(&part), [0; NODES]);
+}
+
+#[track_caller]
+fn the_only_problem(report: &FsckReport) -> &str {
+    assert_eq!((report.found, report.problems.len()), (1, 1), "{report:#?}");
+    &report.problems[0].what
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_tells_of_parts_and_repairs_them() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    write_part(&volume, "f").await;
+    volume.take_snapshot("one").await.unwrap();
+    volume.stripe.settle().await;
+    let pin = pin(&volume, "one");
+    let [part] = &pin.parts[..] else { panic!("one part") };
+    until("it is on all nodes", || bench.is_home(part)).await;
+    let clean = volume.fsck(FsckWish { repair: false, deep: true }).await.unwrap();
+    assert_eq!((clean.found, clean.objects, clean.fragments, clean.verified), (0, 1, 5, 5), "{clean:#?}");
+    // Of what is current, and of the snapshot alone.
+    for of in ["the journal and snapshot one", "snapshot one"] {
+        bench.lose(2, part, volume.epoch);
+        let index = bench.homes(part).iter().position(|k| *k == 2).unwrap();
+        let report = volume.fsck(CHECK).await.unwrap();
+        let expected = format!("part of {of}: fragment {index} is missing on {}", address(2));
+        assert_eq!(the_only_problem(&report), expected);
+        let report = volume.fsck(REPAIR).await.unwrap();
+        assert_eq!((report.found, report.repaired, report.left), (1, 1, 0), "{report:#?}");
+        assert!(bench.is_home(part));
+        volume.journal.as_ref().unwrap().checkpoint().await.unwrap();
+        volume.stripe.settle().await;
+    }
+    // One that no node takes is known to be missing.
+    bench
+        .faults
+        .add(Rule::always(Fault::Refuse(common::wire::RefusalCode::Io)).at(&address(2)).on(Verb::Put));
+    bench.lose(2, part, volume.epoch);
+    let report = volume.fsck(REPAIR).await.unwrap();
+    assert_eq!((report.found, report.repaired, report.left), (1, 0, 1), "{report:#?}");
+    let report = volume.fsck(CHECK).await.unwrap();
+    assert_eq!((report.found, report.awaited_fragments), (0, 1), "{report:#?}");
+    bench.faults.clear();
+    until("the part is at home", || bench.is_home(part)).await;
+}
+
+/// A check that changes nothing called the parts of snapshots garbage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_snapshots_are_no_garbage_to_a_check_that_changes_nothing() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let part = degraded(&bench, &volume).await;
+    volume.shut_down().await.unwrap();
+    crash(volume).await;
+    bench.faults.clear();
+    let volume = bench.mount_with(|options| options.read_only = true).await;
+    let report = volume.fsck(CHECK).await.unwrap();
+    assert_eq!((report.found, report.garbage_objects), (0, 0), "{report:#?}");
+    let guest = bench.loads(&part).iter().position(|load| *load == 2).unwrap();
+    bench.lose(guest, &part, 9);
+    let report = volume.fsck(CHECK).await.unwrap();
+    assert!(report.problems.iter().all(|problem| problem.what.starts_with("part of snapshot degraded: ")));
+    assert!(report.found > 0, "{report:#?}");
 }
