@@ -33,6 +33,9 @@ pub struct Agreement {
     pub rings: bool,
 }
 
+/// What a thread does until the file system is unmounted.
+type Serve<F> = Box<dyn FnOnce(&F) -> io::Result<()> + Send>;
+
 /// A mount that is agreed on and not yet served.
 pub struct Session<F> {
     fs: Arc<F>,
@@ -103,7 +106,7 @@ impl<F: Filesystem> Session<F> {
     pub fn serve(self) -> io::Result<()> {
         let Session { fs, device, agreement, rings } = self;
         let (ended, ends) = mpsc::channel();
-        let serve = |name: String, serve: Box<dyn FnOnce(&F) -> io::Result<()> + Send>| {
+        let serve = |name: String, serve: Serve<F>| {
             let (fs, ended) = (fs.clone(), ended.clone());
             let run = move || drop(ended.send(serve(&fs)));
             thread::Builder::new().name(name).spawn(run).map(drop)
