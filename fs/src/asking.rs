@@ -27,6 +27,8 @@ pub enum Question {
     /// Have the kernel hand it what programs wrote into mappings of these files, and wait until it is there. For others
     /// than root the kernel hands over everything, and nobody waits for it.
     Written(Vec<Ino>),
+    /// Unmount it by force; the kernel may wait for a daemon that hangs.
+    Force,
 }
 
 /// Ask a mount, and wait for the answer so long.
@@ -64,6 +66,7 @@ pub fn asked(mut words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
         Some("itself") => itself(Path::new(&mountpoint)),
         Some("answers") => host::free_bytes(Path::new(&mountpoint)).map(drop),
         Some("written") => written(Path::new(&mountpoint)),
+        Some("force") => host::unmount_by_force(Path::new(&mountpoint)),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     };
     match answered {
@@ -100,6 +103,7 @@ impl Question {
             Question::Itself => "itself",
             Question::Answers => "answers",
             Question::Written(_) => "written",
+            Question::Force => "force",
         }
     }
 

@@ -140,7 +140,7 @@ type Asker = oneshot::Sender<Result<Ending, Refusal>>;
 pub struct Running {
     volume: Arc<Volume>,
     mountpoint: PathBuf,
-    gone: oneshot::Receiver<()>,
+    gone: oneshot::Receiver<io::Result<()>>,
     askers: (mpsc::Sender<Asker>, mpsc::Receiver<Asker>),
     signals: Signals,
 }
@@ -161,16 +161,16 @@ fn about(name: &str, error: Error) -> String {
 }
 
 impl Running {
-    /// Watch over a mount; `wait` blocks until it is unmounted. From here on signals end it in good order.
+    /// Watch over a mount; `wait` blocks until it is unmounted, or the connection to the kernel breaks. From here on signals
+    /// end it in good order.
     pub fn new(
         volume: Arc<Volume>,
         mountpoint: &Path,
-        wait: impl FnOnce() + Send + 'static,
+        wait: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<Running> {
         let (tell, gone) = oneshot::channel();
         std::thread::Builder::new().name("session".to_owned()).spawn(move || {
-            wait();
-            let _ = tell.send(());
+            let _ = tell.send(wait());
         })?;
         Ok(Running {
             volume,
@@ -265,7 +265,10 @@ impl Running {
     async fn unmounted(&mut self) -> Ending {
         loop {
             tokio::select! {
-                _ = &mut self.gone => return self.store().await,
+                gone = &mut self.gone => match gone {
+                    Ok(Ok(())) => return self.store().await,
+                    gone => return self.end_broken(gone).await,
+                },
                 () = self.signals.any() => return self.end_now().await,
                 Some(asker) = self.askers.1.recv() => match self.unmount(false).await {
                     Ok(()) => return self.end_for(asker).await,
@@ -273,6 +276,18 @@ impl Running {
                 },
             }
         }
+    }
+
+    /// The kernel goes on showing what is not served any more.
+    async fn end_broken(&mut self, gone: Result<io::Result<()>, oneshot::error::RecvError>) -> Ending {
+        let why = match gone {
+            Ok(Err(error)) => error.to_string(),
+            _ => "its thread ended".to_owned(),
+        };
+        tracing::error!(%why, "the connection to the kernel is broken");
+        let ending = self.end_now().await;
+        let broken = format!("the connection to the kernel is broken: {why}");
+        Ending { unsaved: ending.unsaved.or(Some(broken)) }
     }
 
     /// Unmounted on request: nobody can write any more, so what is stored now is all.

@@ -95,7 +95,10 @@ pub fn mount(
         listings: Listings::default(),
         prepared: Prepared::default(),
     };
-    let session = Session::begin(device, fuse, agreement(options.rings))?;
+    let session = Session::begin(device, fuse, agreement(options.rings)).inspect_err(|_| {
+        // Nobody would ever serve it.
+        let _ = host::unmount(mountpoint, true);
+    })?;
     let _first = notifier.set(session.notifier());
     let how = if session.has_rings() { "rings" } else { "/dev/fuse" };
     tracing::info!(how, "requests of the kernel");

@@ -1,7 +1,7 @@
 //! What the command line asks of the operating system: mounts, processes, limits. Every libc call of it stands here.
 
 use std::ffi::{CString, OsString};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::paths::folder_of;
@@ -177,10 +178,15 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
     (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), size_of_val(&control) as _);
-    // SAFETY: `message` points to `part` and `control`, which outlive the call, and says how long they are.
-    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-    if usize::try_from(got).map_err(|_| io::Error::last_os_error())? == 0 {
-        return Ok(None);
+    loop {
+        // SAFETY: `message` points to `part` and `control`, which outlive the call, and says how long they are.
+        let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        match usize::try_from(got).map_err(|_| io::Error::last_os_error()) {
+            Ok(0) => return Ok(None),
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
     // SAFETY: `message` is what recvmsg left; a header is read only where the macros of cmsg(3) find one, a descriptor only
     // where that says there is one, and only the returned value owns it.
@@ -206,6 +212,8 @@ pub fn clone_fuse(device: &File) -> io::Result<OwnedFd> {
     Ok(another.into())
 }
 
+/// How often the other mounts are looked at that begin now, 10 ms apart.
+const LOCK_TRIES: u32 = 200;
 /// Whether the kernel offers rings to file systems that are mounted now.
 const FUSE_RINGS: &str = "/sys/module/fuse/parameters/enable_uring";
 
@@ -219,7 +227,18 @@ impl FuseRings {
     /// Have it offer them; `None` if it does already, cannot, or we may not.
     pub fn offer() -> Option<FuseRings> {
         let setting = File::options().read(true).write(true).open(FUSE_RINGS).ok()?;
-        setting.lock().ok()?;
+        // For a moment each. Whoever may read it can lock it, so nobody is waited for without end.
+        for _ in 0..LOCK_TRIES {
+            match setting.try_lock() {
+                Ok(()) => return FuseRings::offer_locked(setting),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+                Err(TryLockError::Error(_)) => return None,
+            }
+        }
+        None
+    }
+
+    fn offer_locked(setting: File) -> Option<FuseRings> {
         if std::fs::read_to_string(FUSE_RINGS).ok()?.trim() != "N" {
             return None;
         }
@@ -249,14 +268,45 @@ fn count_of_list(list: &str) -> Option<usize> {
     ranges.sum()
 }
 
-/// Let this thread run on one processor alone.
+/// The processors that this program's threads may run on, if one of them was told to stay on one.
+static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
+
+/// Let this thread run on one processor alone; an error, and wherever it may, if that is not one of those. Threads that it
+/// starts begin there too: `run_anywhere` is for them.
 pub fn stay_on_processor(processor: usize) -> io::Result<()> {
-    // SAFETY: all zeros is a set without processors; CPU_SET looks at how many it can have.
+    // SAFETY: all zeros is a set without processors, which the call fills in for this thread.
+    let allowed = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        check(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set))?;
+        set
+    };
+    let allowed = ALLOWED.get_or_init(|| allowed);
+    // SAFETY: a set has room for CPU_SETSIZE processors.
+    if processor >= libc::CPU_SETSIZE as usize || !unsafe { libc::CPU_ISSET(processor, allowed) } {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: as above, and the processor is one of them.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(processor, &mut set);
         check(libc::sched_setaffinity(0, size_of_val(&set), &raw const set)).map(drop)
     }
+}
+
+/// Let this thread run wherever the program may, whoever started it.
+pub fn run_anywhere() {
+    if let Some(allowed) = ALLOWED.get() {
+        // SAFETY: sets what was read.
+        unsafe {
+            libc::sched_setaffinity(0, size_of_val(allowed), std::ptr::from_ref(allowed));
+        }
+    }
+}
+
+/// Bytes of a page.
+pub fn page_size() -> u32 {
+    // SAFETY: takes a number; every system has this.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u32 }
 }
 
 /// Wakes who waits for it to become readable.
@@ -285,7 +335,7 @@ impl AsRawFd for Wake {
     }
 }
 
-/// Memory that somebody else, too, is told the address of: whole pages, all zeros, which take room once they are touched.
+/// Memory that somebody else, too, is told the address of: small pages, all zeros, which take room once they are touched.
 #[derive(Debug)]
 pub struct Shared {
     start: *mut u8,
@@ -307,6 +357,10 @@ impl Shared {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // SAFETY: advice on what was just mapped. Without huge pages in the kernel it is an error that means nothing.
+        unsafe {
+            libc::madvise(start, length, libc::MADV_NOHUGEPAGE);
+        }
         Ok(Shared { start: start.cast(), length })
     }
 
@@ -325,7 +379,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and nobody has its address any more.
+        // SAFETY: mapped by `new`; whoever was told its address is told here not to use it any more, or is gone.
         unsafe {
             libc::munmap(self.start.cast(), self.length);
         }
@@ -435,7 +489,8 @@ fn unmount_as_root(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     check(unsafe { libc::umount2(path.as_ptr(), flags) }).map(drop)
 }
 
-/// Unmount what does not answer: the kernel gives up every request on its way. Only root may.
+/// Unmount what does not answer: the kernel gives up every request on its way, and waits for those that lie in rings until
+/// the daemon runs or is gone. Only root may.
 pub fn unmount_by_force(mountpoint: &Path) -> io::Result<()> {
     let path = CString::new(mountpoint.as_os_str().as_bytes())?;
     // SAFETY: `path` is a C string that outlives the call.
@@ -658,6 +713,13 @@ pub fn reason(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_a_list_are_counted() {
+        let lists = [("0", 1), ("0-3", 4), ("0,2-3,7", 4)];
+        lists.map(|(list, count)| assert_eq!(count_of_list(list), Some(count), "{list}"));
+        ["", "0-", "3-0", "a"].map(|list| assert_eq!(count_of_list(list), None, "{list}"));
+    }
 
     #[test]
     fn a_line_of_mountinfo_is_read_with_its_escapes() {

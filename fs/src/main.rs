@@ -385,16 +385,13 @@ fn show(
     let refused = |error: std::io::Error| Refusal(format!("{shown} cannot be mounted: {}", reason(&error)));
     let mounted =
         fuse::mount(volume.clone(), place, &options, tokio::runtime::Handle::current()).map_err(refused)?;
-    let wait = move || {
-        if let Err(error) = mounted.serve() {
-            tracing::error!(%error, "the connection to the kernel");
-        }
-    };
-    Running::new(volume, place, wait).map_err(refused)
+    Running::new(volume, place, || mounted.serve()).map_err(refused)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Refusal> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Threads for what blocks are started by whoever asks for them, who may have a processor of his own.
+    let built = builder.enable_all().on_thread_start(host::run_anywhere).build();
     built.map_err(|error| host_refusal("the runtime", &error))
 }
 

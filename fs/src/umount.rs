@@ -17,6 +17,8 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 /// From its last word to its end a daemon only closes what it has open.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
+/// After which a daemon whose mount is taken from it by force hangs, with requests that the kernel waits for.
+const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// In which an unmounted daemon that nobody asked has stored everything, or put it into the backlog.
 const STORE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -58,7 +60,13 @@ pub fn umount(mountpoint: &Path) -> Result<Unmounted, Refusal> {
 pub fn umount_by_force(mountpoint: &Path) -> Result<Unmounted, Refusal> {
     let mount = find(mountpoint)?;
     match connect(&mount)? {
-        Some(daemon) => end_here(&mount, &daemon, host::unmount_by_force),
+        Some(daemon) => {
+            let force = |place: &Path| asking::ask(&Question::Force, place, FORCE_LIMIT).map(drop);
+            end_here(&mount, &daemon, force).map_err(|refusal| match process_of(&daemon) {
+                Ok(_) => Refusal(format!("{refusal}; its daemon is process {}", daemon.pid())),
+                Err(_) => refusal,
+            })
+        }
         None => detach(&mount),
     }
 }

@@ -47,7 +47,7 @@ impl Fuse {
         if handed.count > 0 {
             self.listings.handed_names(directory);
         }
-        self.end_listing(directory, listed, (handed.last, handed.count))?;
+        self.end_listing(directory, listed, &handed, handed.count)?;
         Ok(listing)
     }
 
@@ -77,7 +77,7 @@ impl Fuse {
         });
         // After the first answer the kernel goes on with names alone, unless somebody looks at what it was handed.
         let names = if offset == 0 { NAMES_FOR_ENTRY * handed.count } else { 0 };
-        self.end_listing(directory, listed, (handed.last, names))?;
+        self.end_listing(directory, listed, &handed, names)?;
         Ok(listing)
     }
 
@@ -94,11 +94,14 @@ impl Fuse {
     }
 
     /// An answer holds all that was left, or as much as fits: then the next will ask for about so many names after a cookie.
-    fn end_listing(&self, directory: Ino, listed: Result<bool>, (after, names): (u64, usize)) -> Result<()> {
-        match listed? {
-            true => self.listings.ended(directory),
-            false if names > 0 => self.prepare(directory, after, names),
-            false => {}
+    /// What went wrong after some were handed out the next will meet.
+    fn end_listing(&self, directory: Ino, listed: Result<bool>, handed: &Handed, names: usize) -> Result<()> {
+        match listed {
+            Ok(true) => self.listings.ended(directory),
+            Ok(false) if names > 0 => self.prepare(directory, handed.last, names),
+            Ok(false) => {}
+            Err(error) if handed.count == 0 => return Err(error),
+            Err(error) => tracing::warn!(ino = directory.0, %error, "a listing ends early"),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::protocol::{IN_HEADER, WRITE_KILL_SUIDGID, opcode, set};
 use super::reply::{Errno, Listing, Reply, Way};
@@ -44,12 +45,16 @@ impl Header {
 /// Ask a file system what a request, without its header, asks for.
 pub(super) fn dispatch(fs: &impl Filesystem, header: &Header, body: &[u8], way: Way) {
     let mut way = Some(way);
-    if ask(fs, header, Fields(body), &mut way).is_none()
-        && header.is_answered()
-        && let Some(way) = way
-    {
-        tracing::error!(opcode = header.opcode, "a request of the kernel that is too short");
-        way.send(Err(Errno::EIO));
+    // Whatever panics has answered by that, with EIO. The thread goes on: others wait for it.
+    let asked = catch_unwind(AssertUnwindSafe(|| ask(fs, header, Fields(body), &mut way)));
+    match way {
+        Some(way) if header.is_answered() => {
+            tracing::error!(opcode = header.opcode, ?asked, "a request of the kernel without an answer");
+            way.send(Err(Errno::EIO));
+        }
+        // Nobody waits, but the place is wanted again.
+        Some(way @ Way::Ring(_)) => way.send(Ok(Default::default())),
+        _ => {}
     }
 }
 
@@ -156,7 +161,7 @@ fn ask(fs: &impl Filesystem, header: &Header, mut body: Fields<'_>, way: &mut Op
             fs.copy_file_range(request, offset, (node, offset_out), length, reply!());
         }
         opcode::DESTROY => Reply::<()>::new(way.take()?).ok(()),
-        // Interrupts too: the kernel sends no further ones then.
+        // Interrupts too: from the device the kernel sends no further ones then.
         _ => Reply::<()>::new(way.take()?).error(Errno::ENOSYS),
     }
     Some(())

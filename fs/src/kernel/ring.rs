@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::types::SubmitArgs;
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use parking_lot::Mutex;
 
 use super::Filesystem;
@@ -26,7 +27,8 @@ use crate::host::{self, Shared, Wake};
 
 /// Places of a ring. While all of them wait for an answer, what else this processor asks waits too.
 const PLACES: usize = 256;
-/// So many places of all rings together, and two of each at least, may keep what a large request has touched.
+/// So many places of the rings of all processors that are there, and two of each at least, may keep what a large request
+/// has touched.
 const KEPT: usize = 32;
 /// From this many bytes a request is large.
 const LARGE: usize = 64 << 10;
@@ -42,16 +44,19 @@ const BEFORE: usize = 4096;
 /// What the kernel is told of a place.
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
+/// What becomes of a place when the file system is unmounted.
+const ENDS: [i32; 3] = [libc::ENOTCONN, libc::ECANCELED, libc::ECONNABORTED];
 /// What a completion is of that is no place's.
 const WOKEN: u64 = u64::MAX;
 
-/// A processor's ring, before it is served.
+/// A processor's ring.
 pub(super) struct Ring {
     processor: usize,
     device: Arc<Device>,
     shared: Arc<Answers>,
-    /// Bytes that a payload has at most.
-    payload: usize,
+    /// Does nothing until its thread turns it on, and is closed before the places are gone.
+    uring: Uring,
+    places: Places,
     /// Places that may keep what a large request has touched.
     kept: usize,
 }
@@ -98,18 +103,17 @@ impl Ring {
     /// # Errors
     /// io_uring is not to be had here.
     pub(super) fn for_each_processor(device: &Arc<Device>, max_request: u32) -> io::Result<Vec<Ring>> {
-        // Whether it is at all; each thread makes its own.
-        ring()?;
-        let processors = host::possible_processors()?;
-        let made = (0..processors).map(|processor| {
+        let present = std::thread::available_parallelism().map_or(1, usize::from);
+        let made = (0..host::possible_processors()?).map(|processor| {
             let answers =
                 Answers { given: Mutex::default(), waits: AtomicBool::new(false), wake: Wake::new()? };
             Ok(Ring {
                 processor,
                 device: device.clone(),
                 shared: Arc::new(answers),
-                payload: max_request as usize,
-                kept: (KEPT / processors).max(2),
+                uring: ring()?,
+                places: Places::new(max_request as usize)?,
+                kept: (KEPT / present).max(2),
             })
         });
         made.collect()
@@ -125,17 +129,28 @@ impl Ring {
     /// # Errors
     /// The ring's, or the kernel does not take it.
     pub(super) fn serve(self, fs: &impl Filesystem) -> io::Result<()> {
-        // A processor that is not there, or not for us, asks nothing.
+        // Where it is not there, or not for us, requests of its ring are answered from elsewhere.
         let _ = host::stay_on_processor(self.processor);
-        let mut serving = Serving {
-            uring: ring()?,
-            places: Places::new(self.payload)?,
-            pending: Vec::with_capacity(PLACES),
-            ring: self,
+        self.uring.submitter().register_enable_rings()?;
+        let waiting = if self.uring.params().is_feature_no_iowait() {
+            EnterFlags::NO_IOWAIT
+        } else {
+            EnterFlags::empty()
         };
+        let mut serving = Serving { ring: self, pending: Vec::with_capacity(PLACES), waiting };
         serving.begin()?;
         while serving.next(fs)? {}
         Ok(())
+    }
+
+    fn submit(&mut self, entry: &squeue::Entry128) -> io::Result<()> {
+        loop {
+            // SAFETY: what an entry of ours points to, the places and their descriptions, lives as long as the ring.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            passing(self.uring.submit())?;
+        }
     }
 }
 
@@ -144,24 +159,24 @@ type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
 /// For one thread, which also does the kernel's part of the work, when it waits and not in between.
 fn ring() -> io::Result<Uring> {
     let entries = (PLACES + 2).next_power_of_two() as u32;
-    IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries)
+    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(entries)
 }
 
 /// A ring that is served.
 struct Serving {
-    /// Closed before the places are gone.
-    uring: Uring,
-    places: Places,
+    ring: Ring,
     /// Answers that are being written down.
     pending: Vec<Answered>,
-    ring: Ring,
+    /// That it waits for requests is no waiting for a disk, which top(1) would show as such.
+    waiting: EnterFlags,
 }
 
 impl Serving {
     fn begin(&mut self) -> io::Result<()> {
         for place in 0..PLACES {
-            let register = self.places.register(&self.ring, place);
-            self.submit(&register)?;
+            let described = self.ring.places.described(place);
+            let register = command(&self.ring, REGISTER, 0, Some(described));
+            self.ring.submit(&register.user_data(place as u64))?;
         }
         self.listen()
     }
@@ -170,32 +185,29 @@ impl Serving {
     fn listen(&mut self) -> io::Result<()> {
         let wake = types::Fd(self.ring.shared.wake.as_raw_fd());
         let poll = opcode::PollAdd::new(wake, libc::POLLIN as u32).multi(true).build();
-        self.submit(&squeue::Entry128::from(poll.user_data(WOKEN)))
+        self.ring.submit(&squeue::Entry128::from(poll.user_data(WOKEN)))
     }
 
     /// Give the kernel what is answered, wait for requests, and ask for their answers; whether there may be more.
     fn next(&mut self, fs: &impl Filesystem) -> io::Result<bool> {
-        self.places.shrink(self.ring.kept);
+        self.ring.places.shrink(self.ring.kept);
         self.ring.shared.waits.store(true, Ordering::SeqCst);
         self.give_back()?;
-        match self.uring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if is_passing(&error) => {}
-            Err(error) => return Err(error),
-        }
+        let submitter = self.ring.uring.submitter();
+        passing(submitter.submit_with_args_and_flags(1, &SubmitArgs::new(), self.waiting))?;
         self.ring.shared.waits.store(false, Ordering::SeqCst);
         // Each leaves the queue before it is looked at: giving back an answer may complete further ones.
         while let Some((of, result, goes_on)) = self.completed() {
             match (of, result) {
                 (WOKEN, _) if goes_on => {}
                 (WOKEN, _) => self.listen()?,
-                (_, error) if error == -libc::ENOTCONN || error == -libc::ECANCELED => return Ok(false),
+                (_, error) if ENDS.contains(&-error) => return Ok(false),
                 (_, error) if error < 0 => return Err(io::Error::from_raw_os_error(-error)),
                 (place, _) => self.ask(fs, place as usize)?,
             }
             // Whoever has his answer need not wait for what others ask.
-            if !self.uring.completion().is_empty() && self.give_back()? {
-                self.uring.submit()?;
+            if !self.ring.uring.completion().is_empty() && self.give_back()? {
+                passing(self.ring.uring.submit())?;
             }
         }
         Ok(true)
@@ -203,12 +215,12 @@ impl Serving {
 
     /// What something completed is of, its result, and whether there will be more of it.
     fn completed(&mut self) -> Option<(u64, i32, bool)> {
-        let completed = self.uring.completion().next()?;
+        let completed = self.ring.uring.completion().next()?;
         Some((completed.user_data(), completed.result(), cqueue::more(completed.flags())))
     }
 
     fn ask(&mut self, fs: &impl Filesystem, place: usize) -> io::Result<()> {
-        let request = self.places.request(place);
+        let request = self.ring.places.request(place);
         let Some(header) = Header::of(request) else { return Err(io::ErrorKind::InvalidData.into()) };
         let answer = Place { ring: self.ring.shared.clone(), place };
         dispatch(fs, &header, &request[IN_HEADER..], Way::Ring(answer));
@@ -222,22 +234,13 @@ impl Serving {
         let any = !answers.is_empty();
         for answered in answers.drain(..) {
             let place = answered.place;
-            self.places.write(answered);
-            let commit = self.places.commit(&self.ring, place);
-            self.submit(&commit)?;
+            self.ring.places.write(answered);
+            let request = self.ring.places.request_id(place);
+            let commit = command(&self.ring, COMMIT_AND_FETCH, request, None);
+            self.ring.submit(&commit.user_data(place as u64))?;
         }
         self.pending = answers;
         Ok(any)
-    }
-
-    fn submit(&mut self, entry: &squeue::Entry128) -> io::Result<()> {
-        loop {
-            // SAFETY: what an entry of ours points to, the places and their descriptions, lives as long as the ring.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            self.uring.submit()?;
-        }
     }
 }
 
@@ -247,11 +250,18 @@ struct Places {
     memory: Shared,
     payload: usize,
     /// Of each where its headers and its payload are, for the kernel to read when it is registered.
-    described: Vec<[libc::iovec; 2]>,
+    described: Vec<[Part; 2]>,
     state: Vec<State>,
     /// How many are ours, and how many are touched.
     ours: usize,
     touched: usize,
+}
+
+/// struct iovec, of memory that no thread has a special part in.
+#[repr(C)]
+struct Part {
+    start: usize,
+    length: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -267,9 +277,8 @@ impl Places {
         let memory = Shared::new(PLACES * stride)?;
         let described = |place: usize| {
             // Inside the memory: there are so many places.
-            let place = memory.start().wrapping_add(place * stride);
-            let headers = libc::iovec { iov_base: place.cast(), iov_len: HEADERS };
-            [headers, libc::iovec { iov_base: place.wrapping_add(BEFORE).cast(), iov_len: payload }]
+            let start = memory.start() as usize + place * stride;
+            [Part { start, length: HEADERS }, Part { start: start + BEFORE, length: payload }]
         };
         let described = (0..PLACES).map(described).collect();
         Ok(Places { memory, payload, described, state: vec![State::default(); PLACES], ours: 0, touched: 0 })
@@ -352,17 +361,17 @@ impl Places {
         }
     }
 
-    fn register(&self, ring: &Ring, place: usize) -> squeue::Entry128 {
+    /// Where a place is described: the address of iovecs, and how many.
+    fn described(&self, place: usize) -> (u64, u32) {
         let [headers, _] = &self.described[place];
-        let parts = (std::ptr::from_ref(headers) as u64, 2);
-        command(ring, REGISTER, 0, Some(parts)).user_data(place as u64)
+        (std::ptr::from_ref(headers) as u64, 2)
     }
 
-    fn commit(&mut self, ring: &Ring, place: usize) -> squeue::Entry128 {
-        let bytes = self.bytes(place);
+    /// What the kernel calls the request in a place.
+    fn request_id(&mut self, place: usize) -> u64 {
         let mut id = [0; 8];
-        id.copy_from_slice(&bytes[COMMIT..COMMIT + 8]);
-        command(ring, COMMIT_AND_FETCH, u64::from_ne_bytes(id), None).user_data(place as u64)
+        id.copy_from_slice(&self.bytes(place)[COMMIT..COMMIT + 8]);
+        u64::from_ne_bytes(id)
     }
 }
 
@@ -372,14 +381,14 @@ fn word(bytes: &[u8], at: usize) -> usize {
     u32::from_ne_bytes(word) as usize
 }
 
-/// struct fuse_uring_cmd_req: flags u64, commit u64, queue u16; `parts` are the address of iovecs and how many.
-fn command(ring: &Ring, operation: u32, commit: u64, parts: Option<(u64, u32)>) -> squeue::Entry128 {
+/// struct fuse_uring_cmd_req: flags u64, request u64, queue u16; `described` is where a place is.
+fn command(ring: &Ring, operation: u32, request: u64, described: Option<(u64, u32)>) -> squeue::Entry128 {
     let mut command = [0; 80];
-    command[8..16].copy_from_slice(&commit.to_ne_bytes());
+    command[8..16].copy_from_slice(&request.to_ne_bytes());
     command[16..18].copy_from_slice(&(ring.processor as u16).to_ne_bytes());
     let device = types::Fd(ring.device.file().as_raw_fd());
     let entry = opcode::UringCmd80::new(device, operation).cmd(command);
-    let Some((address, count)) = parts else { return entry.build() };
+    let Some((address, count)) = described else { return entry.build() };
     let mut entry = entry.addr(Some(address)).build();
     // The library has no name for the length that goes with an address.
     const LENGTH: usize = 24;
@@ -388,8 +397,14 @@ fn command(ring: &Ring, operation: u32, commit: u64, parts: Option<(u64, u32)>) 
     entry
 }
 
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+/// Whatever was not taken for want of memory, or because a signal came, is offered again with what comes next.
+fn passing(submitted: io::Result<usize>) -> io::Result<()> {
+    match submitted {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+            Ok(())
+        }
+        submitted => submitted.map(drop),
+    }
 }
 
 #[cfg(test)]

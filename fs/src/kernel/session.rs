@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -12,9 +13,8 @@ use super::notice::Notifier;
 use super::protocol::{IN_HEADER, MAJOR, MINOR, OLDEST_MINOR, agree, opcode};
 use super::reply::{Head, Way};
 use super::ring::Ring;
+use crate::host;
 
-/// Bytes of a page, in which the kernel counts what a request has at most.
-const PAGE: u32 = 4096;
 /// Room for a request beyond the bytes of a write.
 const BESIDES: usize = 4096;
 
@@ -27,7 +27,7 @@ pub struct Agreement {
     pub max_request: u32,
     /// Requests of the kernel's own that may be under way at once, such as those that read ahead.
     pub max_background: u16,
-    /// Threads that take requests from the device.
+    /// Threads that take requests from the device, if they do not come in rings.
     pub threads: usize,
     /// Whether requests may come in rings, where the kernel can.
     pub rings: bool,
@@ -108,7 +108,10 @@ impl<F: Filesystem> Session<F> {
         let (ended, ends) = mpsc::channel();
         let serve = |name: String, serve: Serve<F>| {
             let (fs, ended) = (fs.clone(), ended.clone());
-            let run = move || drop(ended.send(serve(&fs)));
+            let run = move || {
+                let served = catch_unwind(AssertUnwindSafe(|| serve(&fs)));
+                let _ = ended.send(served.unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))));
+            };
             thread::Builder::new().name(name).spawn(run).map(drop)
         };
         // Besides rings, for what never comes in them.
@@ -164,7 +167,7 @@ impl Wishes {
         let flags = self.flags & ours;
         let (low, high) = (flags as u32, (flags >> 32) as u32);
         let congested = agreement.max_background / 4 * 3;
-        let (nanosecond, pages) = (1, agreement.max_request.div_ceil(PAGE) as u16);
+        let (nanosecond, pages) = (1, agreement.max_request.div_ceil(host::page_size()) as u16);
         let mut head = Head::default();
         head.u32(MAJOR).u32(MINOR).u32(self.max_read_ahead).u32(low);
         head.u16(agreement.max_background).u16(congested).u32(agreement.max_request).u32(nanosecond);

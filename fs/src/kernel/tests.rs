@@ -154,6 +154,10 @@ impl Filesystem for Noting {
         reply.ok(if size == 0 { Xattr::Length(3) } else { Xattr::Value(vec![7, 8, 9]) });
     }
 
+    fn removexattr(&self, _request: &Request, name: &OsStr, reply: Reply<()>) {
+        panic!("{name:?} {reply:?}");
+    }
+
     fn fallocate(&self, request: &Request, offset: u64, length: u64, mode: i32, reply: Reply<()>) {
         self.note(request, format!("fallocate {offset} {length} {mode}"));
         drop(reply);
@@ -437,6 +441,13 @@ fn what_the_kernel_forgets_is_not_answered() {
     // Answers come in order: the next is to this.
     assert_eq!(kernel.ask(opcode::UNLINK, message().bytes(b"n\0")).0, 0);
     assert_eq!(*noting.0.lock(), ["9 forget 2", "11 forget 1", "12 forget 3", "9 unlink \"n\""]);
+}
+
+#[test]
+fn a_panic_is_an_answer_and_others_are_served_on() {
+    let (mut kernel, _noting, _serving) = served();
+    assert_eq!(kernel.ask(opcode::REMOVEXATTR, message().bytes(b"n\0")).0, libc::EIO);
+    assert_eq!(kernel.ask(opcode::UNLINK, message().bytes(b"n\0")).0, 0);
 }
 
 #[test]
