@@ -292,15 +292,16 @@ impl Stripe {
     }
 
     /// Try once more, after some time, what too few nodes took: one that was just started counts as down until it is
-    /// probed.
+    /// probed. Not once the time a request may take is over: nobody would be asked any more, nor say what is wrong.
     async fn patiently<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
-        match attempt().await {
-            Err(Error::TooFewNodes(_)) if !self.options.return_time.is_zero() => {
-                sleep(self.options.return_time).await;
-                attempt().await
-            }
-            ended => ended,
+        let (began, pause) = (Instant::now(), self.options.return_time);
+        let ended = attempt().await;
+        let may_return = !pause.is_zero() && began.elapsed() + pause < self.options.io_limit;
+        if !may_return || !matches!(ended, Err(Error::TooFewNodes(_))) {
+            return ended;
         }
+        sleep(pause).await;
+        attempt().await
     }
 
     fn count_lie(&self, node: NodeId) {

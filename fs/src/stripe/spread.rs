@@ -183,6 +183,11 @@ impl Spread {
         open.map(|sent| (sent.index, sent.node))
     }
 
+    /// The fragments in flight that are not late.
+    pub(super) fn in_time(&self) -> impl Iterator<Item = (usize, NodeId)> + '_ {
+        self.in_flight.iter().filter(|sent| !sent.late).map(|sent| (sent.index, sent.node))
+    }
+
     /// What is not at home.
     pub(super) fn exceptions(&self) -> Vec<Exception> {
         exceptions(&self.homes, &self.holders)

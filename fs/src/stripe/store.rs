@@ -288,6 +288,8 @@ impl Dispersal {
     }
 
     fn send(&mut self, puts: &mut Puts) {
+        // Here, not at the alarm alone: a node that is found to lag meanwhile is late from one moment to the next.
+        self.overdue(1);
         if self.hopeless_since.is_none() {
             for (index, node) in self.spread.next_sends() {
                 puts.push(self.put(index, node));
@@ -411,8 +413,8 @@ impl Dispersal {
     }
 
     fn next_alarm(&self, waiting: bool) -> Instant {
-        let late = self.sent.iter().map(|(&(_, node), &sent)| sent + self.patience_with(node));
-        let late = late.filter(|&at| at > Instant::now()).min();
+        let late = |(index, node)| Some(*self.sent.get(&(index, node))? + self.patience_with(node));
+        let late = self.spread.in_time().filter_map(late).min();
         let end = if waiting { self.deadline } else { self.completion_end() };
         let grace = self.waits_until().filter(|_| waiting);
         // Hope that came back, or was given up, needs no alarm: one in the past would ring without end.

@@ -188,6 +188,36 @@ async fn one_dead_and_one_hung_node_cost_the_patience_once() {
     }
 }
 
+/// Two nodes were found to lag by others' requests while an object was on its way to them: nobody got their fragments,
+/// as the moment from which they were late was past when the next answer came, and the store failed at its limit.
+#[tokio::test(start_paused = true)]
+async fn nodes_found_to_lag_during_a_store_are_handed_off() {
+    let bench = bench("3+2").await;
+    (0..2).for_each(|k| bench.harm(k, Verb::Put, Fault::Hang));
+    bench.harm(2, Verb::Put, Fault::Delay(Duration::from_millis(300)));
+    let finding = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (0..2).for_each(|k| bench.pool.report(id(k), Outcome::Slow));
+    };
+    let began = Instant::now();
+    let (record, ()) = tokio::join!(bench.store(5000), finding);
+    assert!(began.elapsed() <= bench.stripe.options.patience, "{:?}", began.elapsed());
+    bench.check(&record).await;
+}
+
+/// It was tried again at a limit that was past, and failed with another sentence, without having asked anybody.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_used_up_its_time_is_not_tried_again() {
+    let usual = options("3+2");
+    let bench = Bench::new(5, StripeOptions { return_time: Duration::from_millis(1500), ..usual }).await;
+    bench.kill(0);
+    (1..3).for_each(|k| bench.harm(k, Verb::Put, Fault::Hang));
+    let began = Instant::now();
+    let error = bench.try_store(bench.stripe.next_id(), 5000, false).await.unwrap_err();
+    assert!(began.elapsed() <= bench.stripe.options.io_limit, "{:?}", began.elapsed());
+    assert!(error.to_string().contains("memory:0 refused the connection"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pool_at_its_limits_is_not_taken_for_one_that_lags() {
     let bench = bench("3+2").await;
