@@ -28,6 +28,9 @@ use crate::transport::{Answer, RawFragment, TransportError};
 /// One for where it is, one for itself.
 const REQUESTS_FOR_A_COPY: u32 = 2;
 
+/// What a node gets for a copy at least: one that has not answered by then counts as down.
+const LEAST_FOR_A_COPY: Duration = Duration::from_secs(1);
+
 /// What nodes hold of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RootKeys {
@@ -255,9 +258,10 @@ impl Stripe {
                 true => Vec::new(),
                 false => {
                     // Whoever wants to write the journal waits meanwhile. Where they count already, a silent or slow node is
-                    // not waited for long, over all of them.
+                    // not waited for long, over all of them; and not asked at all with so little time that a node which
+                    // is well would be taken for one that is down.
                     let left = self.options.flush_patience.saturating_sub(begun.elapsed());
-                    if having >= quorum && left.is_zero() {
+                    if having >= quorum && left < LEAST_FOR_A_COPY {
                         complete = false;
                         continue;
                     }
