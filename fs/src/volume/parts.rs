@@ -3,38 +3,88 @@
 //! The entries that name them are signed, and say for good where fragments were when they were written; whoever reads them
 //! looks at home as well. Where fragments are now is asked of the nodes, when a mount begins and whenever one comes back.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use common::wire::ObjectId;
 use futures_util::future::join_all;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::time::Instant;
 
 use super::Volume;
+use super::upkeep::PATIENCE;
 use crate::error::Result;
 use crate::journal::Journal;
 use crate::metadata::{Exception, ObjectRecord};
+use crate::pool::PoolEvent;
 use crate::stripe::Flushed;
 
 /// Parts asked for at once.
 const PAGE: usize = 1000;
 /// Parts moved at once.
 const MOVES: usize = 4;
+/// The longest between two tries of what cannot be brought home.
+const PATIENCE_MOST: Duration = Duration::from_secs(5 * 60);
 
 impl Volume {
-    /// Bring home what can come home. If a node `is_back`, which may have missed or lost whatever it had, all parts are asked
-    /// for, otherwise those that are known to be away.
-    pub(super) async fn bring_parts_home(self: &Arc<Self>, is_back: bool) {
+    /// Bring parts home for as long as this mount may write. Apart from files' objects, of which there may be hours of work:
+    /// without its metadata nothing of a volume can be read.
+    pub(super) async fn keep_parts_home(self: &Arc<Self>) {
         let Some(journal) = &self.journal else { return };
-        let is_due =
-            |part: &ObjectRecord| self.stripe.has_homes(part) && (is_back || self.stripe.can_move_home(part));
-        let due: Vec<ObjectRecord> = journal.parts().into_iter().filter(is_due).collect();
-        for some in due.chunks(PAGE) {
-            self.bring_these_home(journal, some).await;
+        let mut events = self.pool.events();
+        // At first, too: nothing that was written down says where parts are now.
+        let mut is_back = true;
+        let mut put_off = HashMap::new();
+        loop {
+            // What another mount has taken over is that one's to bring home.
+            if !journal.is_fenced() {
+                self.bring_parts_home(journal, is_back, &mut put_off).await;
+                is_back = false;
+            }
+            // Also where a node is said to be back again and again: each time all nodes flush.
+            tokio::time::sleep(PATIENCE).await;
+            is_back |= is_one_back(&mut events);
         }
     }
 
-    /// The same with these parts, each of which has homes.
-    pub(super) async fn bring_these_home(self: &Arc<Self>, journal: &Journal, parts: &[ObjectRecord]) {
+    /// Bring home what can come home. If a node `is_back`, which may have missed or lost whatever it had, all parts are asked
+    /// for, otherwise those that are known to be away and not `put_off`.
+    async fn bring_parts_home(
+        self: &Arc<Self>,
+        journal: &Journal,
+        is_back: bool,
+        put_off: &mut HashMap<ObjectId, Later>,
+    ) {
+        let is_due = |part: &ObjectRecord| {
+            let may_move = || {
+                self.stripe.can_move_home(part) && put_off.get(&part.id).is_none_or(|later| later.is_over())
+            };
+            self.stripe.has_homes(part) && (is_back || may_move())
+        };
+        let due: Vec<ObjectRecord> = journal.parts().into_iter().filter(is_due).collect();
+        for some in due.chunks(PAGE).take_while(|_| !journal.is_fenced()) {
+            let failed = self.bring_these_home(journal, some).await;
+            for part in some {
+                let before = put_off.remove(&part.id);
+                if failed.contains(&part.id) {
+                    put_off.insert(part.id, Later::than(before));
+                }
+            }
+        }
+        put_off.retain(|part, _| journal.part(*part).is_some());
+    }
+
+    /// The same with these parts, each of which has homes. Returns those of which something can neither be had nor made.
+    pub(super) async fn bring_these_home(
+        self: &Arc<Self>,
+        journal: &Journal,
+        parts: &[ObjectRecord],
+    ) -> HashSet<ObjectId> {
         let found: Vec<Flushed> = self.stripe.find_flushed(parts).await;
         let all: Vec<(&ObjectRecord, Flushed)> = parts.iter().zip(found).collect();
+        let mut failed = HashSet::new();
         for some in all.chunks(MOVES) {
             let moves =
                 some.iter().map(|(part, found)| self.bring_part_home(journal, part, &found.exceptions));
@@ -43,8 +93,10 @@ impl Volume {
                 some.iter().zip(moved).filter_map(|(part, moved)| Some((part, moved.err()?)))
             {
                 tracing::warn!(part = %part.id, %error, "a part of the journal waits to go home");
+                failed.insert(part.id);
             }
         }
+        failed
     }
 
     /// Store what was found not to be at home there and flush, then delete the guests' copies, those known before, too: a
@@ -71,5 +123,56 @@ impl Volume {
             tracing::info!(part = %known.id, "a guest keeps a copy that is not needed");
         }
         Ok(())
+    }
+}
+
+/// When something is tried again: later each time.
+#[derive(Clone, Copy)]
+struct Later {
+    at: Instant,
+    wait: Duration,
+}
+
+impl Later {
+    fn than(before: Option<Later>) -> Later {
+        let wait = before.map_or(PATIENCE, |before| (2 * before.wait).min(PATIENCE_MOST));
+        Later { at: Instant::now() + wait, wait }
+    }
+
+    fn is_over(&self) -> bool {
+        self.at <= Instant::now()
+    }
+}
+
+/// Whether any node came back by what has been told until now.
+fn is_one_back(events: &mut Receiver<PoolEvent>) -> bool {
+    let mut is_back = false;
+    loop {
+        match events.try_recv() {
+            Ok(PoolEvent::Returned(_) | PoolEvent::Rebooted { .. }) | Err(TryRecvError::Lagged(_)) => {
+                is_back = true;
+            }
+            Ok(PoolEvent::WentDown(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return is_back,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_again_and_again_is_tried_ever_more_rarely() {
+        let (mut later, mut waited) = (None, Vec::new());
+        for _ in 0..9 {
+            let next = Later::than(later);
+            assert!(!next.is_over());
+            tokio::time::advance(next.wait).await;
+            assert!(next.is_over());
+            waited.push(next.wait.as_secs());
+            later = Some(next);
+        }
+        assert_eq!(waited, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
     }
 }

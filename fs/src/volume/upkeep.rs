@@ -22,7 +22,7 @@ const GATHERING: Duration = Duration::from_millis(20);
 /// Objects deleted or moved in one round.
 const ROUND: usize = 512;
 /// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Before a placement change of an object that is not committed yet is looked at again.
 const COMMIT_TIME: Duration = Duration::from_millis(50);
 
@@ -32,6 +32,7 @@ impl Volume {
         self.spawn_until_stop(|volume| async move { volume.reclaim_orphans().await });
         self.spawn_until_stop(|volume| async move { volume.delete_condemned().await });
         self.spawn_until_stop(|volume| async move { volume.bring_home().await });
+        self.spawn_until_stop(|volume| async move { volume.keep_parts_home().await });
         self.spawn_until_stop(|volume| async move { volume.note_placements().await });
         self.spawn_until_stop(|volume| async move { volume.watch_disks().await });
     }
@@ -143,18 +144,15 @@ impl Volume {
     /// Bring fragments to their homes when nodes return.
     async fn bring_home(self: &Arc<Self>) {
         let mut events = self.pool.events();
-        // At first, too: nothing that was written down says where the parts of the journal are now.
-        let mut is_back = true;
         loop {
             if let Err(error) = self.home_round().await {
                 tracing::warn!(%error, "fragments wait to go home");
             }
-            self.bring_parts_home(is_back).await;
             let back = async {
                 use PoolEvent::{Rebooted, Returned};
                 while !matches!(events.recv().await, Ok(Returned(_) | Rebooted { .. }) | Err(_)) {}
             };
-            is_back = tokio::time::timeout(PATIENCE, back).await.is_ok();
+            let _ = tokio::time::timeout(PATIENCE, back).await;
         }
     }
 

@@ -177,6 +177,26 @@ async fn a_part_that_nothing_needs_any_more_does_not_come_back() {
     assert_eq!(bench.loads(&part), [0; NODES]);
 }
 
+/// It brought home what the mount that took over may have deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_was_taken_over_brings_nothing_home() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let part = degraded(&bench, &volume).await;
+    let other = shardd::Author::Writer { volume: bench.id, epoch: volume.epoch + 1 };
+    // The node that was away has not heard of it, and would take what it is sent.
+    for node in &bench.nodes[1..] {
+        node.delete(&other, "of-nobody", ObjectId::VERSION, None).unwrap();
+    }
+    create(&volume, "late");
+    until("it is known that it was taken over", || volume.journal.as_ref().unwrap().is_fenced()).await;
+    bench.faults.clear();
+    until("the node is back", || volume.stripe.roots_up() == NODES).await;
+    tokio::time::sleep(6 * SECOND).await;
+    assert!(volume.journal.as_ref().unwrap().is_fenced());
+    assert_eq!(bench.loads(&part)[0], 0);
+}
+
 #[track_caller]
 fn the_only_problem(report: &FsckReport) -> &str {
     assert_eq!((report.found, report.problems.len()), (1, 1), "{report:#?}");
