@@ -506,7 +506,7 @@ impl Volume {
         }
         let Some(object) = self.needed(look, id)? else { return Ok(()) };
         match &self.journal {
-            Some(journal) if is_part => self.bring_these_home(journal, &[object]).await,
+            Some(journal) if is_part => drop(self.bring_these_home(journal, &[object]).await),
             _ => self.move_home(&object).await?,
         }
         Ok(())

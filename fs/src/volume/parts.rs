@@ -18,7 +18,7 @@ use super::upkeep::PATIENCE;
 use crate::error::Result;
 use crate::journal::Journal;
 use crate::metadata::{Exception, ObjectRecord};
-use crate::pool::PoolEvent;
+use crate::pool::{NodeState, NodeView, PoolEvent};
 use crate::stripe::Flushed;
 
 /// Parts asked for at once.
@@ -36,11 +36,16 @@ impl Volume {
         let mut events = self.pool.events();
         // At first, too: nothing that was written down says where parts are now.
         let mut is_back = true;
-        let mut put_off = HashMap::new();
+        let (mut put_off, mut unheard) = (HashMap::new(), None::<Later>);
         loop {
+            let all = is_back || unheard.is_some_and(|later| later.is_over());
             // What another mount has taken over is that one's to bring home.
             if !journal.is_fenced() {
-                self.bring_parts_home(journal, is_back, &mut put_off).await;
+                let all_heard = self.bring_parts_home(journal, all, &mut put_off).await;
+                // Who is up and was not heard may be the one that came back.
+                if all {
+                    unheard = (!all_heard).then(|| Later::than(unheard));
+                }
                 is_back = false;
             }
             // Also where a node is said to be back again and again: each time all nodes flush.
@@ -49,23 +54,25 @@ impl Volume {
         }
     }
 
-    /// Bring home what can come home. If a node `is_back`, which may have missed or lost whatever it had, all parts are asked
-    /// for, otherwise those that are known to be away and not `put_off`.
+    /// Bring home what can come home. `all` parts are asked for if a node is back, which may have missed or lost whatever it
+    /// had, otherwise those that are known to be away and not `put_off`. Returns whether every node that is up was heard.
     async fn bring_parts_home(
         self: &Arc<Self>,
         journal: &Journal,
-        is_back: bool,
+        all: bool,
         put_off: &mut HashMap<ObjectId, Later>,
-    ) {
+    ) -> bool {
         let is_due = |part: &ObjectRecord| {
             let may_move = || {
                 self.stripe.can_move_home(part) && put_off.get(&part.id).is_none_or(|later| later.is_over())
             };
-            self.stripe.has_homes(part) && (is_back || may_move())
+            self.stripe.has_homes(part) && (all || may_move())
         };
         let due: Vec<ObjectRecord> = journal.parts().into_iter().filter(is_due).collect();
+        let mut all_heard = true;
         for some in due.chunks(PAGE).take_while(|_| !journal.is_fenced()) {
-            let failed = self.bring_these_home(journal, some).await;
+            let Brought { failed, unheard } = self.bring_these_home(journal, some).await;
+            all_heard &= !unheard;
             for part in some {
                 let before = put_off.remove(&part.id);
                 if failed.contains(&part.id) {
@@ -74,15 +81,17 @@ impl Volume {
             }
         }
         put_off.retain(|part, _| journal.part(*part).is_some());
+        all_heard
     }
 
-    /// The same with these parts, each of which has homes. Returns those of which something can neither be had nor made.
+    /// The same with these parts, each of which has homes.
     pub(super) async fn bring_these_home(
         self: &Arc<Self>,
         journal: &Journal,
         parts: &[ObjectRecord],
-    ) -> HashSet<ObjectId> {
+    ) -> Brought {
         let found: Vec<Flushed> = self.stripe.find_flushed(parts).await;
+        let unheard = self.is_up_and_silent(&found);
         let all: Vec<(&ObjectRecord, Flushed)> = parts.iter().zip(found).collect();
         let mut failed = HashSet::new();
         for some in all.chunks(MOVES) {
@@ -96,7 +105,15 @@ impl Volume {
                 failed.insert(part.id);
             }
         }
-        failed
+        Brought { failed, unheard }
+    }
+
+    /// Of one that is down it is told when it is back.
+    fn is_up_and_silent(&self, found: &[Flushed]) -> bool {
+        let silent: HashSet<&String> = found.iter().flat_map(|flushed| &flushed.silent).collect();
+        let is_down = |node: &NodeView| matches!(node.state, NodeState::Down { .. });
+        let nodes = self.pool.nodes();
+        nodes.iter().any(|node| !is_down(node) && silent.contains(&node.address.to_string()))
     }
 
     /// Store what was found not to be at home there and flush, then delete the guests' copies, those known before, too: a
@@ -124,6 +141,14 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// What became of parts.
+pub(super) struct Brought {
+    /// Those of which something can neither be had nor made.
+    failed: HashSet<ObjectId>,
+    /// Whether a node that is up did not say what it has.
+    unheard: bool,
 }
 
 /// When something is tried again: later each time.

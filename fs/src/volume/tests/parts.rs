@@ -177,6 +177,28 @@ async fn a_part_that_nothing_needs_any_more_does_not_come_back() {
     assert_eq!(bench.loads(&part), [0; NODES]);
 }
 
+/// Its being back was used up by a round in which it did not say what it has, and what it lost was missed by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_back_and_silent_at_first_is_asked_again() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    write_part(&volume, "f").await;
+    volume.take_snapshot("whole").await.unwrap();
+    volume.stripe.settle().await;
+    let pin = pin(&volume, "whole");
+    let [part] = &pin.parts[..] else { panic!("one part") };
+    until("it is on all nodes", || bench.is_home(part)).await;
+    bench.fail(1..2, Fault::Lose);
+    bench.lose(1, part, volume.epoch);
+    until("that it is down is known", || volume.stripe.roots_up() == 4).await;
+    bench.faults.clear();
+    // It is up, and busy.
+    bench.faults.add(
+        Rule::always(Fault::Refuse(common::wire::RefusalCode::Busy)).at(&address(1)).on(Verb::Batch).times(1),
+    );
+    until("the part is at home", || bench.is_home(part)).await;
+}
+
 /// It brought home what the mount that took over may have deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mount_that_was_taken_over_brings_nothing_home() {
