@@ -139,6 +139,11 @@ impl Stripe {
         self.keepers(object).get(usize::from(index)).copied().flatten() == Some(node)
     }
 
+    /// Where a fragment belongs; none of an object that has no such fragment. The object has homes.
+    pub fn home_of(&self, object: &ObjectRecord, index: u8) -> Option<NodeId> {
+        self.homes_of(object).get(usize::from(index)).copied()
+    }
+
     /// How a node is called: its address, or its identity where it has none.
     pub fn name_of(&self, node: NodeId) -> String {
         self.called(node)

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::journal::Journal;
 use crate::metadata::{Exception, ObjectRecord};
 use crate::pool::{NodeState, NodeView, PoolEvent};
-use crate::stripe::Flushed;
+use crate::stripe::{Flushed, Unverified};
 
 /// Parts asked for at once.
 const PAGE: usize = 1000;
@@ -124,22 +124,50 @@ impl Volume {
         known: &ObjectRecord,
         found: &[Exception],
     ) -> Result<()> {
-        let part = ObjectRecord { exceptions: found.to_vec(), ..known.clone() };
+        let away = self.really_away(known, found).await;
+        let part = ObjectRecord { exceptions: away.clone(), ..known.clone() };
         let moved = self.stripe.move_home(&part).await;
-        if !journal.revise_part(part.id, moved.as_deref().unwrap_or(found)) {
-            if !found.is_empty() {
+        if !journal.revise_part(part.id, moved.as_deref().unwrap_or(&away)) {
+            if !away.is_empty() {
                 // It was deleted meanwhile, with its snapshot or by a checkpoint, perhaps before the last of it was stored.
                 self.stripe.delete(&[part]).await;
             }
             return Ok(());
         }
         let now = ObjectRecord { exceptions: moved?, ..known.clone() };
-        let others = known.exceptions.iter().filter(|exception| !found.contains(exception));
-        let guests: Vec<Exception> = found.iter().chain(others).copied().collect();
+        let others = known.exceptions.iter().filter(|exception| !away.contains(exception));
+        let guests: Vec<Exception> = away.iter().chain(others).copied().collect();
         if !self.stripe.drop_guests(&now, &guests).await {
             tracing::info!(part = %known.id, "a guest keeps a copy that is not needed");
         }
         Ok(())
+    }
+
+    /// What is not at home, by what nodes said and by what was read: where a guest is known to have a fragment, its home's word
+    /// that it has it as well is not enough to delete the guest's, nor is a fragment on a node that was caught lying.
+    async fn really_away(self: &Arc<Self>, known: &ObjectRecord, found: &[Exception]) -> Vec<Exception> {
+        let mut away = found.to_vec();
+        let is_claimed = |exception: &&Exception| found.iter().all(|other| other.index != exception.index);
+        for exception in known.exceptions.iter().filter(is_claimed) {
+            let (guest, home) = (exception.node, self.stripe.home_of(known, exception.index));
+            let Some((guest, home)) = guest.zip(home).filter(|(guest, home)| guest != home) else { continue };
+            let is_good = match self.stripe.verify(known, exception.index, home).await {
+                Ok(()) => !self.pool.is_quarantined(home),
+                Err(Unverified::Silent(_)) => false,
+                Err(Unverified::Wrong(_)) => {
+                    // What is put there anew would be taken for what is there already.
+                    if self.stripe.verify(known, exception.index, guest).await.is_ok() {
+                        self.stripe.drop_wrong(known, exception.index, home).await;
+                    }
+                    false
+                }
+            };
+            if !is_good {
+                away.push(*exception);
+            }
+        }
+        away.sort_unstable_by_key(|exception| exception.index);
+        away
     }
 }
 

@@ -125,6 +125,25 @@ async fn a_part_that_an_earlier_mount_left_away_from_home_comes_home() {
     until("the guest has one", || bench.is_home(&part)).await;
 }
 
+/// Its home said that it has a fragment, too, which had rotted there: the guest's, which was good, was deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_is_not_believed_that_it_has_what_a_guest_has() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let part = degraded(&bench, &volume).await;
+    let Exception { index, node: Some(guest) } = part.exceptions[0] else { panic!("a guest has it") };
+    let guest = bench.nodes.iter().position(|node| node.node() == guest).unwrap();
+    let name = FragmentName { key: part.id.key(), version: ObjectId::VERSION, index };
+    let kept = bench.nodes[guest].get(shardd::Space::Volume(bench.id), &name).unwrap();
+    let writer = shardd::Author::Writer { volume: bench.id, epoch: volume.epoch };
+    bench.nodes[0].put(&writer, &name, &kept.fpcc(), &kept.fragment()).unwrap();
+    bench.faults.clear();
+    // It says that it has the fragment, and gives something else. What is put there anew does not hide that it goes.
+    bench.faults.add(Rule::always(Fault::CorruptFragment).at(&address(0)).on(Verb::Get));
+    bench.faults.add(Rule::always(Fault::Forget).at(&address(0)).on(Verb::Put));
+    until("what is wrong at home is gone", || !bench.has(0, &part, index)).await;
+}
+
 /// Of what is current: it was on all nodes, and one comes back with a disk from before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_a_node_lost_is_made_anew_without_writing_everything_anew() {
