@@ -265,6 +265,21 @@ fn extents_are_cut_to_what_is_there() {
         &[(Overlap, "object 1-2 /sub/file has bytes 80..180 twice: 0..100 lie elsewhere, too")],
     );
     assert_eq!(extents(&store, Ino(3))[..2], [extent(0, 80, 1, 0), extent(80, 100, 2, 0)]);
+    // What the other one does not cover stays.
+    let (_folder, store) = is_found_and_mended(
+        "UPDATE extent SET offset = 120, length = 20 WHERE ino = 3 AND offset = 300;
+         UPDATE inode SET allocated = 220 WHERE ino = 3; UPDATE object SET live = 20 WHERE id = (1 << 40) + 3",
+        &[(Overlap, "object 1-3 /sub/file has bytes 120..140 twice: 100..200 lie elsewhere, too"), (Totals, "")],
+    );
+    let around = [extent(100, 20, 2, 0), extent(120, 20, 3, 0), extent(140, 60, 2, 40)];
+    assert_eq!(extents(&store, Ino(3))[1..], around);
+    // And all of it where the other one goes.
+    let (_folder, store) = is_found_and_mended(
+        "UPDATE extent SET offset = 150 WHERE ino = 3 AND offset = 300;
+         DELETE FROM object WHERE id = (1 << 40) + 3",
+        &[(Overlap, "/sub/file has bytes 150..250 twice"), (UnknownObject, "/sub/file"), (Totals, "")],
+    );
+    assert_eq!(extents(&store, Ino(3)), [extent(0, 100, 1, 0), extent(100, 100, 2, 0)]);
     is_found_and_mended(
         "UPDATE extent SET ino = 99 WHERE ino = 6",
         &[

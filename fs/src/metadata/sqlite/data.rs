@@ -303,7 +303,7 @@ fn overlay(old: &[Extent], range: &Range<u64>, new: &[Extent]) -> Vec<Extent> {
 }
 
 /// The part of an extent inside a range that it overlaps.
-fn cut(extent: &Extent, range: &Range<u64>) -> Extent {
+pub(super) fn cut(extent: &Extent, range: &Range<u64>) -> Extent {
     let start = extent.offset.max(range.start);
     let end = extent.range().end.min(range.end);
     // Both differences are at most the extent's length.

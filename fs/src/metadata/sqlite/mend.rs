@@ -4,7 +4,7 @@
 //! Names first, for counts follow from them; then extents, for what objects hold follows from those; counts last.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use rusqlite::Row;
 
@@ -116,7 +116,7 @@ fn note_name(change: &mut Change, parent: i64, name: &[u8], ino: i64, cookie: i6
 }
 
 /// A number never handed out. Verbs need one at most and have it reserved beforehand; here there may be many.
-fn fresh(change: &mut Change, of: impl Fn(&mut Numbers) -> &mut std::ops::Range<i64>) -> Result<i64> {
+fn fresh(change: &mut Change, of: impl Fn(&mut Numbers) -> &mut Range<i64>) -> Result<i64> {
     loop {
         if let Some(number) = of(change.numbers).next() {
             return Ok(number);
@@ -249,16 +249,28 @@ fn extents_to_cut(change: &Change) -> Result<BTreeMap<i64, Extents>> {
             ino = laid.ino;
         }
         old.push(laid.extent);
-        if let Some(last) = new.last_mut() {
-            cut_to(last, laid.extent.offset);
+        if let Some(extent) = kept(&laid) {
+            lay_over(&mut new, extent);
         }
-        new.extend(kept(&laid));
         ControlFlow::Continue(())
     })?;
     if old != new {
         wrong.insert(ino, (old, new));
     }
     Ok(wrong)
+}
+
+/// Lay an extent over those of a file that begin no later, which are by offset and apart from each other: where two lie, the
+/// later one counts, and what reaches beyond it stays.
+fn lay_over(extents: &mut Vec<Extent>, extent: Extent) {
+    let Range { start, end } = extent.range();
+    let reaching = extents.partition_point(|before| before.range().end <= start);
+    let reaching = extents.split_off(reaching);
+    let before = reaching.iter().filter(|other| other.offset < start);
+    let after = reaching.iter().filter(|other| other.range().end > end);
+    extents.extend(before.map(|other| data::cut(other, &(0..start))));
+    extents.push(extent);
+    extents.extend(after.map(|other| data::cut(other, &(end..u64::MAX))));
 }
 
 fn kept(laid: &Laid) -> Option<Extent> {
