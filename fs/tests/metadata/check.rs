@@ -170,6 +170,20 @@ fn an_inode_that_lost_its_name_gets_one_in_lost_and_found() {
     assert_eq!(store.parent(Ino(2)).unwrap(), lost);
 }
 
+/// It took the name of another file, which was then lost itself.
+#[test]
+fn a_lost_inode_takes_nobodys_name() {
+    let (_folder, store) = is_found_and_mended(
+        "UPDATE entry SET name = CAST('lost+found' AS BLOB) WHERE ino = 2;
+         UPDATE entry SET name = CAST('#6' AS BLOB) WHERE parent = 2 AND ino = 3;
+         DELETE FROM entry WHERE ino = 6",
+        &[(Unnamed, "inode 6 has no name"), (Size, "/ has size")],
+    );
+    let lost = ino_of(&store, ROOT, "lost+found");
+    assert_eq!(names(&store, lost), ["#6", "deep", "#6.1"]);
+    assert_eq!((ino_of(&store, lost, "#6"), ino_of(&store, lost, "#6.1")), (Ino(3), Ino(6)));
+}
+
 #[test]
 fn a_directory_has_one_name_and_lies_below_the_root() {
     let (_folder, store) = is_found_and_mended(

@@ -162,7 +162,7 @@ fn set_parent(change: &mut Change, ino: i64, parent: i64) -> Result<()> {
     Ok(())
 }
 
-/// Inodes that lost their name get one in `/lost+found`: their number.
+/// Inodes that lost their name get one in `/lost+found`: their number, and something behind it where that is another's.
 fn name_the_lost(change: &mut Change, now: Time) -> Result<()> {
     let lost: Vec<i64> = change.rows(check::UNNAMED, [], |row| row.get(0))?;
     if lost.is_empty() {
@@ -170,7 +170,7 @@ fn name_the_lost(change: &mut Change, now: Time) -> Result<()> {
     }
     let Some(folder) = lost_and_found(change, now)? else { return Ok(()) };
     for ino in lost.into_iter().filter(|ino| *ino != folder) {
-        let name = format!("#{ino}").into_bytes();
+        let name = free_name(change, folder, ino)?;
         add_name(change, folder, &name, ino)?;
         let inode = change.inode(Ino(ino as u64))?;
         if inode.is_directory() {
@@ -178,6 +178,17 @@ fn name_the_lost(change: &mut Change, now: Time) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn free_name(change: &Change, folder: i64, ino: i64) -> Result<Vec<u8>> {
+    let mut name = format!("#{ino}");
+    let mut further = 0u64;
+    let sql = "SELECT ino FROM entry WHERE parent = ? AND name = ?";
+    while change.row(sql, (folder, name.as_bytes()), |row| row.get::<_, i64>(0))?.is_some() {
+        further += 1;
+        name = format!("#{ino}.{further}");
+    }
+    Ok(name.into_bytes())
 }
 
 /// The directory for the lost, made if there is none; none where its name is another's, or there is no root.
@@ -210,7 +221,7 @@ fn lost_and_found(change: &mut Change, now: Time) -> Result<Option<i64>> {
 
 fn add_name(change: &mut Change, parent: i64, name: &[u8], ino: i64) -> Result<()> {
     let cookie = fresh(change, |numbers| &mut numbers.cookies)?;
-    let sql = "INSERT OR REPLACE INTO entry (parent, name, ino, cookie) VALUES (?, ?, ?, ?)";
+    let sql = "INSERT INTO entry (parent, name, ino, cookie) VALUES (?, ?, ?, ?)";
     change.run(sql, (parent, name, ino, cookie))?;
     note_name(change, parent, name, ino, cookie);
     Ok(())
