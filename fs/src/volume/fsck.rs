@@ -182,14 +182,26 @@ impl Volume {
                 look.add(problem("journal", format!("the journal in the pool cannot be read: {error}")));
             }
         }
-        let chain = reader.read(Some(&self.options.public)).await.ok().flatten();
+        let chain = match reader.read(Some(&self.options.public)).await {
+            Ok(chain) => chain,
+            // What is needed is known here.
+            Err(_) if self.journal.is_some() => None,
+            Err(error) => {
+                if !look.journal_is_unreadable {
+                    let what =
+                        format!("the parts of the journal cannot be looked at, it cannot be read: {error}");
+                    look.add(problem("journal", what));
+                }
+                None
+            }
+        };
         self.look_for_parts(look, chain.as_ref())?;
         look.own = self.journal.as_ref().map(|journal| journal.objects()).unwrap_or_default();
         look.own.extend(look.parts.keys());
         Ok(())
     }
 
-    /// The parts that the journal as it was read needs, and those that snapshots do.
+    /// The parts that the journal as it was read needs, those that snapshots do, and those it was not read for.
     fn look_for_parts(&self, look: &mut Look, chain: Option<&Chain>) -> Result<()> {
         let mut add = |record: &ObjectRecord, of: String| {
             let part = || Part { record: record.clone(), of: Vec::new() };
@@ -207,6 +219,11 @@ impl Volume {
                 }
                 Err(error) => damaged.push(problem("journal", error.to_string())),
             }
+        }
+        let needed = self.journal.iter().flat_map(|journal| journal.parts());
+        for record in needed {
+            let part = || Part { record: record.clone(), of: vec!["the journal".to_owned()] };
+            look.parts.entry(record.id).or_insert_with(part);
         }
         damaged.into_iter().for_each(|problem| look.add(problem));
         Ok(())

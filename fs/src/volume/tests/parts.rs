@@ -300,3 +300,15 @@ async fn parts_of_snapshots_are_no_garbage_to_a_check_that_changes_nothing() {
     assert!(report.problems.iter().all(|problem| problem.what.starts_with("part of snapshot degraded: ")));
     assert!(report.found > 0, "{report:#?}");
 }
+
+/// The journal was read once more for what it needs, and where that failed nobody looked at that, and nothing was said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_looks_at_parts_though_the_journal_cannot_be_read() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    write_part(&volume, "f").await;
+    volume.stripe.settle().await;
+    bench.faults.add(Rule::always(Fault::Refuse(common::wire::RefusalCode::Io)).on(Verb::List));
+    let report = volume.fsck(CHECK).await.unwrap();
+    assert_eq!(report.objects, 1, "{report:#?}");
+}
