@@ -72,7 +72,7 @@ fn status_of_pool(peers: &str, args: &StatusArgs) -> Result<(), Failure> {
     let (addresses, access) = reach(peers, &args.access)?;
     let survey = runtime()?.block_on(async {
         let transport = access.transport()?;
-        mount::survey(&transport, &addresses, HELLO_LIMIT).await
+        Ok::<_, Refusal>(mount::survey(&transport, &addresses, &[], HELLO_LIMIT).await)
     })?;
     print(&if args.json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
     match survey.silent.len() {
@@ -202,11 +202,11 @@ async fn recover_from(
         return Err(Refusal(format!("the state folder {} has a volume already", path.display())));
     }
     let transport = access.transport()?;
-    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT).await?;
+    let survey = mount::survey(&transport, &addresses, &[], HELLO_LIMIT).await;
     let descriptor = recover::volume_of(&survey, args.volume.as_deref())?;
     let (code, hash) = recover::shape(&descriptor)?;
     recover::check_enough(&survey, &descriptor, code.m())?;
-    let pool = Pool::connect(transport, addresses, PoolOptions::default()).await?;
+    let pool = Pool::connect(transport, addresses, &[], PoolOptions::default()).await?;
     let io_limit = PoolOptions::default().io_limit;
     let accept_loss = args.accept_loss;
     let reader = Reader {

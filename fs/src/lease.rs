@@ -282,7 +282,7 @@ mod tests {
         for address in &addresses {
             faults.register(address, &descriptor, LIMIT).await.unwrap();
         }
-        let pool = Pool::connect(faults.clone(), addresses, PoolOptions::default()).await.unwrap();
+        let pool = Pool::connect(faults.clone(), addresses, &[], PoolOptions::default()).await.unwrap();
         let applicant = Applicant {
             pool,
             roots: nodes.iter().map(|node| node.node()).collect(),

@@ -1,7 +1,7 @@
 //! Opening a volume, or making one: everything that is checked before anything is changed.
 //! It asks nodes and folders and says no; what it lets pass, opening.rs carries out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -160,62 +160,70 @@ pub struct Hello {
     pub volumes: Vec<VolumeEntry>,
 }
 
-/// Ask every address at once. A node that says nothing sensible of its volumes counts as silent: what one node kept for
-/// somebody else, or makes up, is not to end the mounts of everyone.
-///
-/// # Errors
-/// Somebody answered who is no shardd or speaks another protocol, or two addresses lead to one node.
+/// Ask every address at once. Who says nothing sensible of itself or of its volumes, speaks another protocol, or says that it
+/// is a node that answers elsewhere counts as silent: what one node kept for somebody else, or makes up, is not to end the
+/// mounts of everyone. Where two say that they are one node, the one `known` to be there is; otherwise the first one.
 pub async fn survey(
     transport: &Arc<dyn FragmentTransport>,
     addresses: &[NodeAddress],
+    known: &[(NodeAddress, NodeId)],
     limit: Duration,
-) -> Result<Survey, Refusal> {
+) -> Survey {
     let asked = join_all(addresses.iter().map(|address| hello(transport, address, limit))).await;
     let mut survey = Survey::default();
     for (address, answer) in addresses.iter().zip(asked) {
-        match answer? {
+        match answer {
             Ok(hello) => survey.answered.push(hello),
-            Err(error) => survey.silent.push((address.clone(), error.to_string())),
+            Err(why) => survey.silent.push((address.clone(), why)),
         }
     }
-    check_nodes(&survey.answered)?;
-    Ok(survey)
+    survey.without_twins(known)
 }
 
-/// What one says; the inner error is of a node that cannot be counted on now.
+/// What one says, or why it cannot be counted on now.
 async fn hello(
     transport: &Arc<dyn FragmentTransport>,
     address: &NodeAddress,
     limit: Duration,
-) -> Result<Result<Hello, TransportError>, Refusal> {
-    let info = match transport.info(address, limit).await {
-        Ok(answer) => answer.value,
-        Err(TransportError::Garbage(reason)) => {
-            return Err(Refusal(format!("{address} answers, but is not a shardd: {reason}")));
-        }
-        Err(error) => return Ok(Err(error)),
-    };
-    let volumes = transport.volumes(address, limit).await;
-    Ok(volumes.map(|answer| Hello { address: address.clone(), info, volumes: answer.value }))
-}
-
-fn check_nodes(answered: &[Hello]) -> Result<(), Refusal> {
-    for (position, hello) in answered.iter().enumerate() {
-        if hello.info.wire != WIRE_VERSION {
-            return Err(Refusal(format!(
-                "{} speaks version {} of the protocol, this avidfs speaks version {WIRE_VERSION}",
-                hello.address, hello.info.wire
-            )));
-        }
-        let twin = answered[..position].iter().find(|other| other.info.node == hello.info.node);
-        if let Some(twin) = twin {
-            return Err(Refusal(format!("{} and {} are the same node", twin.address, hello.address)));
-        }
+) -> Result<Hello, String> {
+    let info = transport.info(address, limit).await.map_err(|error| match error {
+        TransportError::Garbage(reason) => format!("it answers, but is not a shardd: {reason}"),
+        error => error.to_string(),
+    })?;
+    let info = info.value;
+    if info.wire != WIRE_VERSION {
+        let (version, address) = (info.wire, address.clone());
+        return Err(format!(
+            "{address} speaks version {version} of the protocol, this avidfs speaks version {WIRE_VERSION}"
+        ));
     }
-    Ok(())
+    let volumes = transport.volumes(address, limit).await.map_err(|error| error.to_string())?;
+    Ok(Hello { address: address.clone(), info, volumes: volumes.value })
 }
 
 impl Survey {
+    fn without_twins(self, known: &[(NodeAddress, NodeId)]) -> Survey {
+        let Survey { answered: all, mut silent } = self;
+        let is_known = |hello: &&Hello| {
+            known.iter().any(|(address, node)| (address, node) == (&hello.address, &hello.info.node))
+        };
+        let mut places: HashMap<NodeId, NodeAddress> = HashMap::new();
+        for hello in all.iter().filter(is_known).chain(&all) {
+            places.entry(hello.info.node).or_insert_with(|| hello.address.clone());
+        }
+        let mut answered = Vec::new();
+        for hello in all {
+            match &places[&hello.info.node] {
+                place if *place == hello.address => answered.push(hello),
+                place => {
+                    let why = format!("{place} and {} are the same node", hello.address);
+                    silent.push((hello.address, why));
+                }
+            }
+        }
+        Survey { answered, silent }
+    }
+
     /// The newest epoch of a volume that more of them have seen than may lie: epochs are not many enough to skip to any
     /// that one node tells of.
     pub fn newest_epoch(&self, volume: VolumeId, code: Code) -> u32 {
@@ -541,7 +549,7 @@ mod tests {
         const LIMIT: Duration = Duration::from_secs(5);
         let folder = tempfile::tempdir().unwrap();
         let (transport, addresses) = nodes(folder.path(), None);
-        let all = survey(&transport, &addresses, LIMIT).await.unwrap();
+        let all = survey(&transport, &addresses, &[], LIMIT).await;
         assert_eq!((all.answered.len(), all.silent.len()), (5, 0));
         let nodes_of: Vec<NodeId> = all.answered.iter().map(|hello| hello.info.node).collect();
         let remembered: Vec<_> = addresses.iter().cloned().zip(nodes_of.iter().copied()).collect();
@@ -551,8 +559,7 @@ mod tests {
         for garbage in ["[]".to_owned(), r#"{"volumes":[{"name":"a"}]}"#.to_owned(), " ".repeat(MAX_BODY + 1)]
         {
             let (transport, addresses) = nodes(folder.path(), Some(garbage));
-            let four =
-                survey(&transport, &addresses, LIMIT).await.unwrap_or_else(|refusal| panic!("{refusal}"));
+            let four = survey(&transport, &addresses, &[], LIMIT).await;
             assert_eq!((four.answered.len(), &four.silent[0].0), (4, &addresses[4]));
             let used = nodes_to_use(&four, false, &settings(), &configuration, &remembered).unwrap();
             assert_eq!((&used.current, &used.known), (&configuration.nodes, &remembered));
@@ -563,11 +570,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_node_at_all_is_refused() {
+    async fn no_volume_is_made_on_what_is_no_node_at_all() {
         let strangers: Arc<dyn FragmentTransport> = Arc::new(InProcessTransport::new([Router::new()]));
-        let refused = survey(&strangers, &[InProcessTransport::address(0)], Duration::from_secs(5)).await;
-        let sentence = refused.unwrap_err().0;
-        assert!(sentence.starts_with("embedded:0 answers, but is not a shardd: "), "{sentence}");
+        let found = survey(&strangers, &[InProcessTransport::address(0)], &[], Duration::from_secs(5)).await;
+        let sentence = make(Shape::default(), &found);
+        assert!(sentence.contains("embedded:0 (it answers, but is not a shardd: "), "{sentence}");
+    }
+
+    /// One node that said it is another one kept everybody from mounting.
+    #[test]
+    fn of_two_that_say_they_are_one_node_the_known_one_counts() {
+        let (configuration, remembered) = five();
+        let mut said = survey_of(&[1, 2, 3, 4, 5], &[]);
+        said.answered[1].info.node = node(4);
+        let four = said.without_twins(&remembered);
+        let answered: Vec<NodeId> = four.answered.iter().map(|hello| hello.info.node).collect();
+        assert_eq!(answered, [1, 3, 4, 5].map(node));
+        let why = "http://127.0.0.1:7004 and http://127.0.0.1:7002 are the same node".to_owned();
+        assert_eq!(four.silent, [(address(2), why)]);
+        let used = nodes_to_use(&four, false, &settings(), &configuration, &remembered).unwrap();
+        assert_eq!(used.current, configuration.nodes);
+        assert!(used.known.contains(&(address(2), node(2))) && used.known.contains(&(address(4), node(4))));
+        assert!(make(Shape::default(), &four).contains("are the same node"), "no volume is made on them");
     }
 
     #[test]
@@ -598,18 +622,6 @@ mod tests {
         assert!(make(Shape::default(), &survey).contains("--state"));
         let other = Shape { name: Some("other".into()), ..Shape::default() };
         assert!(volume_to_make(VOLUME, &other, &survey, (0, 0), Time::default()).is_ok());
-    }
-
-    #[test]
-    fn one_node_at_two_addresses_is_one_node() {
-        let mut twice = vec![hello(1), hello(2), hello(1)];
-        twice[2].address = address(9);
-        let sentence = check_nodes(&twice).unwrap_err().0;
-        assert_eq!(sentence, "http://127.0.0.1:7001 and http://127.0.0.1:7009 are the same node");
-        twice[2] = hello(3);
-        assert!(check_nodes(&twice).is_ok());
-        twice[1].info.wire = 9;
-        assert!(check_nodes(&twice).unwrap_err().0.contains("version 9"));
     }
 
     #[test]

@@ -113,7 +113,7 @@ async fn reopen(
     let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
     let Reach { transport, addresses, embedded } =
         reach(config, &state.nodes(), &remembered, settings.code.n())?;
-    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let survey = mount::survey(&transport, &addresses, &remembered, HELLO_LIMIT.min(config.io_timeout)).await;
     let newest = newest_configuration(&*store, &settings)?;
     let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
     let pool = connect(config, transport.clone(), &nodes).await?;
@@ -264,8 +264,7 @@ async fn connect(
     let known = nodes.known.iter().map(|(address, _)| address);
     let addresses = known.chain(&nodes.unknown).cloned().collect();
     let options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
-    let pool = Pool::connect(transport, addresses, options).await?;
-    pool.remember(&nodes.known);
+    let pool = Pool::connect(transport, addresses, &nodes.known, options).await?;
     pool.start();
     Ok(pool)
 }
@@ -328,7 +327,7 @@ async fn plan(
     transport: &Arc<dyn FragmentTransport>,
     addresses: &[NodeAddress],
 ) -> Result<Plan, Refusal> {
-    let survey = mount::survey(transport, addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let survey = mount::survey(transport, addresses, &[], HELLO_LIMIT.min(config.io_timeout)).await;
     let key = VolumeKey::random();
     let volume = volume_of(&OwnerId(key.public().to_bytes()));
     let settings =

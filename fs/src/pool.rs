@@ -183,6 +183,21 @@ pub struct NodeSpace {
     pub available_bytes: u64,
 }
 
+/// What an address answered first.
+struct Hello {
+    place: usize,
+    address: NodeAddress,
+    began: Instant,
+    answer: std::result::Result<Answer<NodeInfo>, TransportError>,
+}
+
+impl Hello {
+    fn is_of_one(&self, known: &[(NodeAddress, NodeId)]) -> bool {
+        let said = self.answer.as_ref().ok().map(|answer| answer.node);
+        said.is_some_and(|said| known.iter().any(|(address, node)| *address == self.address && *node == said))
+    }
+}
+
 /// See the module.
 pub struct Pool {
     transport: Arc<dyn FragmentTransport>,
@@ -200,11 +215,16 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Say hello to every address at once. Nodes that do not answer are down; it is an error when a peer is not a
-    /// shardd, speaks another wire version, or when two addresses lead to one node.
+    /// Say hello to every address at once. Nodes that do not answer are down, and so is, with a warning, who does not answer
+    /// as a shardd of this wire version does, or as a node that answers elsewhere: what one node says is not to keep a volume
+    /// from being used. Where two say that they are one node, the one `known` to be there is; otherwise the first one.
+    ///
+    /// # Errors
+    /// `Pool`: there is no address, or one is given twice.
     pub async fn connect(
         transport: Arc<dyn FragmentTransport>,
         addresses: Vec<NodeAddress>,
+        known: &[(NodeAddress, NodeId)],
         options: PoolOptions,
     ) -> Result<Arc<Pool>> {
         check_addresses(&addresses)?;
@@ -219,34 +239,35 @@ impl Pool {
             inquiries: Arc::new(Semaphore::new(INQUIRIES)),
             asked_about: Mutex::default(),
         };
-        let hellos = addresses.iter().enumerate().map(|(place, address)| pool.hello(place, address));
-        let mut hellos = stream::iter(hellos).buffer_unordered(HELLOS);
-        while let Some(hello) = hellos.next().await {
-            hello?;
-        }
-        drop(hellos);
+        let hellos = addresses.into_iter().enumerate().map(|(place, address)| pool.hello(place, address));
+        let mut hellos: Vec<Hello> = stream::iter(hellos).buffer_unordered(HELLOS).collect().await;
+        hellos.sort_by_key(|hello| (!hello.is_of_one(known), hello.place));
+        hellos.into_iter().for_each(|hello| pool.greet(hello));
+        pool.remember(known);
         Ok(Arc::new(pool))
     }
 
-    /// What is no node at all, or the same one twice, is the operator's mistake; what is silent may come.
-    async fn hello(&self, place: usize, address: &NodeAddress) -> Result<()> {
+    async fn hello(&self, place: usize, address: NodeAddress) -> Hello {
         let began = Instant::now();
-        let answer = self.transport.info(address, self.options.probe_limit).await;
+        let answer = self.transport.info(&address, self.options.probe_limit).await;
+        Hello { place, address, began, answer }
+    }
+
+    fn greet(&self, Hello { place, address, began, answer }: Hello) {
         let mut members = self.members.lock();
         match &answer {
             Err(TransportError::Garbage(what)) => {
-                return Err(Error::Pool(format!("{address} is not a shardd that can be used: {what}")));
+                tracing::warn!(%address, what, "what answers there is not a shardd that can be used");
             }
             Ok(answer) => {
                 if let Some(other) = members.place_of(answer.node) {
                     let other = &members.slots[other].address;
-                    return Err(Error::Pool(format!("{other} and {address} are one node, {}", answer.node)));
+                    tracing::warn!(%address, %other, node = %answer.node, "two addresses lead to one node");
                 }
             }
             Err(_) => {}
         }
         members.probed(place, began, answer);
-        Ok(())
     }
 
     /// How to speak to them.

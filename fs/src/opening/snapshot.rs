@@ -30,14 +30,13 @@ pub(super) async fn open(config: &MountConfig, wanted: &SnapshotOf) -> Result<Op
     let nodes = state::nodes_in(&wanted.state);
     let Reach { transport, addresses, embedded } =
         reach(config, &nodes, &known, known.len()).map_err(|refusal| explain(refusal, config, &nodes))?;
-    let survey = mount::survey(&transport, &addresses, HELLO_LIMIT.min(config.io_timeout)).await?;
+    let survey = mount::survey(&transport, &addresses, &known, HELLO_LIMIT.min(config.io_timeout)).await;
     let descriptor = descriptor(&survey, remembered.volume)
         .ok_or_else(|| Refusal(format!("no node that answers knows the volume of {of}")))?;
     let (code, hash) = recover::shape(&descriptor)?;
     recover::check_enough(&survey, &descriptor, code.m())?;
     let options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
-    let pool = Pool::connect(transport, addresses, options).await?;
-    pool.remember(&known);
+    let pool = Pool::connect(transport, addresses, &known, options).await?;
     pool.start();
     let reader = Reader {
         pool: pool.clone(),

@@ -62,7 +62,7 @@ impl Bench {
         let nodes = MemoryNodes::new(count);
         let faulty = FaultyTransport::new(nodes.clone(), 1);
         let addresses = (0..count).map(at).collect();
-        let pool = Pool::connect(faulty.clone(), addresses, PoolOptions::default()).await.unwrap();
+        let pool = Pool::connect(faulty.clone(), addresses, &[], PoolOptions::default()).await.unwrap();
         pool.start();
         let stripe = stripe(&pool, count, cache(), options);
         Bench { nodes, faulty, pool, stripe, count }

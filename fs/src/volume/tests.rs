@@ -105,10 +105,9 @@ impl Bench {
     async fn pool(&self) -> crate::error::Result<Arc<Pool>> {
         let addresses = (0..NODES).map(address).collect();
         let options = PoolOptions { down_interval: Duration::from_millis(50), ..PoolOptions::default() };
-        let pool = Pool::connect(self.faults.clone(), addresses, options).await?;
         let known: Vec<_> =
             self.nodes.iter().enumerate().map(|(k, node)| (address(k), node.node())).collect();
-        pool.remember(&known);
+        let pool = Pool::connect(self.faults.clone(), addresses, &known, options).await?;
         pool.start();
         Ok(pool)
     }

@@ -39,7 +39,7 @@ impl Cluster {
         let faulty = FaultyTransport::new(transport.clone(), 1);
         let pool_options = PoolOptions { down_interval: Duration::from_millis(20), ..PoolOptions::default() };
         let addresses: Vec<_> = (0..count).map(address).collect();
-        let pool = Pool::connect(faulty.clone(), addresses.clone(), pool_options).await.unwrap();
+        let pool = Pool::connect(faulty.clone(), addresses.clone(), &[], pool_options).await.unwrap();
         pool.start();
         let descriptor = VolumeDescriptor {
             volume: options.volume,
