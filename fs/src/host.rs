@@ -716,9 +716,12 @@ mod tests {
 
     #[test]
     fn numbers_of_a_list_are_counted() {
-        let lists = [("0", 1), ("0-3", 4), ("0,2-3,7", 4)];
-        lists.map(|(list, count)| assert_eq!(count_of_list(list), Some(count), "{list}"));
-        ["", "0-", "3-0", "a"].map(|list| assert_eq!(count_of_list(list), None, "{list}"));
+        for (list, count) in [("0", 1), ("0-3", 4), ("0,2-3,7", 4)] {
+            assert_eq!(count_of_list(list), Some(count), "{list}");
+        }
+        for list in ["", "0-", "3-0", "a"] {
+            assert_eq!(count_of_list(list), None, "{list}");
+        }
     }
 
     #[test]

@@ -117,7 +117,9 @@ fn another_user_mounts_with_the_help_of_fusermount3() {
     fs::copy(command("avidfs").get_program(), &program).unwrap();
     let (home, mountpoint) = (folder.path().join("home"), folder.path().join("home/mnt"));
     fs::create_dir_all(&mountpoint).unwrap();
-    [&home, &mountpoint].map(|place| chown(place, Some(NOBODY), Some(NOBODY)).unwrap());
+    for place in [&home, &mountpoint] {
+        chown(place, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
     let as_nobody = |program: &Path| {
         let mut command = Command::new(program);
         command.uid(NOBODY).gid(NOBODY).env("HOME", &home).env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
