@@ -344,6 +344,8 @@ pub struct Shared {
 
 // SAFETY: memory of the process's own, which no thread has a special part in.
 unsafe impl Send for Shared {}
+// SAFETY: what it does itself with the bytes, `give_back`, says who may call it; whoever goes by the address answers for it.
+unsafe impl Sync for Shared {}
 
 impl Shared {
     /// So many bytes.
@@ -369,8 +371,8 @@ impl Shared {
         self.start
     }
 
-    /// Give pages back to the system; they are zeros then.
-    pub fn give_back(&mut self, from: usize, length: usize) -> io::Result<()> {
+    /// Give pages back to the system; they are zeros then. Nobody may use these meanwhile.
+    pub fn give_back(&self, from: usize, length: usize) -> io::Result<()> {
         assert!(from.checked_add(length).is_some_and(|end| end <= self.length), "inside the memory");
         // SAFETY: within the memory, which is mapped as long as `self` lives.
         check(unsafe { libc::madvise(self.start.add(from).cast(), length, libc::MADV_DONTNEED) }).map(drop)

@@ -2,13 +2,15 @@
 //!
 //! Each processor has a ring, with places of its own that a request can lie in. A place is, in turn, the kernel's, until
 //! a request lies in it, and ours, until it is answered; one system call of the ring's thread gives it back with the
-//! answer, and waits for the next request. Answers may come from any thread, but only the ring's writes them down:
-//! otherwise one could be written where somebody still reads the request.
+//! answer, and waits for the next request. Answers may come from any thread, but most are written down by the ring's:
+//! otherwise one could be written where somebody still reads the request. Where the request has no payload, such as a
+//! read, whoever answers writes the payload; the ring's thread would be all that a reader's processor has to copy with.
 //!
-//! The kernel takes the place that was given back last, so that of many places few have ever been touched. What a large
-//! request leaves in others is given back to the system.
+//! The kernel takes one place after the other, so that all of them come to be touched: few are better than many. What large
+//! requests leave in the places of many rings is given back to the system.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +28,7 @@ use super::reply::{Head, Way};
 use crate::host::{self, Shared, Wake};
 
 /// Places of a ring. While all of them wait for an answer, what else this processor asks waits too.
-const PLACES: usize = 256;
+const PLACES: usize = 16;
 /// So many places of the rings of all processors that are there, and two of each at least, may keep what a large request
 /// has touched.
 const KEPT: usize = 32;
@@ -53,7 +55,6 @@ const WOKEN: u64 = u64::MAX;
 pub(super) struct Ring {
     processor: usize,
     device: Arc<Device>,
-    shared: Arc<Answers>,
     /// Does nothing until its thread turns it on, and is closed before the places are gone.
     uring: Uring,
     places: Places,
@@ -68,14 +69,24 @@ struct Answers {
     /// Whether the ring's thread waits, or is about to.
     waits: AtomicBool,
     wake: Wake,
+    /// That of the places.
+    memory: Shared,
 }
 
 #[derive(Debug)]
 struct Answered {
     place: usize,
     error: i32,
-    head: Head,
-    data: Vec<Bytes>,
+    payload: Payload,
+}
+
+/// What an answer says beyond its header.
+#[derive(Debug)]
+enum Payload {
+    /// This.
+    Given(Head, Vec<Bytes>),
+    /// So many bytes, which are in the place already.
+    Written(usize),
 }
 
 /// The right to answer what lies in a place, once.
@@ -83,17 +94,53 @@ struct Answered {
 pub(super) struct Place {
     ring: Arc<Answers>,
     place: usize,
+    /// Where its payload begins in the memory and how much there is, if the request has none.
+    room: Option<Range<usize>>,
 }
 
 impl Place {
     pub(super) fn answer(self, error: i32, head: Head, data: Vec<Bytes>) {
-        self.ring.given.lock().push(Answered { place: self.place, error, head, data });
+        let payload = match &self.room {
+            Some(room) if !data.is_empty() => self.write(room, &head, &data),
+            _ => None,
+        };
+        let payload = payload.unwrap_or(Payload::Given(head, data));
+        self.ring.given.lock().push(Answered { place: self.place, error, payload });
         // The ring's thread says that it waits before it looks for answers the last time.
         if self.ring.waits.swap(false, Ordering::SeqCst)
             && let Err(error) = self.ring.wake.wake()
         {
             tracing::error!(%error, "an answer waits for the next request");
         }
+    }
+}
+
+impl Place {
+    /// Write a payload where no request is; `None` if there is no room for it.
+    fn write(&self, room: &Range<usize>, head: &Head, data: &[Bytes]) -> Option<Payload> {
+        let length = payload_length(head, data);
+        if length > room.len() {
+            return None;
+        }
+        // SAFETY: within the memory, which lives as long as `self.ring`. The payload of this place is nobody else's: the
+        // kernel has it back only after the answer, this is the one right to give that, and the request is not there.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(self.ring.memory.start().add(room.start), length) };
+        copy(bytes, head, data);
+        Some(Payload::Written(length))
+    }
+}
+
+fn payload_length(head: &Head, data: &[Bytes]) -> usize {
+    head.bytes().len() + data.iter().map(Bytes::len).sum::<usize>()
+}
+
+/// Write a payload into as many bytes as it has.
+fn copy(mut bytes: &mut [u8], head: &Head, data: &[Bytes]) {
+    for part in [head.bytes()].into_iter().chain(data.iter().map(|part| &part[..])) {
+        let (here, behind) = std::mem::take(&mut bytes).split_at_mut(part.len());
+        here.copy_from_slice(part);
+        bytes = behind;
     }
 }
 
@@ -105,14 +152,12 @@ impl Ring {
     pub(super) fn for_each_processor(device: &Arc<Device>, max_request: u32) -> io::Result<Vec<Ring>> {
         let present = std::thread::available_parallelism().map_or(1, usize::from);
         let made = (0..host::possible_processors()?).map(|processor| {
-            let answers =
-                Answers { given: Mutex::default(), waits: AtomicBool::new(false), wake: Wake::new()? };
+            let places = Places::new(max_request as usize)?;
             Ok(Ring {
                 processor,
                 device: device.clone(),
-                shared: Arc::new(answers),
                 uring: ring()?,
-                places: Places::new(max_request as usize)?,
+                places,
                 kept: (KEPT / present).max(2),
             })
         });
@@ -183,7 +228,7 @@ impl Serving {
 
     /// Have it completed whenever somebody wakes the thread.
     fn listen(&mut self) -> io::Result<()> {
-        let wake = types::Fd(self.ring.shared.wake.as_raw_fd());
+        let wake = types::Fd(self.ring.places.answers.wake.as_raw_fd());
         let poll = opcode::PollAdd::new(wake, libc::POLLIN as u32).multi(true).build();
         self.ring.submit(&squeue::Entry128::from(poll.user_data(WOKEN)))
     }
@@ -191,11 +236,11 @@ impl Serving {
     /// Give the kernel what is answered, wait for requests, and ask for their answers; whether there may be more.
     fn next(&mut self, fs: &impl Filesystem) -> io::Result<bool> {
         self.ring.places.shrink(self.ring.kept);
-        self.ring.shared.waits.store(true, Ordering::SeqCst);
+        self.ring.places.answers.waits.store(true, Ordering::SeqCst);
         self.give_back()?;
         let submitter = self.ring.uring.submitter();
         passing(submitter.submit_with_args_and_flags(1, &SubmitArgs::new(), self.waiting))?;
-        self.ring.shared.waits.store(false, Ordering::SeqCst);
+        self.ring.places.answers.waits.store(false, Ordering::SeqCst);
         // Each leaves the queue before it is looked at: giving back an answer may complete further ones.
         while let Some((of, result, goes_on)) = self.completed() {
             match (of, result) {
@@ -220,9 +265,11 @@ impl Serving {
     }
 
     fn ask(&mut self, fs: &impl Filesystem, place: usize) -> io::Result<()> {
+        let ring = self.ring.places.answers.clone();
+        let room = self.ring.places.room(place);
         let request = self.ring.places.request(place);
         let Some(header) = Header::of(request) else { return Err(io::ErrorKind::InvalidData.into()) };
-        let answer = Place { ring: self.ring.shared.clone(), place };
+        let answer = Place { ring, place, room };
         dispatch(fs, &header, &request[IN_HEADER..], Way::Ring(answer));
         Ok(())
     }
@@ -230,7 +277,7 @@ impl Serving {
     /// Write down what was answered, and say so; whether anything was.
     fn give_back(&mut self) -> io::Result<bool> {
         let mut answers = std::mem::take(&mut self.pending);
-        std::mem::swap(&mut *self.ring.shared.given.lock(), &mut answers);
+        std::mem::swap(&mut *self.ring.places.answers.given.lock(), &mut answers);
         let any = !answers.is_empty();
         for answered in answers.drain(..) {
             let place = answered.place;
@@ -247,7 +294,8 @@ impl Serving {
 /// The places of a ring: of each a page with what the kernel says of a request and the request's beginning, and behind it
 /// the payload.
 struct Places {
-    memory: Shared,
+    /// Those that wait; theirs is the memory.
+    answers: Arc<Answers>,
     payload: usize,
     /// Of each where its headers and its payload are, for the kernel to read when it is registered.
     described: Vec<[Part; 2]>,
@@ -281,15 +329,26 @@ impl Places {
             [Part { start, length: HEADERS }, Part { start: start + BEFORE, length: payload }]
         };
         let described = (0..PLACES).map(described).collect();
-        Ok(Places { memory, payload, described, state: vec![State::default(); PLACES], ours: 0, touched: 0 })
+        let answers =
+            Answers { given: Mutex::default(), waits: AtomicBool::new(false), wake: Wake::new()?, memory };
+        let state = vec![State::default(); PLACES];
+        Ok(Places { answers: Arc::new(answers), payload, described, state, ours: 0, touched: 0 })
     }
 
     /// What a place is made of.
     fn bytes(&mut self, place: usize) -> &mut [u8] {
         let stride = BEFORE + self.payload;
         // SAFETY: within the memory, which is ours alone while the ring's thread is not inside the kernel: that is where
-        // it writes requests and reads answers (IORING_SETUP_DEFER_TASKRUN).
-        unsafe { std::slice::from_raw_parts_mut(self.memory.start().add(place * stride), stride) }
+        // it writes requests and reads answers (IORING_SETUP_DEFER_TASKRUN). Whoever is to answer a request may write the
+        // payload of its place; until that is done this is not called for that place.
+        unsafe { std::slice::from_raw_parts_mut(self.answers.memory.start().add(place * stride), stride) }
+    }
+
+    /// Where in the memory an answer's payload goes, if the request that came has none.
+    fn room(&mut self, place: usize) -> Option<Range<usize>> {
+        let start = place * (BEFORE + self.payload) + BEFORE;
+        let end = start + self.payload;
+        (word(self.bytes(place), PAYLOAD_LENGTH) == 0).then_some(start..end)
     }
 
     /// The request that came to lie in a place, in one piece; nothing if the kernel contradicts itself.
@@ -312,25 +371,27 @@ impl Places {
     }
 
     /// Write an answer into the place of its request.
-    fn write(&mut self, Answered { place, mut error, head, data }: Answered) {
-        let mut length = head.bytes().len() + data.iter().map(Bytes::len).sum::<usize>();
-        if length > self.payload {
-            tracing::error!(length, "an answer that nobody asked for");
-            (length, error) = (0, -libc::EIO);
-        }
+    fn write(&mut self, Answered { place, mut error, payload }: Answered) {
+        let most = self.payload;
         let bytes = self.bytes(place);
+        let length = match payload {
+            Payload::Written(length) => length,
+            Payload::Given(head, data) => match payload_length(&head, &data) {
+                length if length > most => {
+                    tracing::error!(length, "an answer that nobody asked for");
+                    error = -libc::EIO;
+                    0
+                }
+                length => {
+                    copy(&mut bytes[BEFORE..][..length], &head, &data);
+                    length
+                }
+            },
+        };
         // The request's number stays where it is.
         bytes[..4].copy_from_slice(&((OUT_HEADER + length) as u32).to_ne_bytes());
         bytes[4..8].copy_from_slice(&error.to_ne_bytes());
         bytes[PAYLOAD_LENGTH..][..4].copy_from_slice(&(length as u32).to_ne_bytes());
-        let parts = [head.bytes()].into_iter().chain(data.iter().map(|part| &part[..]));
-        let mut rest = &mut bytes[BEFORE..][..length];
-        for part in parts {
-            // Shorter if the whole did not fit.
-            let (here, behind) = rest.split_at_mut(part.len().min(rest.len()));
-            here.copy_from_slice(&part[..here.len()]);
-            rest = behind;
-        }
         self.touch(place, length);
         self.state[place].is_ours = false;
         self.ours -= 1;
@@ -353,7 +414,7 @@ impl Places {
         let idle = (0..PLACES).filter(|place| !self.state[*place].is_ours && self.state[*place].is_touched);
         let idle: Vec<usize> = idle.take(self.touched - kept).collect();
         for place in idle {
-            if let Err(error) = self.memory.give_back(place * stride + BEFORE, self.payload) {
+            if let Err(error) = self.answers.memory.give_back(place * stride + BEFORE, self.payload) {
                 tracing::warn!(%error, "memory of an idle ring stays");
             }
             self.state[place].is_touched = false;
@@ -428,7 +489,7 @@ mod tests {
     fn answered(place: usize, error: i32, data: Vec<Bytes>) -> Answered {
         let mut head = Head::default();
         head.u32(0x0101_0101);
-        Answered { place, error, head, data }
+        Answered { place, error, payload: Payload::Given(head, data) }
     }
 
     #[test]
@@ -442,6 +503,27 @@ mod tests {
         let bytes = places.bytes(3);
         assert_eq!((word(bytes, 0), word(bytes, 4), word(bytes, PAYLOAD_LENGTH)), (16 + 9, 0, 9));
         assert_eq!((&bytes[8..16], &bytes[BEFORE..][..9]), (&[7; 8][..], &[1, 1, 1, 1, 4, 4, 5, 5, 5][..]));
+    }
+
+    #[test]
+    fn whoever_answers_writes_where_no_request_is() {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        put(&mut places, 4, &[1; 40], &[2; 9]);
+        assert_eq!(places.room(4), None, "what is written may still be looked at");
+        put(&mut places, 5, &[1; 40], &[]);
+        let place = Place { ring: places.answers.clone(), place: 5, room: places.room(5) };
+        let request = places.request(5).to_vec();
+        std::thread::spawn(move || {
+            place.answer(0, Head::default(), vec![vec![4; 70_000].into(), vec![5].into()])
+        })
+        .join()
+        .unwrap();
+        assert_eq!(places.bytes(5)[BEFORE + 69_999..][..2], [4, 5], "at once");
+        assert_eq!(places.bytes(5)[BEFORE - 80..BEFORE], request);
+        let answered = places.answers.given.lock().pop().unwrap();
+        places.write(answered);
+        assert_eq!((word(places.bytes(5), PAYLOAD_LENGTH), word(places.bytes(5), 4)), (70_001, 0));
+        assert_eq!((places.ours, places.touched), (0, 1));
     }
 
     #[test]
