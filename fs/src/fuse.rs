@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,14 +20,14 @@ use self::listings::Listings;
 use self::prepared::Prepared;
 use crate::error::{Error, Result};
 use crate::host::{self, FuseRings};
-use crate::inode::{Caller, Ino, Inode, MAX_LINKS, Time};
+use crate::inode::{Caller, Ino, Inode, MAX_LINKS, SetAttributes, SetTime, Time};
 use crate::kernel::{
-    self, Agreement, Attributes, Change, Created, Data, Entry, Errno, Filesystem, Listing, Make, Node,
-    Notifier, Offset, Opened, Reply, Request, Session, Statistics, Write, Written, Xattr, agree, opened,
+    self, Agreement, Attributes, Created, Data, Entry, Errno, Filesystem, Listing, Make, Node, Notifier,
+    Offset, Opened, Reply, Request, Session, Statistics, Write, Written, Xattr, agree, opened,
 };
 use crate::metadata::{NewInode, RenameMode};
 use crate::stages::{self, Stage};
-use crate::volume::{self, SetAttributes, SetTime, Volume};
+use crate::volume::{self, Volume};
 use crate::{acl, begun};
 
 /// How long the kernel may trust what it was told. Every change passes through this kernel, so for as long as it likes.
@@ -86,12 +86,11 @@ pub fn mount(
     } else {
         host::mount_fuse_with_helper(mountpoint, &helper_options(options))?
     };
-    let notifier = Arc::<OnceLock<Notifier>>::default();
-    let fuse = Fuse {
+    let fuse = |notifier| Fuse {
         volume,
         runtime,
         control: options.control.clone(),
-        notifier: notifier.clone(),
+        notifier,
         listings: Listings::default(),
         prepared: Prepared::default(),
     };
@@ -99,7 +98,6 @@ pub fn mount(
         // Nobody would ever serve it.
         let _ = host::unmount(mountpoint, true);
     })?;
-    let _first = notifier.set(session.notifier());
     let how = if session.has_rings() { "rings" } else { "/dev/fuse" };
     tracing::info!(how, "requests of the kernel");
     Ok(Mounted(session))
@@ -148,7 +146,7 @@ struct Fuse {
     runtime: Handle,
     control: PathBuf,
     /// What tells the kernel that something it was told is no longer so.
-    notifier: Arc<OnceLock<Notifier>>,
+    notifier: Notifier,
     listings: Listings,
     prepared: Prepared,
 }
@@ -178,16 +176,10 @@ impl Fuse {
             return Ok(None);
         }
         // On a thread of its own: the kernel may ask us something before it takes the notice.
-        let tell = |notifier: Notifier| {
-            // An inode the kernel has forgotten needs no notice.
-            self.runtime.spawn_blocking(move || drop(notifier.attributes_changed(node.0)))
-        };
-        let told = self.notifier.get().cloned().map(tell);
-        Ok(Some(async move {
-            if let Some(told) = told {
-                let _ = told.await;
-            }
-        }))
+        let notifier = self.notifier.clone();
+        // An inode the kernel has forgotten needs no notice.
+        let told = self.runtime.spawn_blocking(move || drop(notifier.attributes_changed(node.0)));
+        Ok(Some(async move { drop(told.await) }))
     }
 
     /// Write what has to wait for something, and then perhaps for room.
@@ -255,11 +247,11 @@ fn errno(error: &Error) -> Errno {
     Errno(error.errno())
 }
 
-fn set_time(time: Option<kernel::SetTime>) -> Option<SetTime> {
-    time.map(|time| match time {
-        kernel::SetTime::Now => SetTime::Now,
-        kernel::SetTime::At(time) => SetTime::At(within_ext4s_range(time)),
-    })
+fn set_time(time: SetTime) -> SetTime {
+    match time {
+        SetTime::Now => SetTime::Now,
+        SetTime::At(time) => SetTime::At(within_ext4s_range(time)),
+    }
 }
 
 /// The kernel cuts times to what a file system can hold, but knows no limits of FUSE's; these are ext4's, 1901 to
@@ -334,10 +326,10 @@ impl Filesystem for Fuse {
         reply.answer(told(self.volume.attributes(Ino(req.node)).map(attributes)));
     }
 
-    fn setattr(&self, req: &Request, change: Change, reply: Reply<Attributes>) {
+    fn setattr(&self, req: &Request, change: SetAttributes, reply: Reply<Attributes>) {
         let _lasting = stages::begin(Stage::Change);
-        let Change { mode, uid, gid, size, atime, mtime } = change;
-        let set = SetAttributes { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        let (atime, mtime) = (change.atime.map(set_time), change.mtime.map(set_time));
+        let set = SetAttributes { atime, mtime, ..change };
         let done = self.volume.set_attributes(Ino(req.node), &set, caller(req));
         reply.answer(told(done.map(attributes)));
     }
@@ -405,8 +397,9 @@ impl Filesystem for Fuse {
         // Through a handle that only reads nothing becomes dirty, so that its close has nothing to wait for.
         let only_reads = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let how = Opened(opened::KEEP_CACHE | if only_reads { opened::NOFLUSH } else { 0 });
-        match (noted, self.notifier.get().cloned()) {
-            (Ok(true), Some(notifier)) => {
+        match noted {
+            Ok(true) => {
+                let notifier = self.notifier.clone();
                 // On a thread of its own: the kernel may ask us something before it takes the notice.
                 self.runtime.spawn_blocking(move || {
                     // Whatever the length; an inode the kernel has forgotten needs no notice.
@@ -414,7 +407,7 @@ impl Filesystem for Fuse {
                     reply.ok(how);
                 });
             }
-            (noted, _) => reply.answer(told(noted.map(|_| how))),
+            noted => reply.answer(told(noted.map(|_| how))),
         }
     }
 

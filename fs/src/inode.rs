@@ -121,6 +121,32 @@ impl Inode {
     }
 }
 
+/// A time to set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetTime {
+    /// The caller's now.
+    Now,
+    /// A given one.
+    At(Time),
+}
+
+/// Attributes a caller wants changed; `None` stays. The kernel has checked that the caller may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size of a regular file, bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of the content.
+    pub mtime: Option<SetTime>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

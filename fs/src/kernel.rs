@@ -19,7 +19,7 @@ mod tests;
 
 use std::ffi::OsStr;
 
-use crate::inode::Time;
+use crate::inode::SetAttributes;
 
 pub use self::notice::Notifier;
 pub use self::protocol::{agree, opened};
@@ -42,32 +42,6 @@ pub struct Request {
     pub gid: u32,
     /// The caller's process; 0 of what the kernel does by itself.
     pub pid: u32,
-}
-
-/// A time that somebody sets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SetTime {
-    /// The clock's.
-    Now,
-    /// This one.
-    At(Time),
-}
-
-/// What somebody changes of an inode.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Change {
-    /// Type and permissions.
-    pub mode: Option<u32>,
-    /// The owner.
-    pub uid: Option<u32>,
-    /// The group.
-    pub gid: Option<u32>,
-    /// Length in bytes.
-    pub size: Option<u64>,
-    /// Time of the last access.
-    pub atime: Option<SetTime>,
-    /// Time of the last change of the content.
-    pub mtime: Option<SetTime>,
 }
 
 /// How an inode comes to be.
@@ -113,7 +87,7 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Change it.
-    fn setattr(&self, request: &Request, change: Change, reply: Reply<Attributes>) {
+    fn setattr(&self, request: &Request, change: SetAttributes, reply: Reply<Attributes>) {
         reply.error(Errno::ENOSYS);
     }
 

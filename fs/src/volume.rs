@@ -47,7 +47,6 @@ use budget::Budget;
 use neighbours::Neighbours;
 
 pub use access::AccessTimes;
-pub use attributes::{SetAttributes, SetTime};
 pub use backlog::{Unsaved, backlog_is_empty};
 pub use compaction::CompactionReport;
 pub use data::Written;

@@ -43,7 +43,7 @@ fn main() {
 fn serve(mountpoint: &Path, pipeline: Option<Pipeline>) {
     let offered = FuseRings::offer();
     let device = host::mount_fuse(mountpoint, "limit", &["default_permissions"]).unwrap();
-    let session = Session::begin(device, Memory::new(pipeline), agreement(true)).unwrap();
+    let session = Session::begin(device, |_| Memory::new(pipeline), agreement(true)).unwrap();
     drop(offered);
     session.serve().unwrap();
 }

@@ -5,10 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Mutex, MutexGuard};
 
 use avidfs::fuse::{PREFERRED, TTL};
-use avidfs::inode::Time;
+use avidfs::inode::{SetAttributes, SetTime, Time};
 use avidfs::kernel::{
-    self, Attributes, Change, Created, Data, Entry, Errno, Filesystem, Listing, Make, Node as Inode, Opened,
-    Reply, Request, SetTime, Statistics, Write, Written, Xattr, opened,
+    self, Attributes, Created, Data, Entry, Errno, Filesystem, Listing, Make, Node as Inode, Opened, Reply,
+    Request, Statistics, Write, Written, Xattr, opened,
 };
 use bytes::Bytes;
 
@@ -109,7 +109,7 @@ impl Filesystem for Memory {
         reply.ok(Attributes { node: self.tree().node(req.node).inode, valid: TTL });
     }
 
-    fn setattr(&self, req: &Request, change: Change, reply: Reply<Attributes>) {
+    fn setattr(&self, req: &Request, change: SetAttributes, reply: Reply<Attributes>) {
         let mut tree = self.tree();
         let node = tree.node(req.node);
         let inode = &mut node.inode;

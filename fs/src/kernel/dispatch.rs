@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::protocol::{IN_HEADER, WRITE_KILL_SUIDGID, opcode, set};
 use super::reply::{Errno, Listing, Reply, Way};
-use super::{Change, Filesystem, Make, Request, SetTime, Write};
-use crate::inode::Time;
+use super::{Filesystem, Make, Request, Write};
+use crate::inode::{SetAttributes, SetTime, Time};
 
 /// What a request begins with.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +222,7 @@ impl<'a> Fields<'a> {
         Some(Stretch { offset, size, flags, open_flags: open_flags as i32 })
     }
 
-    fn change(&mut self) -> Option<Change> {
+    fn change(&mut self) -> Option<SetAttributes> {
         let [valid, _] = self.words()?;
         let (_handle, size, _lock_owner) = (self.u64()?, self.u64()?, self.u64()?);
         let (atime, mtime, _ctime) = (self.u64()?, self.u64()?, self.u64()?);
@@ -234,7 +234,7 @@ impl<'a> Fields<'a> {
             (true, false) => Some(SetTime::At(Time { seconds: seconds as i64, nanos })),
             (false, false) => None,
         };
-        Some(Change {
+        Some(SetAttributes {
             mode: said(set::MODE).then_some(mode),
             uid: said(set::UID).then_some(uid),
             gid: said(set::GID).then_some(gid),

@@ -113,9 +113,7 @@ impl Place {
             tracing::error!(%error, "an answer waits for the next request");
         }
     }
-}
 
-impl Place {
     /// Write a payload where no request is; `None` if there is no room for it.
     fn write(&self, room: &Range<usize>, head: &Head, data: &[Bytes]) -> Option<Payload> {
         let length = payload_length(head, data);

@@ -46,11 +46,15 @@ pub struct Session<F> {
 }
 
 impl<F: Filesystem> Session<F> {
-    /// Agree with the kernel on a mount from this device.
+    /// Agree with the kernel on a mount from this device; the file system is made of what tells the kernel things.
     ///
     /// # Errors
     /// The device's; `NotConnected` if it is unmounted before; `Unsupported` if the kernel is too old.
-    pub fn begin(device: OwnedFd, fs: F, agreement: Agreement) -> io::Result<Session<F>> {
+    pub fn begin(
+        device: OwnedFd,
+        fs: impl FnOnce(Notifier) -> F,
+        agreement: Agreement,
+    ) -> io::Result<Session<F>> {
         let device = Device::new(device);
         let mut buffer = vec![0; agreement.max_request as usize + BESIDES];
         loop {
@@ -80,13 +84,9 @@ impl<F: Filesystem> Session<F> {
                 }
             }
             device.answer(header.unique, 0, wishes.answer(&agreement, !rings.is_empty()).bytes(), &[]);
-            return Ok(Session { fs: Arc::new(fs), device, agreement, rings });
+            let fs = Arc::new(fs(Notifier::new(device.clone())));
+            return Ok(Session { fs, device, agreement, rings });
         }
-    }
-
-    /// What tells the kernel things.
-    pub fn notifier(&self) -> Notifier {
-        Notifier::new(self.device.clone())
     }
 
     #[cfg(test)]

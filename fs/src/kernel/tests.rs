@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::protocol::{agree, opcode};
 use super::*;
+use crate::inode::{SetTime, Time};
 
 /// A file system that notes what it is asked, and answers something that can be told from anything else.
 #[derive(Default)]
@@ -62,7 +63,7 @@ impl Filesystem for Noting {
         reply.ok(Attributes { node: node(), valid: Duration::new(60, 7) });
     }
 
-    fn setattr(&self, request: &Request, change: Change, reply: Reply<Attributes>) {
+    fn setattr(&self, request: &Request, change: SetAttributes, reply: Reply<Attributes>) {
         self.note(request, format!("setattr {change:?}"));
         reply.error(Errno(libc::EPERM));
     }
@@ -257,7 +258,7 @@ fn agreement() -> Agreement {
 fn served() -> (Kernel, std::sync::Arc<Noting>, JoinHandle<std::io::Result<()>>) {
     let (mut kernel, device) = Kernel::new();
     kernel.first(u64::MAX);
-    let session = Session::begin(device, Noting::default(), agreement()).unwrap();
+    let session = Session::begin(device, |_| Noting::default(), agreement()).unwrap();
     kernel.answer();
     let noting = session.filesystem();
     (kernel, noting, std::thread::spawn(|| session.serve()))
@@ -269,7 +270,7 @@ fn they_agree_on_what_both_can() {
     for (can, agreed) in [(u64::MAX, own | agree::DONT_MASK), (agree::BIG_WRITES, agree::BIG_WRITES)] {
         let (mut kernel, device) = Kernel::new();
         kernel.first(can);
-        Session::begin(device, Noting::default(), agreement()).unwrap();
+        Session::begin(device, |_| Noting::default(), agreement()).unwrap();
         // 64 requests in the background and, as many as 48, a crowd; 256 pages; nanoseconds.
         let expected = Message::of(&[7, 42, 131_072, agreed as u32, 64 | 48 << 16, 1 << 20, 1, 256])
             .words(&[(agreed >> 32) as u32])
@@ -282,7 +283,8 @@ fn they_agree_on_what_both_can() {
 fn a_kernel_of_another_age_is_told_what_is_spoken_here() {
     let (mut kernel, device) = Kernel::new();
     kernel.send(opcode::INIT, &Message::of(&[8, 0]));
-    let beginning = std::thread::spawn(|| Session::begin(device, Noting::default(), agreement()).map(drop));
+    let beginning =
+        std::thread::spawn(|| Session::begin(device, |_| Noting::default(), agreement()).map(drop));
     assert_eq!(kernel.answer().1[..8], Message::of(&[7, 42]).0);
     kernel.first(u64::MAX);
     assert_eq!(kernel.answer().0, 0);
@@ -290,7 +292,7 @@ fn a_kernel_of_another_age_is_told_what_is_spoken_here() {
 
     let (mut kernel, device) = Kernel::new();
     kernel.send(opcode::INIT, &Message::of(&[7, 22, 131_072, 0]));
-    let refused = Session::begin(device, Noting::default(), agreement()).map(drop).unwrap_err();
+    let refused = Session::begin(device, |_| Noting::default(), agreement()).map(drop).unwrap_err();
     assert_eq!((refused.kind(), kernel.answer().0), (std::io::ErrorKind::Unsupported, libc::EPROTO));
 }
 
@@ -421,8 +423,8 @@ fn times_before_1970_mean_what_the_kernel_meant() {
     kernel.ask(opcode::SETATTR, change(1 << 4, -2, 800_000_000));
     kernel.ask(opcode::SETATTR, change(1 << 4 | 1 << 7 | 1 << 5 | 1 << 3 | 0b111, 0, 0));
     let at = |seconds, nanos| Some(SetTime::At(Time { seconds, nanos }));
-    let first = Change { atime: at(-2, 800_000_000), ..Change::default() };
-    let second = Change {
+    let first = SetAttributes { atime: at(-2, 800_000_000), ..SetAttributes::default() };
+    let second = SetAttributes {
         mode: Some(0o644),
         uid: Some(1),
         gid: Some(2),

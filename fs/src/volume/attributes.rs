@@ -2,37 +2,11 @@
 
 use super::Volume;
 use crate::error::{Error, Result};
-use crate::inode::{Caller, Ino, Inode, MAX_SIZE, Time};
+use crate::inode::{Caller, Ino, Inode, MAX_SIZE, SetAttributes, SetTime, Time};
 use crate::metadata::{AttributeChange, MetadataStore};
 use crate::open_file::State;
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
-
-/// A time to set.
-#[derive(Clone, Copy, Debug)]
-pub enum SetTime {
-    /// The caller's now.
-    Now,
-    /// A given one.
-    At(Time),
-}
-
-/// Attributes a caller wants changed; `None` stays. The kernel has checked that the caller may.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SetAttributes {
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Size of a regular file.
-    pub size: Option<u64>,
-    /// Last access.
-    pub atime: Option<SetTime>,
-    /// Last change of the content.
-    pub mtime: Option<SetTime>,
-}
 
 impl Volume {
     /// The attributes of an inode.

@@ -17,10 +17,10 @@ use shardd::{Limits, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::{AccessTimes, SetAttributes, SetTime, Views, Volume, VolumeOptions};
+use super::{AccessTimes, Views, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
-use crate::inode::{Caller, Ino, MAX_SIZE, ROOT, Time};
+use crate::inode::{Caller, Ino, MAX_SIZE, ROOT, SetAttributes, SetTime, Time};
 use crate::journal::chain::Reader;
 use crate::journal::{self, Checkpoints, Journal, JournalOptions};
 use crate::metadata::sqlite::SqliteStore;

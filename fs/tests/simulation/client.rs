@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use avidfs::error::{Error, Result};
-use avidfs::inode::{Caller, Ino, ROOT, Time};
+use avidfs::inode::{Caller, Ino, ROOT, SetAttributes, Time};
 use avidfs::metadata::{NewInode, RenameMode};
-use avidfs::volume::{SetAttributes, Volume};
+use avidfs::volume::Volume;
 use bytes::Bytes;
 
 use crate::failing_store::is_by_test;

@@ -144,18 +144,24 @@ async fn a_home_is_not_believed_that_it_has_what_a_guest_has() {
     until("what is wrong at home is gone", || !bench.has(0, &part, index)).await;
 }
 
+/// The part of a snapshot of this name, which the journal needs as well; it is on all nodes.
+async fn whole(bench: &Bench, volume: &Arc<Volume>, snapshot: &str) -> ObjectRecord {
+    write_part(volume, "f").await;
+    volume.take_snapshot(snapshot).await.unwrap();
+    volume.stripe.settle().await;
+    let pin = pin(volume, snapshot);
+    let [part] = &pin.parts[..] else { panic!("one part") };
+    until("it is on all nodes", || bench.is_home(part)).await;
+    part.clone()
+}
+
 /// Of what is current: it was on all nodes, and one comes back with a disk from before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_a_node_lost_is_made_anew_without_writing_everything_anew() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
     volume.sync().await.unwrap();
-    write_part(&volume, "f").await;
-    volume.take_snapshot("whole").await.unwrap();
-    volume.stripe.settle().await;
-    let pin = pin(&volume, "whole");
-    let [part] = &pin.parts[..] else { panic!("one part") };
-    until("it is on all nodes", || bench.is_home(part)).await;
+    let part = &whole(&bench, &volume, "whole").await;
     let journal = volume.journal.as_ref().unwrap().clone();
     let checkpoint = journal.status().unwrap().checkpoint;
     for k in [1, 3] {
@@ -201,12 +207,7 @@ async fn a_part_that_nothing_needs_any_more_does_not_come_back() {
 async fn a_node_that_is_back_and_silent_at_first_is_asked_again() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
-    write_part(&volume, "f").await;
-    volume.take_snapshot("whole").await.unwrap();
-    volume.stripe.settle().await;
-    let pin = pin(&volume, "whole");
-    let [part] = &pin.parts[..] else { panic!("one part") };
-    until("it is on all nodes", || bench.is_home(part)).await;
+    let part = &whole(&bench, &volume, "whole").await;
     bench.fail(1..2, Fault::Lose);
     bench.lose(1, part, volume.epoch);
     until("that it is down is known", || volume.stripe.roots_up() == 4).await;
@@ -248,12 +249,7 @@ fn the_only_problem(report: &FsckReport) -> &str {
 async fn a_check_tells_of_parts_and_repairs_them() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
-    write_part(&volume, "f").await;
-    volume.take_snapshot("one").await.unwrap();
-    volume.stripe.settle().await;
-    let pin = pin(&volume, "one");
-    let [part] = &pin.parts[..] else { panic!("one part") };
-    until("it is on all nodes", || bench.is_home(part)).await;
+    let part = &whole(&bench, &volume, "one").await;
     let clean = volume.fsck(FsckWish { repair: false, deep: true }).await.unwrap();
     assert_eq!((clean.found, clean.objects, clean.fragments, clean.verified), (0, 1, 5, 5), "{clean:#?}");
     // Of what is current, and of the snapshot alone.
