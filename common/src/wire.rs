@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::gets::{GETS_PROTOCOL, GetFrame, GetHead};
 pub use self::puts::{
-    MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame, next_length,
+    FRAME_LENGTH, MAX_FRAME, MAX_SMALL_FRAGMENT, PUTS_PROTOCOL, PutAnswer, PutFrame, next_frame, next_length,
 };
 
 /// The version of this protocol; a client refuses a node that states another one.

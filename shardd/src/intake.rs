@@ -123,13 +123,13 @@ impl Intake {
         Ok(Held { bytes, _share: share }.into_bytes())
     }
 
-    /// Room for a body of so many bytes.
-    pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Refused> {
+    /// Room for a body of so many bytes, which come behind `position` others.
+    pub async fn reserve(&self, position: usize, bytes: usize) -> Result<Reserved, Refused> {
         if bytes > self.limits.body_bytes {
             return Err(self.too_large());
         }
         let share = self.share(bytes).await?;
-        Ok(Reserved { buffer: self.buffers.take(bytes), share })
+        Ok(Reserved { buffer: self.buffers.take_at(position, bytes), share })
     }
 
     /// How long a body of so many bytes may take to come.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use common::wire::{BootId, MAX_FRAME, PutAnswer, PutFrame, Refusal, next_frame, next_length};
+use common::wire::{BootId, FRAME_LENGTH, MAX_FRAME, PutAnswer, PutFrame, Refusal, next_frame, next_length};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -95,7 +95,7 @@ async fn next(
             let Some((mut room, patience)) = keeper.room(length).await else {
                 return Err(io::ErrorKind::OutOfMemory.into());
             };
-            received.advance(4);
+            received.advance(FRAME_LENGTH);
             let (here, rest) = room.buffer.split_at_mut(received.len().min(length));
             received.copy_to_slice(here);
             timeout(patience, reader.read_exact(rest)).await??;
@@ -140,7 +140,7 @@ mod tests {
 
     impl Keeper for Recording {
         async fn room(&self, bytes: usize) -> Option<(Reserved, Duration)> {
-            Some((self.intake.reserve(bytes).await.ok()?, self.intake.patience(bytes)))
+            Some((self.intake.reserve(FRAME_LENGTH, bytes).await.ok()?, self.intake.patience(bytes)))
         }
 
         fn keep(&self, frame: PutFrame, _boot: BootId) -> Kept {

@@ -244,7 +244,7 @@ impl Store {
         // A deletion or a move between finding and reading is seen by asking the index again; thrice is bad luck.
         for _ in 0..3 {
             let (segment, position, lengths) = self.locate(space, name)?;
-            let mut bytes = self.buffers.take(lengths.content());
+            let mut bytes = self.buffers.take_at(position.offset as usize, lengths.content());
             let read = segment.read(position.offset, &mut bytes);
             if self.index.lock().position(space, name) != Some(position) {
                 continue;

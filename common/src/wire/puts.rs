@@ -14,6 +14,9 @@ pub const MAX_SMALL_FRAGMENT: usize = 64 << 10;
 /// of any code. A large frame has up to `MAX_BODY`.
 pub const MAX_FRAME: usize = 96 << 10;
 
+/// Bytes of the length that stands before a frame or answer.
+pub const FRAME_LENGTH: usize = 4;
+
 /// One fragment to keep.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PutFrame {
@@ -116,7 +119,7 @@ pub(super) fn framed(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
 
 /// How long the next frame is without its length, if that has been received. It has up to `MAX_BODY`.
 pub fn next_length(received: &[u8]) -> Result<Option<usize>, WireError> {
-    let Some(length) = received.first_chunk::<4>() else { return Ok(None) };
+    let Some(length) = received.first_chunk::<FRAME_LENGTH>() else { return Ok(None) };
     let length = u32::from_le_bytes(*length) as usize;
     if length > MAX_BODY {
         return Err(WireError::Length("a frame is longer than one may be"));
@@ -131,10 +134,10 @@ pub fn next_frame(received: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
     if length > MAX_FRAME {
         return Err(WireError::Length("a frame is longer than one may be"));
     }
-    if received.len() < 4 + length {
+    if received.len() < FRAME_LENGTH + length {
         return Ok(None);
     }
-    received.advance(4);
+    received.advance(FRAME_LENGTH);
     Ok(Some(received.split_to(length).freeze()))
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use avidfs::buffers::{Buffer, Buffers};
 use common::fpcc::Fpcc;
 
 /// A file takes so many bytes.
@@ -40,18 +41,18 @@ pub fn node(port: &str, index: usize, path: &Path) {
     let mut link = BufReader::with_capacity(RECEIVED, link);
     let mut segments =
         Segments { path: path.to_owned(), files: Vec::new(), length: SEGMENT, places: Vec::new() };
-    let (mut head, mut fpcc, mut bytes) = ([0; 8], Vec::new(), Vec::new());
+    let (mut head, mut fpcc) = ([0; 8], Vec::new());
     while link.read_exact(&mut head).is_ok() {
         let [fpcc_length, length] = numbers(head);
         if fpcc_length == GET {
-            let place = segments.read(length as usize, &mut bytes);
+            let (place, bytes) = segments.read(length as usize);
             send(link.get_ref(), &place.fpcc, &bytes);
             continue;
         }
         fpcc.resize(fpcc_length as usize, 0);
-        bytes.resize(length as usize, 0);
         link.read_exact(&mut fpcc).unwrap();
-        link.read_exact(&mut bytes).unwrap();
+        let mut bytes = Buffers::shared().take_dirty_at(head.len() + fpcc.len(), length as usize);
+        link.read_exact(bytes.as_mut_slice()).unwrap();
         Fpcc::parse(&fpcc).unwrap().check_bytes(index, &bytes).unwrap();
         segments.append(&fpcc, &bytes);
         link.get_mut().write_all(&[1]).unwrap();
@@ -83,11 +84,11 @@ impl Segments {
         self.length = 0;
     }
 
-    fn read(&self, number: usize, bytes: &mut Vec<u8>) -> &Place {
+    fn read(&self, number: usize) -> (&Place, Buffer) {
         let place = &self.places[number];
-        bytes.resize(place.length, 0);
-        self.files[place.file].as_ref().unwrap().read_exact_at(bytes, place.offset).unwrap();
-        place
+        let mut bytes = Buffers::shared().take_dirty_at(place.offset as usize, place.length);
+        self.files[place.file].as_ref().unwrap().read_exact_at(bytes.as_mut_slice(), place.offset).unwrap();
+        (place, bytes)
     }
 }
 

@@ -95,7 +95,7 @@ fn receive(link: &mut TcpStream, index: usize) -> Bytes {
     let [fpcc_length, length] = numbers(head);
     let mut fpcc = vec![0; fpcc_length as usize];
     link.read_exact(&mut fpcc).unwrap();
-    let mut bytes = Buffers::shared().take_dirty(length as usize);
+    let mut bytes = Buffers::shared().take_dirty_at(head.len() + fpcc.len(), length as usize);
     link.read_exact(bytes.as_mut_slice()).unwrap();
     Fpcc::parse(&fpcc).unwrap().check_bytes(index, &bytes).unwrap();
     bytes.freeze()

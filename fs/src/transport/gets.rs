@@ -42,7 +42,7 @@ impl Line<VolumeId> {
             Ok(head) => head,
             Err(error) => return Ok(Err(TransportError::Garbage(error.to_string()))),
         };
-        let mut body = Buffers::shared().take_dirty(head.length);
+        let mut body = Buffers::shared().take_dirty_at(GetHead::LENGTH, head.length);
         self.stream.read_exact(body.as_mut_slice()).await?;
         Ok(Ok((head, body.freeze())))
     }

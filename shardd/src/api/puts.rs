@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use common::wire::{BootId, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
+use common::wire::{BootId, FRAME_LENGTH, PUTS_PROTOCOL, PutFrame, Refusal, RefusalCode, Signature};
 use http::header::HeaderMap;
 
 use super::{Answer, Names, Node, Refused, proof, upgrade};
@@ -40,7 +40,7 @@ pub async fn puts(
 impl Keeper for Writing {
     async fn room(&self, bytes: usize) -> Option<(Reserved, Duration)> {
         let intake = &self.node.intake;
-        Some((intake.reserve(bytes).await.ok()?, intake.patience(bytes)))
+        Some((intake.reserve(FRAME_LENGTH, bytes).await.ok()?, intake.patience(bytes)))
     }
 
     fn keep(&self, frame: PutFrame, boot: BootId) -> Kept {

@@ -122,7 +122,7 @@ impl Store {
             return Ok(true);
         }
         let lengths = head.lengths();
-        let mut bytes = self.buffers.take(lengths.whole());
+        let mut bytes = self.buffers.take_at(offset as usize, lengths.whole());
         let read = segment.read(offset, &mut bytes);
         let (fragment, tree) = bytes[lengths.head()..].split_at(lengths.fragment);
         let Some(fpcc) = read.ok().and_then(|()| verify(head, fragment)) else {
