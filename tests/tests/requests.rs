@@ -5,10 +5,11 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use avidfs_tests::cluster::Cluster;
 use avidfs_tests::mount::{Mount, said};
 use avidfs_tests::process::{Process, command, need_program, need_root, output};
 use avidfs_tests::scratch::{is_mounted, scratch};
@@ -101,6 +102,42 @@ fn no_thread_but_those_of_the_rings_stays_on_one_processor() {
     let held: Vec<String> = held.map(|task| said(task, "Name:")).collect();
     assert!(held.iter().all(|name| name.starts_with("fuse-ring-")), "{held:?}");
     assert!(tasks.len() > held.len());
+    mount.unmount();
+}
+
+#[test]
+fn who_waits_for_nodes_does_not_keep_others_of_the_same_processor_waiting() {
+    const READERS: u64 = 50;
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, &[]);
+    let file = |number| mount.path(format!("{number}"));
+    (0..READERS).for_each(|number| data::put(&file(number), number, 100_000));
+    mount.remount();
+    (0..3).for_each(|node| cluster.stop(node));
+    let on_one_processor = |program: &str, path: PathBuf| {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0", program]).arg(path);
+        command
+    };
+    let mut readers: Vec<Process> = (0..READERS)
+        .map(|number| {
+            let mut command = on_one_processor("cat", file(number));
+            command.stdout(Stdio::null());
+            Process::start(command)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(readers.iter_mut().all(|reader| reader.ended().is_none()));
+    for number in 0..10 {
+        let unknown = mount.path(format!("unknown-{number}"));
+        let (made, took) = timed(|| output(&mut on_one_processor("mkdir", unknown)));
+        assert!(made.status.success() && took < Duration::from_secs(2), "{took:?}: {}", said(&made));
+    }
+    (0..3).for_each(|node| cluster.cont(node));
+    for reader in &mut readers {
+        assert!(reader.wait(Duration::from_secs(30)).is_some_and(|ended| ended.success()));
+    }
+    (0..READERS).for_each(|number| data::check(&file(number), number, 100_000));
     mount.unmount();
 }
 

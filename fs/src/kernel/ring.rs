@@ -6,7 +6,8 @@
 //! otherwise one could be written where somebody still reads the request. Where the request has no payload, such as a
 //! read, whoever answers writes the payload; the ring's thread would be all that a reader's processor has to copy with.
 //!
-//! The kernel takes one place after the other, so that all of them come to be touched: few are better than many. What large
+//! The kernel takes one place after the other, so that all of them come to be touched: few are better than many. A ring has
+//! more only once nearly all wait for answers, so that what else its processor asks does not wait with them. What large
 //! requests leave in the places of many rings is given back to the system.
 
 use std::io;
@@ -27,8 +28,13 @@ use super::protocol::{IN_HEADER, OUT_HEADER};
 use super::reply::{Head, Way};
 use crate::host::{self, Shared, Wake};
 
-/// Places of a ring. While all of them wait for an answer, what else this processor asks waits too.
-const PLACES: usize = 16;
+/// Places a ring begins with.
+const FIRST: usize = 16;
+/// Places it may come to have. While all of them wait for an answer, what else this processor asks waits too.
+const MOST: usize = 128;
+/// With fewer left that wait for requests it gets as many more as it began with. What the kernel has to put aside before
+/// they are there waits for an answer all the same.
+const SPARE: usize = 4;
 /// So many places of the rings of all processors that are there, and two of each at least, may keep what a large request
 /// has touched.
 const KEPT: usize = 32;
@@ -180,7 +186,7 @@ impl Ring {
         } else {
             EnterFlags::empty()
         };
-        let mut serving = Serving { ring: self, pending: Vec::with_capacity(PLACES), waiting };
+        let mut serving = Serving { ring: self, pending: Vec::with_capacity(FIRST), waiting };
         serving.begin()?;
         while serving.next(fs)? {}
         Ok(())
@@ -201,8 +207,10 @@ type Uring = IoUring<squeue::Entry128, cqueue::Entry>;
 
 /// For one thread, which also does the kernel's part of the work, when it waits and not in between.
 fn ring() -> io::Result<Uring> {
-    let entries = (PLACES + 2).next_power_of_two() as u32;
-    IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(entries)
+    let completions = (MOST + 2).next_power_of_two() as u32;
+    let builder = &mut IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_r_disabled().setup_cqsize(completions);
+    builder.build(2 * FIRST as u32)
 }
 
 /// A ring that is served.
@@ -216,12 +224,18 @@ struct Serving {
 
 impl Serving {
     fn begin(&mut self) -> io::Result<()> {
-        for place in 0..PLACES {
+        self.register()?;
+        self.listen()
+    }
+
+    /// Have more places, if there may be more.
+    fn register(&mut self) -> io::Result<()> {
+        for place in self.ring.places.more() {
             let described = self.ring.places.described(place);
             let register = command(&self.ring, REGISTER, 0, Some(described));
             self.ring.submit(&register.user_data(place as u64))?;
         }
-        self.listen()
+        Ok(())
     }
 
     /// Have it completed whenever somebody wakes the thread.
@@ -234,6 +248,9 @@ impl Serving {
     /// Give the kernel what is answered, wait for requests, and ask for their answers; whether there may be more.
     fn next(&mut self, fs: &impl Filesystem) -> io::Result<bool> {
         self.ring.places.shrink(self.ring.kept);
+        if self.ring.places.is_short() {
+            self.register()?;
+        }
         self.ring.places.answers.waits.store(true, Ordering::SeqCst);
         self.give_back()?;
         let submitter = self.ring.uring.submitter();
@@ -245,7 +262,13 @@ impl Serving {
                 (WOKEN, _) if goes_on => {}
                 (WOKEN, _) => self.listen()?,
                 (_, error) if ENDS.contains(&-error) => return Ok(false),
-                (_, error) if error < 0 => return Err(io::Error::from_raw_os_error(-error)),
+                (place, error) if error < 0 => {
+                    let error = io::Error::from_raw_os_error(-error);
+                    if !self.ring.places.can_do_without(place as usize) {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "the kernel takes no more places of a ring");
+                }
                 (place, _) => self.ask(fs, place as usize)?,
             }
             // Whoever has his answer need not wait for what others ask.
@@ -298,6 +321,9 @@ struct Places {
     /// Of each where its headers and its payload are, for the kernel to read when it is registered.
     described: Vec<[Part; 2]>,
     state: Vec<State>,
+    /// How many there are by now, and may be.
+    there: usize,
+    most: usize,
     /// How many are ours, and how many are touched.
     ours: usize,
     touched: usize,
@@ -315,22 +341,42 @@ struct State {
     is_ours: bool,
     /// A large request or answer lay in it.
     is_touched: bool,
+    /// A request lay in it.
+    is_used: bool,
 }
 
 impl Places {
     fn new(payload: usize) -> io::Result<Places> {
         let stride = BEFORE + payload;
-        let memory = Shared::new(PLACES * stride)?;
+        let memory = Shared::new(MOST * stride)?;
         let described = |place: usize| {
             // Inside the memory: there are so many places.
             let start = memory.start() as usize + place * stride;
             [Part { start, length: HEADERS }, Part { start: start + BEFORE, length: payload }]
         };
-        let described = (0..PLACES).map(described).collect();
+        let described = (0..MOST).map(described).collect();
         let answers =
             Answers { given: Mutex::default(), waits: AtomicBool::new(false), wake: Wake::new()?, memory };
-        let state = vec![State::default(); PLACES];
-        Ok(Places { answers: Arc::new(answers), payload, described, state, ours: 0, touched: 0 })
+        let (answers, state) = (Arc::new(answers), vec![State::default(); MOST]);
+        Ok(Places { answers, payload, described, state, there: 0, most: MOST, ours: 0, touched: 0 })
+    }
+
+    /// The next places that are to be there.
+    fn more(&mut self) -> Range<usize> {
+        let from = self.there;
+        self.there = self.most.min(from + FIRST);
+        from..self.there
+    }
+
+    /// Whether more are wanted.
+    fn is_short(&self) -> bool {
+        self.there < self.most && self.there - self.ours < SPARE
+    }
+
+    /// Whether a place that failed came later and never was of use. There will be no more of them.
+    fn can_do_without(&mut self, place: usize) -> bool {
+        self.most = self.there;
+        place >= FIRST && !self.state[place].is_used
     }
 
     /// What a place is made of.
@@ -363,6 +409,7 @@ impl Places {
         let start = BEFORE - operation - IN_HEADER;
         bytes.copy_within(..IN_HEADER, start);
         self.state[place].is_ours = true;
+        self.state[place].is_used = true;
         self.ours += 1;
         self.touch(place, payload);
         &self.bytes(place)[start..start + length]
@@ -409,7 +456,8 @@ impl Places {
             return;
         }
         let stride = BEFORE + self.payload;
-        let idle = (0..PLACES).filter(|place| !self.state[*place].is_ours && self.state[*place].is_touched);
+        let idle =
+            (0..self.there).filter(|place| !self.state[*place].is_ours && self.state[*place].is_touched);
         let idle: Vec<usize> = idle.take(self.touched - kept).collect();
         for place in idle {
             if let Err(error) = self.answers.memory.give_back(place * stride + BEFORE, self.payload) {
@@ -472,6 +520,13 @@ mod tests {
 
     const PAYLOAD: usize = 1 << 20;
 
+    /// Those a ring begins with.
+    fn places() -> Places {
+        let mut places = Places::new(PAYLOAD).unwrap();
+        assert_eq!(places.more(), 0..FIRST);
+        places
+    }
+
     /// What the kernel does when it puts a request into a place.
     fn put(places: &mut Places, place: usize, operation: &[u8], payload: &[u8]) {
         let length = IN_HEADER + operation.len() + payload.len();
@@ -492,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_request_lies_in_one_piece_and_its_answer_in_its_place() {
-        let mut places = Places::new(PAYLOAD).unwrap();
+        let mut places = places();
         put(&mut places, 3, &[1; 24], &[2; 5000]);
         let request = places.request(3).to_vec();
         assert_eq!((request.len(), &request[4..IN_HEADER]), (5064, &[7; 36][..]));
@@ -505,7 +560,7 @@ mod tests {
 
     #[test]
     fn whoever_answers_writes_where_no_request_is() {
-        let mut places = Places::new(PAYLOAD).unwrap();
+        let mut places = places();
         put(&mut places, 4, &[1; 40], &[2; 9]);
         assert_eq!(places.room(4), None, "what is written may still be looked at");
         put(&mut places, 5, &[1; 40], &[]);
@@ -526,7 +581,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_too_long_is_none() {
-        let mut places = Places::new(PAYLOAD).unwrap();
+        let mut places = places();
         put(&mut places, 0, &[], &[]);
         places.request(0);
         places.write(answered(0, 0, vec![vec![0; PAYLOAD].into()]));
@@ -537,7 +592,7 @@ mod tests {
 
     #[test]
     fn a_request_that_contradicts_itself_is_none() {
-        let mut places = Places::new(PAYLOAD).unwrap();
+        let mut places = places();
         for (length, payload) in [(39, 0), (40 + 129, 0), (100, 61), (40 + PAYLOAD + 1, PAYLOAD + 1)] {
             put(&mut places, 0, &[], &[]);
             places.bytes(0)[..4].copy_from_slice(&(length as u32).to_ne_bytes());
@@ -549,7 +604,7 @@ mod tests {
 
     #[test]
     fn what_large_requests_touched_is_given_back_once_they_are_few() {
-        let mut places = Places::new(PAYLOAD).unwrap();
+        let mut places = places();
         for place in 0..12 {
             put(&mut places, place, &[1; 40], &vec![2; LARGE]);
             places.request(place);
@@ -567,5 +622,36 @@ mod tests {
         let is_left = |places: &mut Places, place| places.bytes(place)[BEFORE + 100] == 2;
         let left: Vec<usize> = (0..13).filter(|place| is_left(&mut places, *place)).collect();
         assert_eq!(left, [8, 9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn there_are_more_places_once_few_wait_for_requests() {
+        let mut places = places();
+        let ask = |places: &mut Places, place| {
+            put(places, place, &[1; 40], &[]);
+            places.request(place);
+        };
+        for place in 0..FIRST - SPARE {
+            assert!(!places.is_short(), "{place}");
+            ask(&mut places, place);
+        }
+        ask(&mut places, FIRST - SPARE);
+        assert!(places.is_short());
+        assert_eq!(places.more(), FIRST..2 * FIRST);
+        assert!(!places.is_short());
+        (0..MOST / FIRST - 2).for_each(|_| assert_eq!(places.more().len(), FIRST));
+        (FIRST..MOST).for_each(|place| ask(&mut places, place));
+        assert!(!places.is_short() && places.more().is_empty(), "as many as there may be");
+    }
+
+    #[test]
+    fn a_ring_goes_on_without_places_that_the_kernel_does_not_take() {
+        let mut places = places();
+        places.more();
+        put(&mut places, FIRST + 1, &[1; 40], &[]);
+        places.request(FIRST + 1);
+        assert!(!places.can_do_without(0) && !places.can_do_without(FIRST + 1));
+        assert!(places.can_do_without(FIRST));
+        assert!(places.more().is_empty());
     }
 }
