@@ -69,10 +69,26 @@ pub async fn open(config: &MountConfig) -> Result<Opened, Refusal> {
     if let Some(wanted) = &config.snapshot {
         return snapshot::open(config, wanted).await;
     }
-    match open_made(config).await? {
-        Some(opened) => Ok(opened),
+    if let Some(opened) = open_made(config).await? {
+        return Ok(opened);
+    }
+    match state::look(&config.state)? {
+        Some(remembered) => Err(without_metadata(&config.state, &remembered)),
         None => make(config).await,
     }
+}
+
+/// Its nodes have the volume, and perhaps nobody else its key: another one must not take its place.
+fn without_metadata(state: &Path, remembered: &Remembered) -> Refusal {
+    let (name, shown) = (&remembered.name, state.display());
+    let nodes = match state::nodes_in(state).exists() {
+        true => format!(", once `shardd --data` serves each folder in {}", state::nodes_in(state).display()),
+        false => String::new(),
+    };
+    Refusal(format!(
+        "the metadata of volume {name} is gone from {shown}: `avidfs recover` makes it anew in another folder, with the key \
+         {shown}/volume.key{nodes}"
+    ))
 }
 
 /// Open the volume of a state folder; none if there is none.

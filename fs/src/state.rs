@@ -1,6 +1,7 @@
 //! The state folder of a mount: whose it is, who uses it now, and where everything in it lies.
 //! What stands inside the metadata, cache and backlog others know.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -35,13 +36,16 @@ const FORMAT: u32 = 1;
 const METADATA: &str = "metadata.sqlite";
 /// Name of the volume's key.
 const KEY: &str = "volume.key";
+/// Name of a key that lay there when another volume was made.
+const OLD_KEY: &str = "volume.key.old";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 16] = [
+const OWN_NAMES: [&str; 17] = [
     "lock",
     "mount.id",
-    "volume.key",
+    KEY,
+    OLD_KEY,
     "avidfs.log",
     "avidfs.log.old",
     "nodes",
@@ -135,18 +139,18 @@ fn remembered(text: &str, path: &Path) -> Result<Remembered, Refusal> {
 }
 
 fn foreign_name(path: &Path) -> io::Result<Option<String>> {
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !OWN_NAMES.contains(&name.as_str()) {
-            return Ok(Some(name));
-        }
+    let names = names_in(path)?.unwrap_or_default();
+    let mut foreign = names.iter().filter(|name| !OWN_NAMES.iter().any(|own| name == own));
+    Ok(foreign.next().map(|name| name.to_string_lossy().into_owned()))
+}
+
+/// None if there is no such folder.
+fn names_in(path: &Path) -> io::Result<Option<Vec<OsString>>> {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>().map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(None)
 }
 
 /// Whether the volume's key lies in a folder.
@@ -175,7 +179,8 @@ pub struct StateFolder {
     path: PathBuf,
     /// The lock ends with the process; it is closed on exec, so that no child keeps it.
     _lock: File,
-    made: bool,
+    /// What lay in it before; none if there was no folder.
+    found: Option<Vec<OsString>>,
 }
 
 impl StateFolder {
@@ -187,7 +192,7 @@ impl StateFolder {
         let refused = |error: io::Error| {
             Refusal(format!("the state folder {} cannot be used: {}", path.display(), reason(&error)))
         };
-        let made = !path.exists();
+        let found = names_in(path).map_err(refused)?;
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
         let mut open = OpenOptions::new();
         open.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -196,23 +201,26 @@ impl StateFolder {
             Ok(()) => {
                 // For people and scripts that look for the daemon; nothing here reads it.
                 let _ = lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()));
-                Ok(StateFolder { path: path.to_owned(), _lock: lock, made })
+                Ok(StateFolder { path: path.to_owned(), _lock: lock, found })
             }
             Err(TryLockError::WouldBlock) => Err(Refusal(in_use(path))),
             Err(TryLockError::Error(error)) => Err(refused(error)),
         }
     }
 
-    /// Undo `take`, where nothing was made in the folder that is worth keeping.
+    /// Undo `take`, where nothing was made in the folder that is worth keeping. What lay there before stays.
     pub fn give_back(self) {
-        let _ = std::fs::remove_dir_all(self.nodes());
-        for name in ["lock", "pool.json", "volume.key", "mount.id", "avidfs.log"] {
+        let found = self.found.as_deref().unwrap_or_default();
+        let is_new = |name: &str| !found.iter().any(|found| found == name);
+        if is_new("nodes") {
+            let _ = std::fs::remove_dir_all(self.nodes());
+        }
+        let metadata = ["", "-redo", "-wal", "-shm"].map(|suffix| format!("{METADATA}{suffix}"));
+        let others = ["lock", "pool.json", KEY, "mount.id", "avidfs.log"].map(str::to_owned);
+        for name in metadata.iter().chain(&others).filter(|name| is_new(name)) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
-        for suffix in ["", "-redo", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(self.path.join(format!("{METADATA}{suffix}")));
-        }
-        if self.made {
+        if self.found.is_none() {
             let _ = std::fs::remove_dir(&self.path);
         }
     }
@@ -257,12 +265,21 @@ impl StateFolder {
         key_in(&self.path)
     }
 
-    /// Keep the volume's key here, for nobody else to read.
+    /// Keep the volume's key here, for nobody else to read. One that lies here already is put aside: it may be the only one.
+    ///
+    /// # Errors
+    /// One was put aside before; or it cannot be written.
     pub fn keep_key(&self, key: &VolumeKey) -> Result<(), Refusal> {
         let path = self.path.join(KEY);
         let write = || {
+            let old = self.path.join(OLD_KEY);
+            match (path.exists(), old.exists()) {
+                (true, true) => return Err(io::Error::other(format!("{OLD_KEY} is there already"))),
+                (true, false) => std::fs::rename(&path, old)?,
+                (false, _) => {}
+            }
             let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(key.to_text().as_bytes())?;
             file.sync_all()?;
             File::open(&self.path)?.sync_all()
@@ -395,6 +412,33 @@ mod tests {
         assert!(!path.exists());
         StateFolder::take(folder.path()).unwrap().give_back();
         assert!(folder.path().exists());
+    }
+
+    #[test]
+    fn what_lay_in_a_folder_before_is_not_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = VolumeKey::random();
+        StateFolder::take(folder.path()).unwrap().keep_key(&key).unwrap();
+        std::fs::create_dir_all(folder.path().join("nodes/0")).unwrap();
+        let state = StateFolder::take(folder.path()).unwrap();
+        state.remember(&some_volume()).unwrap();
+        state.give_back();
+        assert_eq!(key_in(folder.path()).unwrap().to_text(), key.to_text());
+        assert!(folder.path().join("nodes/0").exists() && !folder.path().join("pool.json").exists());
+    }
+
+    #[test]
+    fn a_key_is_put_aside_for_another_and_never_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::take(folder.path()).unwrap();
+        let [first, second] = [VolumeKey::random(), VolumeKey::random()];
+        state.keep_key(&first).unwrap();
+        state.keep_key(&second).unwrap();
+        let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!((read(KEY), read(OLD_KEY)), (second.to_text(), first.to_text()));
+        assert!(state.keep_key(&VolumeKey::random()).is_err());
+        assert_eq!((read(KEY), read(OLD_KEY)), (second.to_text(), first.to_text()));
+        assert_eq!(look(folder.path()), Ok(None));
     }
 
     #[test]

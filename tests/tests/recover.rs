@@ -93,6 +93,60 @@ fn without_the_key_the_volume_can_be_read_and_not_written() {
     reading.unmount();
 }
 
+/// Without `--peers`, as a volume is mounted again.
+fn mounted_again(mount: &Mount) -> String {
+    let (root, state) = (mount.root(), mount.state());
+    refused(&["mount", root.to_str().unwrap(), "-f", "--state", state.to_str().unwrap()])
+}
+
+fn lose_metadata(mount: &Mount) {
+    for file in fs::read_dir(mount.state()).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.file_name().unwrap().to_str().unwrap().starts_with("metadata.sqlite") {
+            fs::remove_file(file).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_folder_whose_metadata_is_gone_becomes_no_other_volume() {
+    let cluster = Cluster::start(5);
+    let (mount, key) = filled(&cluster);
+    lose_metadata(&mount);
+    let refusal = mounted_again(&mount);
+    assert!(refusal.contains("the metadata of volume") && refusal.contains("avidfs recover"), "{refusal}");
+    assert!(mount.try_mount().is_err(), "nor with --peers");
+    assert_eq!(mount.key(), key);
+    fs::rename(mount.state(), mount.state().with_extension("old")).unwrap();
+    mount.recover(&key);
+    mount.mount();
+    check_tree(&mount);
+    mount.unmount();
+}
+
+#[test]
+fn nodes_inside_a_daemon_stay_when_the_metadata_is_gone_and_give_the_volume_back() {
+    let inside = Mount::embedded(&[]);
+    data::put(&inside.path("only copy"), 1, 3 * MIB);
+    inside.unmount();
+    let key = inside.key();
+    lose_metadata(&inside);
+    let refusal = mounted_again(&inside);
+    assert!(refusal.contains("once `shardd --data` serves each folder"), "{refusal}");
+    assert_eq!(inside.key(), key);
+    let cluster = Cluster::start(5);
+    for node in 0..5 {
+        cluster.kill(node);
+        fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+        fs::rename(inside.state().join("nodes").join(node.to_string()), cluster.data_dir(node)).unwrap();
+        cluster.restart(node);
+    }
+    let outside = Mount::prepared(Some(cluster.peers()), &[]);
+    outside.recover(&key);
+    outside.mount();
+    data::check(&outside.path("only copy"), 1, 3 * MIB);
+    outside.unmount();
+}
+
 #[test]
 fn a_wrong_key_and_too_few_nodes_are_refused_and_nothing_is_touched() {
     let cluster = Cluster::start(5);
