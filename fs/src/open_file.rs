@@ -21,7 +21,7 @@ use crate::cache::Reuse;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Inode, Time};
 use crate::metadata::{Extent, FileCommit, Intent, MAX_INTENT, MetadataStore, ObjectRecord};
-use dirty::{DirtyRuns, PADDING};
+use dirty::{DirtyRuns, MOST_RUNS, PADDING};
 use fresh::Fresh;
 
 /// How many extents are remembered at once.
@@ -355,6 +355,13 @@ impl State {
         self.seals.iter_mut().find(|seal| seal.sequence == sequence)
     }
 
+    /// Whether the store does not know yet what there is of a range.
+    pub fn has_unstored(&self, range: Range<u64>) -> bool {
+        let touches = |extent: &Extent| extent.range().start < range.end && range.start < extent.range().end;
+        self.dirty.pieces(range.clone()).next().is_some()
+            || self.seals.iter().flat_map(|seal| &seal.extents).any(touches)
+    }
+
     /// Let every failed seal be tried again; returns their sequences.
     pub fn rearm(&mut self) -> Vec<u64> {
         let failed = self.seals.iter_mut().filter(|seal| matches!(seal.progress, Progress::Failed(_)));
@@ -366,14 +373,22 @@ impl State {
             .collect()
     }
 
-    /// What the stored seals at the front say to the metadata: one file commit each, in order, and the objects.
+    /// What the first stored seals at the front say to the metadata: one file commit each, in order, and the objects. With
+    /// so many extents, if there is more than one, as a change may have.
     pub fn ready(&self, ino: Ino) -> (Vec<ObjectRecord>, Vec<FileCommit>) {
+        let mut extents = 0;
         self.seals
             .iter()
             .map_while(|seal| match &seal.progress {
                 Progress::Stored(record) => Some((record.clone(), seal)),
                 _ => None,
             })
+            .enumerate()
+            .take_while(|(place, (_, seal))| {
+                extents += seal.extents.len();
+                *place == 0 || extents <= MOST_RUNS
+            })
+            .map(|(_, stored)| stored)
             .map(|(record, seal)| {
                 let size = seal.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
                 let (extents, mtime, intents) = (seal.extents.clone(), seal.mtime, seal.intents);

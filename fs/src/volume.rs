@@ -45,6 +45,7 @@ use crate::stripe::Stripe;
 use access::Accesses;
 use budget::Budget;
 use neighbours::Neighbours;
+use snapshots::Hidden;
 
 pub use access::AccessTimes;
 pub use backlog::{Unsaved, backlog_is_empty};
@@ -119,6 +120,8 @@ pub struct Volume {
     checking: Mutex<FsckProgress>,
     /// Held while the metadata of snapshots is looked at.
     viewing: tokio::sync::Mutex<()>,
+    /// What a snapshot is being restored to.
+    hidden: Mutex<Option<Hidden>>,
     stop: watch::Sender<bool>,
     shut: AtomicBool,
 }
@@ -159,6 +162,7 @@ impl Volume {
             work: Notify::new(),
             checking: Mutex::default(),
             viewing: tokio::sync::Mutex::default(),
+            hidden: Mutex::default(),
             stop: watch::Sender::new(false),
             shut: AtomicBool::new(false),
         });

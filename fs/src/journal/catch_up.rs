@@ -189,11 +189,14 @@ async fn reached_unnoted(
     Ok(reached)
 }
 
-/// Changes in the outbox after one that reached the pool, which say more than that a mount was begun.
+/// Changes in the outbox after one that reached the pool, which say more than that a mount was begun, or a file was read.
 fn unshipped_changes(metadata: &dyn MetadataStore, reached: u64) -> Result<usize> {
     let outbox = metadata.outbox(reached, usize::MAX)?;
     let says_more = |record: &Record| {
-        !matches!(record, Record::Epoch(_) | Record::Numbers { .. } | Record::Configuration(_))
+        !matches!(
+            record,
+            Record::Epoch(_) | Record::Numbers { .. } | Record::Configuration(_) | Record::Accessed(..)
+        )
     };
     Ok(record::decode_all(&outbox.records)?.iter().filter(|record| says_more(record)).count())
 }

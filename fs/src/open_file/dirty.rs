@@ -10,6 +10,8 @@ pub const PADDING: usize = 256;
 
 /// A run grows in these steps, in bytes, so that neither a small file holds a large buffer nor a large one is
 /// copied more than a few times on its way to a whole object.
+/// Runs in one object, at most. In the store each may become three extents, and there a change is bounded.
+pub const MOST_RUNS: usize = 4 << 10;
 const STEPS: [usize; 3] = [16 << 10, 128 << 10, 1 << 20];
 
 /// The dirty runs of one file.
@@ -151,18 +153,20 @@ impl DirtyRuns {
             self.bytes -= run.len() as u64;
             return Some(vec![(start, run)]);
         }
-        if self.bytes >= self.object_size as u64 && self.runs.len() > 1 {
+        let is_much = self.bytes >= self.object_size as u64 || self.runs.len() >= MOST_RUNS;
+        if is_much && self.runs.len() > 1 {
             return self.take_some();
         }
         None
     }
 
-    /// Take out the first runs that fit into one object together; none if nothing is dirty.
+    /// Take out the first runs that fit into one object together, and are not too many; none if nothing is dirty.
     pub fn take_some(&mut self) -> Option<Vec<(u64, Buffer)>> {
         let mut taken = Vec::new();
         let mut length = 0;
         while let Some(entry) = self.runs.first_entry() {
-            if length + entry.get().len() > self.object_size && !taken.is_empty() {
+            let is_full = length + entry.get().len() > self.object_size || taken.len() == MOST_RUNS;
+            if is_full && !taken.is_empty() {
                 break;
             }
             let (start, run) = entry.remove_entry();
@@ -192,6 +196,22 @@ mod tests {
     use proptest::prelude::*;
 
     const OBJECT: usize = 64;
+
+    #[test]
+    fn an_object_has_no_more_runs_than_it_may() {
+        let mut dirty = DirtyRuns::new(1 << 20);
+        for k in 0..MOST_RUNS as u64 {
+            assert!(dirty.take_full(0..0).is_none());
+            dirty.write(2 * k, &[1]);
+        }
+        assert_eq!(dirty.take_full(0..0).map(|runs| runs.len()), Some(MOST_RUNS));
+        for k in 0..MOST_RUNS as u64 + 9 {
+            dirty.write(2 * k, &[1]);
+        }
+        let taken: Vec<usize> = std::iter::from_fn(|| dirty.take_some()).map(|runs| runs.len()).collect();
+        assert_eq!(taken, [MOST_RUNS, 9]);
+        assert_eq!(dirty.bytes(), 0);
+    }
 
     /// What the runs say of the first `length` bytes of the file.
     fn image(dirty: &DirtyRuns, length: u64) -> Vec<Option<u8>> {

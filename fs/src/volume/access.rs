@@ -46,6 +46,8 @@ impl AccessTimes {
 #[derive(Default)]
 pub struct Accesses {
     noted: Mutex<HashMap<Ino, Time>>,
+    /// Held while some are written to the store.
+    writing: Mutex<()>,
 }
 
 impl Accesses {
@@ -54,8 +56,9 @@ impl Accesses {
         self.noted.lock().insert(ino, now);
     }
 
-    /// The time was set by hand, or the inode is gone.
+    /// The time is set by hand, or the inode is gone: what was noted until now does not reach the store any more.
     pub fn forget(&self, ino: Ino) {
+        let _nothing_is_written = self.writing.lock();
         self.noted.lock().remove(&ino);
     }
 
@@ -105,8 +108,13 @@ impl Volume {
         Ok(())
     }
 
-    /// Write to the store what was noted; what cannot be written stays noted.
+    /// Write to the store what was noted; what cannot be written stays noted. Nothing once another mount has the volume: it
+    /// would not reach the pool.
     pub(super) fn write_accesses(&self) -> Result<()> {
+        if self.journal.as_ref().is_some_and(|journal| journal.is_fenced()) {
+            return Ok(());
+        }
+        let _writing = self.accesses.writing.lock();
         let noted: Vec<(Ino, Time)> =
             self.accesses.noted.lock().iter().map(|(ino, time)| (*ino, *time)).collect();
         if noted.is_empty() {
@@ -154,6 +162,20 @@ mod tests {
         assert!(due(5, 5, 6) && due(5, 6, 7));
         assert!(!due(7, 6, 8) && !due(7, 6, 7 + A_DAY - 1));
         assert!(due(7, 6, 7 + A_DAY));
+    }
+
+    #[test]
+    fn a_time_set_by_hand_waits_for_those_that_are_written() {
+        let accesses = Accesses::default();
+        accesses.note(Ino(2), Time { seconds: 1, nanos: 0 });
+        let writing = accesses.writing.lock();
+        std::thread::scope(|threads| {
+            let setting = threads.spawn(|| accesses.forget(Ino(2)));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!setting.is_finished());
+            drop(writing);
+        });
+        assert!(accesses.noted.lock().is_empty());
     }
 
     #[test]

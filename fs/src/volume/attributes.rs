@@ -86,6 +86,7 @@ impl Volume {
             self.budget.give(state.truncate(size));
         }
         drop(state);
+        self.cut(&file);
         self.drop_if_unused(&file);
         self.work.notify_one();
         changed.map(drop)

@@ -19,6 +19,8 @@ use crate::open_file::{OpenFile, Piece, Progress, Source, State};
 
 /// How far ahead of a sequential reader fragments are fetched, in bytes.
 const READ_AHEAD: u64 = 16 << 20;
+/// How often a range is copied by referring to it that is written meanwhile.
+const COPIES_TRIED: usize = 4;
 /// Small files that are fetched together, at most, and how large each may be.
 const NEIGHBOURS: usize = 128;
 const NEIGHBOUR_BYTES: u32 = 64 << 10;
@@ -221,29 +223,30 @@ impl Volume {
         file.changed.notify_waiters();
     }
 
-    /// Let the stored seals at the front become visible, in one transaction.
+    /// Something was cut out of a file: a seal that is gone for that reason may have been before stored ones.
+    pub(super) fn cut(&self, file: &Arc<OpenFile>) {
+        self.commit_ready(file);
+        file.changed.notify_waiters();
+    }
+
+    /// Let the stored seals at the front become visible, some in each transaction.
     fn commit_ready(&self, file: &Arc<OpenFile>) {
         let mut state = file.state();
-        let (objects, files) = state.ready(file.ino);
-        let count = files.len();
-        if count == 0 {
-            return;
-        }
-        match self.metadata.commit(&Commit { objects, files }) {
-            Ok(()) => {
-                self.commits.note(file.ino);
-                self.budget.give(state.drop_committed(count));
-                drop(state);
-                self.work.notify_one();
+        loop {
+            let (objects, files) = state.ready(file.ino);
+            let count = files.len();
+            if count == 0 {
+                return;
             }
-            Err(error) => {
+            if let Err(error) = self.metadata.commit(&Commit { objects, files }) {
                 tracing::error!(ino = file.ino.0, %error, "stored bytes could not be committed");
-                state
-                    .seals
-                    .iter_mut()
-                    .take(count)
-                    .for_each(|seal| seal.progress = Progress::Failed(error.clone()));
+                let failed = state.seals.iter_mut().take(count);
+                failed.for_each(|seal| seal.progress = Progress::Failed(error.clone()));
+                return;
             }
+            self.commits.note(file.ino);
+            self.budget.give(state.drop_committed(count));
+            self.work.notify_one();
         }
     }
 
@@ -508,6 +511,8 @@ impl Volume {
             state.size = range.end;
             state.forget_extents();
         }
+        drop(state);
+        self.cut(&file);
         self.work.notify_one();
         Ok(())
     }
@@ -546,29 +551,59 @@ impl Volume {
         caller: Caller,
     ) -> Result<u64> {
         self.writable()?;
-        self.flush(from.0).await?;
-        if from.0 != to.0 {
-            self.flush(to.0).await?;
+        for _ in 0..COPIES_TRIED {
+            self.flush(from.0).await?;
+            if from.0 != to.0 {
+                self.flush(to.0).await?;
+            }
+            let length = length.min(self.opened(from.0)?.state().size.saturating_sub(from.1));
+            if length == 0 {
+                return Ok(0);
+            }
+            check_range(to.1, length)?;
+            self.fit(&*self.opened(to.0)?, to.1..to.1 + length).await?;
+            if from.0 == to.0 && from.1 < to.1 + length && to.1 < from.1 + length {
+                return Err(Error::Invalid("the ranges overlap"));
+            }
+            if let Some(copied) = self.copy_stored(from, to, length, caller)? {
+                return Ok(copied);
+            }
         }
-        let source = self.opened(from.0)?;
-        let length = length.min(source.state().size.saturating_sub(from.1));
-        if length == 0 {
-            return Ok(0);
-        }
-        check_range(to.1, length)?;
-        self.fit(&*self.opened(to.0)?, to.1..to.1 + length).await?;
-        if from.0 == to.0 && from.1 < to.1 + length && to.1 < from.1 + length {
-            return Err(Error::Invalid("the ranges overlap"));
-        }
-        let target = self.opened(to.0)?;
+        // The kernel copies byte by byte then.
+        Err(Error::Unsupported)
+    }
+
+    /// How much was copied; nothing if the source has bytes there by now that are not stored.
+    fn copy_stored(
+        &self,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        length: u64,
+        caller: Caller,
+    ) -> Result<Option<u64>> {
+        let (source, target) = (self.opened(from.0)?, self.opened(to.0)?);
+        // In the order of their numbers, so that nobody who copies the other way waits for us.
+        let (source_first, is_one) = (from.0 < to.0, from.0 == to.0);
+        let before = source_first.then(|| source.state());
         let mut state = target.state();
+        let after = (!source_first && !is_one).then(|| source.state());
+        let other = before.or(after);
+        let source = other.as_deref().unwrap_or(&state);
+        let length = length.min(source.size.saturating_sub(from.1));
+        if source.has_unstored(from.1..from.1 + length) {
+            return Ok(None);
+        }
+        if length == 0 {
+            return Ok(Some(0));
+        }
         let copy = |store: &dyn MetadataStore| store.copy_extents(from, to, length, caller.now);
         self.change_stored(to.0, &mut state, caller.now, copy)?;
         self.budget.give(state.clip(to.1..to.1 + length));
         state.size = state.size.max(to.1 + length);
         drop(state);
+        self.cut(&target);
         self.work.notify_one();
-        Ok(length)
+        Ok(Some(length))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Names: look up, create, link, rename, remove, list.
 
 use super::Volume;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inode::{Caller, Ino, Inode, ROOT};
 use crate::metadata::{Entry, Name, NewInode, Removed, RenameMode};
 
@@ -11,6 +11,9 @@ const RECLAIMED_AT_ONCE: usize = 256;
 impl Volume {
     /// The inode under a name; counts as one lookup, to be given back by `forget`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode> {
+        if self.hidden.lock().as_ref().is_some_and(|hidden| hidden.is(parent, name)) {
+            return Err(Error::NotFound);
+        }
         self.told(|| self.metadata.lookup(parent, name))
     }
 
@@ -85,7 +88,8 @@ impl Volume {
     /// At most `limit` entries after the cookie `after`, by cookie, with attributes; `.` and `..` are not among them.
     pub fn list(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Entry>> {
         let commits = self.commits.count();
-        let mut entries = self.metadata.list(directory, after, limit)?;
+        let list = |after| self.metadata.list(directory, after, limit);
+        let mut entries = self.shown(directory, after, list, |entry| (entry.cookie, &entry.name))?;
         // Looked at once, not at every entry: most listings meet no open file.
         let none_is_open = self.files.lock().is_empty() && self.commits.count() == commits;
         for entry in &mut entries {
@@ -99,7 +103,29 @@ impl Volume {
 
     /// As `list`, without the attributes.
     pub fn names(&self, directory: Ino, after: u64, limit: usize) -> Result<Vec<Name>> {
-        self.metadata.names(directory, after, limit)
+        let list = |after| self.metadata.names(directory, after, limit);
+        self.shown(directory, after, list, |name| (name.cookie, &name.name))
+    }
+
+    /// A page of a directory without the name that is hidden. Nothing only at the directory's end.
+    fn shown<T>(
+        &self,
+        directory: Ino,
+        mut after: u64,
+        list: impl Fn(u64) -> Result<Vec<T>>,
+        of: impl Fn(&T) -> (u64, &Vec<u8>),
+    ) -> Result<Vec<T>> {
+        loop {
+            let mut page = list(after)?;
+            let Some(last) = page.last() else { return Ok(page) };
+            after = of(last).0;
+            if let Some(hidden) = &*self.hidden.lock() {
+                page.retain(|entry| !hidden.is(directory, of(entry).1));
+            }
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
     }
 
     /// The kernel was handed this inode once more.
@@ -136,8 +162,10 @@ impl Volume {
     /// Give an orphan's inode and bytes up, also those that are still on their way.
     fn reclaim(&self, ino: Ino) {
         self.accesses.forget(ino);
-        if let Some(file) = self.files.lock().remove(&ino) {
+        let file = self.files.lock().remove(&ino);
+        if let Some(file) = file {
             self.budget.give(file.state().truncate(0));
+            self.cut(&file);
         }
         self.orphans.given_up.lock().push(ino);
         self.orphans.more.notify_one();

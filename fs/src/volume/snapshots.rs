@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
@@ -191,6 +192,7 @@ impl Volume {
         let view = self.view(&snapshot, &pin).await?;
         let source = found(&*view, path)?.ok_or(Error::NotFound)?;
         let (metadata, name) = (self.metadata.clone(), name.to_vec());
+        let _whole_or_not_at_all = self.hide(directory, &name);
         let (report, carried) = blocking::run(move || {
             let mut copy = Copy {
                 view: &*view,
@@ -206,6 +208,12 @@ impl Volume {
         self.adopt_intents(&carried)?;
         self.journal_of_writer()?.sync().await?;
         Ok(report)
+    }
+
+    /// Nobody finds a name until this is dropped: what lists a directory that is being made would keep that it is as short.
+    fn hide(&self, directory: Ino, name: &[u8]) -> impl Drop + use<'_> {
+        *self.hidden.lock() = Some(Hidden { directory, name: name.to_vec() });
+        Shown(&self.hidden)
     }
 
     pub(super) fn journal_of_writer(&self) -> Result<&Arc<Journal>> {
@@ -251,6 +259,26 @@ impl Volume {
         let view = open(&path)?;
         journal::restore(&view, &reader, &chain, &|_, _| ()).await?;
         Ok(view)
+    }
+}
+
+/// A name that nobody finds.
+pub(super) struct Hidden {
+    directory: Ino,
+    name: Vec<u8>,
+}
+
+impl Hidden {
+    pub(super) fn is(&self, directory: Ino, name: &[u8]) -> bool {
+        self.directory == directory && self.name == name
+    }
+}
+
+struct Shown<'v>(&'v Mutex<Option<Hidden>>);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{JOURNAL_PREFIX, MountId, VolumeDescriptor, VolumeId};
+use common::wire::{JOURNAL_PREFIX, MountId, RefusalCode, VolumeDescriptor, VolumeId};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -676,6 +676,26 @@ async fn copying_a_range_moves_no_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_rewritten_while_it_is_copied_is_no_hole_in_the_copy() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let (from, to) = (create(&volume, "from"), create(&volume, "to"));
+    write(&volume, from, 0, &noise(100_000, 1)).await;
+    volume.flush(from).await.unwrap();
+    write(&volume, to, 0, b"before").await;
+    bench.faults.add(Rule::always(Fault::Delay(Duration::from_millis(300))).on(Verb::Put));
+    let copying = tokio::spawn({
+        let volume = volume.clone();
+        async move { volume.copy_range((from, 0), (to, 0), 1 << 30, caller(7)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    resize(&volume, from, 0);
+    write(&volume, from, 0, &noise(100_000, 2)).await;
+    assert_eq!(copying.await.unwrap().unwrap(), 100_000);
+    assert!(read(&volume, to, 0, 200_000).await == noise(100_000, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_and_holes_are_found() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
@@ -836,6 +856,41 @@ async fn what_could_not_be_stored_and_is_then_removed_makes_room_for_other_write
     }
 }
 
+/// A file with an object that failed and one behind it that is stored.
+async fn with_a_stored_object_behind_a_failed_one(bench: &Bench, volume: &Arc<Volume>, name: &str) -> Ino {
+    let ino = create(volume, name);
+    bench.fail(0..3, Fault::Refuse(RefusalCode::NoSpace));
+    write(volume, ino, 0, &noise(OBJECT as usize, 1)).await;
+    let file = volume.file(ino).unwrap();
+    let is_failed = |seal: &Seal| matches!(seal.progress, Progress::Failed(_));
+    until("the first has failed", || file.state().seals.front().is_some_and(is_failed)).await;
+    bench.faults.clear();
+    volume.write(ino, OBJECT.into(), noise(OBJECT as usize, 2).into(), at(5)).await.unwrap();
+    let is_stored = |seal: &Seal| matches!(seal.progress, Progress::Stored(_));
+    until("the second is stored", || file.state().seals.back().is_none_or(is_stored)).await;
+    ino
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_behind_a_failed_object_counts_once_that_is_cut_away() {
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let object = u64::from(OBJECT);
+    let punched = with_a_stored_object_behind_a_failed_one(&bench, &volume, "punched").await;
+    volume.punch(punched, 0..object, true, caller(6)).unwrap();
+    volume.flush(punched).await.unwrap();
+    let expected = [vec![0; OBJECT as usize], noise(OBJECT as usize, 2)].concat();
+    assert_eq!(read(&volume, punched, 0, 2 * OBJECT).await, expected);
+    let truncated = with_a_stored_object_behind_a_failed_one(&bench, &volume, "truncated").await;
+    resize(&volume, truncated, 0);
+    volume.flush(truncated).await.unwrap();
+    let removed = with_a_stored_object_behind_a_failed_one(&bench, &volume, "removed").await;
+    volume.close_file(removed);
+    volume.unlink(ROOT, b"removed", caller(6)).unwrap();
+    volume.forget(removed, 1);
+    until("giving the room back", || volume.budget.used() == 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volumes_capacity_is_kept_and_room_comes_back() {
     let bench = Bench::new().await;
@@ -992,6 +1047,9 @@ async fn what_others_wrote_is_taken_over_only_by_a_store_without_changes_of_its_
     bench.metadata = here;
     bench.mount = MountId([1; 16]);
     bench.metadata.begin_epoch(7).unwrap();
+    // Somebody read a file, too.
+    let first = bench.metadata.lookup(ROOT, b"first").unwrap().ino;
+    bench.metadata.set_accessed(&[(first, at(8))]).unwrap();
     let volume = bench.mount().await;
     volume.lookup(ROOT, b"elsewhere").unwrap();
     create(&volume, "here again");

@@ -213,9 +213,7 @@ async fn a_node_that_is_back_and_silent_at_first_is_asked_again() {
     until("that it is down is known", || volume.stripe.roots_up() == 4).await;
     bench.faults.clear();
     // It is up, and busy.
-    bench.faults.add(
-        Rule::always(Fault::Refuse(common::wire::RefusalCode::Busy)).at(&address(1)).on(Verb::Batch).times(1),
-    );
+    bench.faults.add(Rule::always(Fault::Refuse(RefusalCode::Busy)).at(&address(1)).on(Verb::Batch).times(1));
     until("the part is at home", || bench.is_home(part)).await;
 }
 
@@ -266,9 +264,7 @@ async fn a_check_tells_of_parts_and_repairs_them() {
         volume.stripe.settle().await;
     }
     // One that no node takes is known to be missing.
-    bench
-        .faults
-        .add(Rule::always(Fault::Refuse(common::wire::RefusalCode::Io)).at(&address(2)).on(Verb::Put));
+    bench.faults.add(Rule::always(Fault::Refuse(RefusalCode::Io)).at(&address(2)).on(Verb::Put));
     bench.lose(2, part, volume.epoch);
     let report = volume.fsck(REPAIR).await.unwrap();
     assert_eq!((report.found, report.repaired, report.left), (1, 0, 1), "{report:#?}");
@@ -304,7 +300,7 @@ async fn a_check_looks_at_parts_though_the_journal_cannot_be_read() {
     let volume = bench.mount().await;
     write_part(&volume, "f").await;
     volume.stripe.settle().await;
-    bench.faults.add(Rule::always(Fault::Refuse(common::wire::RefusalCode::Io)).on(Verb::List));
+    bench.faults.add(Rule::always(Fault::Refuse(RefusalCode::Io)).on(Verb::List));
     let report = volume.fsck(CHECK).await.unwrap();
     assert_eq!(report.objects, 1, "{report:#?}");
 }

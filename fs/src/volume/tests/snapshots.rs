@@ -214,6 +214,38 @@ async fn a_tree_comes_back_with_links_attributes_and_times() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_restored_is_found_by_nobody_before_it_is_whole() {
+    const FILES: usize = 3000;
+    let bench = Bench::new().await;
+    let volume = bench.mount().await;
+    let folder = NewInode { mode: libc::S_IFDIR | 0o755, ..NewInode::default() };
+    let folder = volume.create(ROOT, b"folder", folder, 0, caller(5)).unwrap().ino;
+    for k in 0..FILES {
+        let file = NewInode { mode: libc::S_IFREG, ..NewInode::default() };
+        volume.create(folder, k.to_string().as_bytes(), file, 0, caller(5)).unwrap();
+    }
+    volume.take_snapshot("whole").await.unwrap();
+    let restoring = tokio::spawn({
+        let volume = volume.clone();
+        async move { volume.restore("whole", b"", ROOT, b"made").await.map(drop) }
+    });
+    while !restoring.is_finished() {
+        let found = volume.lookup(ROOT, b"made");
+        let names = volume.names(ROOT, 0, 1000).unwrap().len();
+        let page = volume.list(ROOT, 0, 1).unwrap();
+        assert_eq!(page.len(), 1);
+        if names > 1 || found.is_ok() {
+            let made = volume.metadata.lookup(ROOT, b"made").unwrap().ino;
+            let inside = volume.metadata.lookup(made, b"folder").unwrap().ino;
+            assert_eq!(volume.names(inside, 0, 2 * FILES).unwrap().len(), FILES);
+        }
+        tokio::task::yield_now().await;
+    }
+    restoring.await.unwrap().unwrap();
+    assert!(volume.lookup(ROOT, b"made").is_ok() && volume.list(ROOT, 0, 10).unwrap().len() == 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_of_a_path_are_told_once_each() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
