@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Stripe;
 use super::encoded::fragment_name;
 use super::ledger::Doubtful;
+use super::spread::fewest_nodes;
 use crate::error::{Error, Result};
 use crate::pool::{NodeState, Outcome, PoolEvent};
 use crate::stages::{self, Stage};
@@ -100,7 +101,7 @@ impl Stripe {
         objects.iter().copied().filter(|&id| ledger.is_unflushed(id)).collect()
     }
 
-    /// Flush every node that is up. Who is slow goes on without being waited for, once the others are enough.
+    /// Flush every node that is up. Who is slow goes on without being waited for, if the others are enough.
     async fn flush_nodes(self: &Arc<Self>, objects: &[ObjectId], deadline: Instant) {
         let mut nodes = self.ledger.lock().unflushed_nodes();
         // One that still flushes for an earlier round is not asked by a second request.
@@ -110,6 +111,7 @@ impl Stripe {
         let mut flushes: FuturesUnordered<_> =
             nodes.into_iter().map(|n| self.start_flush(n, deadline)).collect();
         let patience = Instant::now() + self.options.flush_patience;
+        let mut is_patient = true;
         while !awaited.is_empty() || !self.still_unflushed(objects).is_empty() {
             tokio::select! {
                 biased;
@@ -117,12 +119,23 @@ impl Stripe {
                     Some(node) => drop(awaited.remove(&node)),
                     None => return,
                 },
-                () = sleep_until(patience) => {
-                    awaited.iter().for_each(|&node| self.pool.report(node, Outcome::Slow));
-                    return;
+                () = sleep_until(patience), if is_patient => {
+                    is_patient = false;
+                    awaited.drain().for_each(|node| self.pool.report(node, Outcome::Slow));
+                    if self.enough_are_prompt() {
+                        return;
+                    }
                 }
             }
         }
+    }
+
+    /// Whether an object can be flushed on enough nodes without those that are slow. Otherwise sending it again would only
+    /// give the same disks more to flush.
+    fn enough_are_prompt(&self) -> bool {
+        let usable = self.pool.usable_for_writing().into_iter();
+        usable.filter(|&node| self.pool.state(node) == NodeState::Up).count()
+            >= fewest_nodes(self.options.code)
     }
 
     /// On a task of its own, which goes on when nobody waits for it any more.
@@ -230,8 +243,8 @@ impl Stripe {
                     if is_held(held, fragment) {
                         ledger.acknowledged(id, index, node, answer.boot, false);
                     } else {
-                        if forgotten.insert(id) {
-                            ledger.claim(id);
+                        if !forgotten.contains(&id) && ledger.claim(id) {
+                            forgotten.insert(id);
                         }
                         ledger.forgotten(node, fragment);
                     }

@@ -14,6 +14,8 @@ use crate::metadata::Exception;
 
 /// Losses remembered until someone takes them; further ones are found again at the next read.
 const MOST_LOSSES: usize = 1 << 16;
+/// What is flushed on enough nodes is remembered for so many objects, until the other nodes have flushed it too.
+const MOST_REMEMBERED: usize = 4096;
 
 /// See the module.
 #[derive(Default)]
@@ -174,11 +176,11 @@ impl Ledger {
         }
     }
 
-    /// Someone is about to send an object again: its bytes stay until `finished`.
-    pub(super) fn claim(&mut self, id: ObjectId) {
-        if let Some(entry) = self.objects.get_mut(&id) {
-            entry.senders += 1;
-        }
+    /// Someone is about to send an object again: its bytes stay until `finished`. Whether it is known; of another one there is
+    /// nothing to finish.
+    pub(super) fn claim(&mut self, id: ObjectId) -> bool {
+        let entry = self.objects.get_mut(&id);
+        entry.map(|entry| entry.senders += 1).is_some()
     }
 
     /// A node does not have what it had acknowledged; it may have been sent again meanwhile.
@@ -244,13 +246,29 @@ impl Ledger {
         self.objects.iter().filter(|(_, entry)| entry.is_unflushed()).map(|(&id, _)| id).collect()
     }
 
-    /// Do not keep bytes any longer for the sake of nodes that have not flushed though enough others have.
+    /// Do not keep bytes any longer for the sake of nodes that have not flushed though enough others have. If these objects
+    /// are very many, what such nodes have counts no more: it is brought there anew, and flushed, in its turn.
     pub(super) fn let_go(&mut self) {
-        let enough =
-            |entry: &&mut Entry| entry.senders == 0 && entry.margin.is_some() && !entry.is_unflushed();
-        for entry in self.objects.values_mut().filter(enough) {
+        let enough = |entry: &Entry| entry.senders == 0 && entry.margin.is_some() && !entry.is_unflushed();
+        let mut remembered = Vec::new();
+        for (&id, entry) in self.objects.iter_mut().filter(|(_, entry)| enough(entry)) {
             self.held_bytes -= entry.encoded.take().map_or(0, |encoded| encoded.size());
+            remembered.push(id);
         }
+        if remembered.len() <= MOST_REMEMBERED {
+            return;
+        }
+        for id in remembered {
+            for index in 0..self.objects.get(&id).map_or(0, |entry| entry.acks.len()) {
+                self.withdraw(id, index, |ack| ack.unflushed.is_some());
+            }
+        }
+    }
+
+    /// Of how many objects something is kept.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.objects.len()
     }
 
     /// Whether a *stored* object is not yet flushed on enough nodes.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::wire::{JOURNAL_PREFIX, MAX_PAGE, NodeId, ObjectId, ObjectStatus};
+use common::wire::{JOURNAL_PREFIX, MAX_KEY, MAX_PAGE, NodeId, ObjectId, ObjectStatus};
 use tokio::time::Instant;
 
 use super::Stripe;
@@ -130,7 +130,14 @@ fn follow(
     after: &str,
     page: Vec<ObjectStatus>,
 ) -> Result<(), TransportError> {
+    if page.len() > MAX_PAGE {
+        return Err(TransportError::Garbage(format!("lists {} at once", page.len())));
+    }
     for object in page {
+        let texts = object.key.len() + object.fpcc.len() + object.code.len();
+        if texts + object.indexes.len() > 2 * MAX_KEY {
+            return Err(TransportError::Garbage("lists what nobody can have kept".into()));
+        }
         let last = listed.last().map(|last| (&last.key, last.version));
         if object.key.as_str() <= after || last.is_some_and(|last| last >= (&object.key, object.version)) {
             return Err(TransportError::Garbage(format!("lists {:?} out of order", object.key)));
@@ -174,5 +181,14 @@ pub(super) mod tests {
             let followed = follow(&mut Vec::new(), after, page(keys));
             assert!(matches!(followed, Err(TransportError::Garbage(_))), "{after}: {keys:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_lists_more_than_was_asked_for_is_not_believed() {
+        let many = |count: usize| (0..count).map(|k| status(&format!("{k:09}"), 1)).collect();
+        assert!(follow(&mut Vec::new(), "", many(MAX_PAGE)).is_ok());
+        assert!(follow(&mut Vec::new(), "", many(MAX_PAGE + 1)).is_err());
+        let long = ObjectStatus { fpcc: "f".repeat(2 * MAX_KEY), ..status("a", 1) };
+        assert!(follow(&mut Vec::new(), "", vec![long]).is_err());
     }
 }

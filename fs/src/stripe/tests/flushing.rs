@@ -156,6 +156,35 @@ async fn a_node_that_hangs_in_flush_is_waited_for_once() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
+#[tokio::test(start_paused = true)]
+async fn disks_that_are_all_slow_are_waited_for_and_given_nothing_twice() {
+    let bench = bench("3+2").await;
+    let slow = Duration::from_secs(3);
+    for k in 0..5 {
+        bench.fault(k, Verb::Flush, Fault::Delay(slow));
+    }
+    let record = bench.store(100_000).await;
+    let (puts, began) = (bench.requests(Verb::Put), Instant::now());
+    bench.stripe.flush().await.unwrap();
+    assert_eq!((began.elapsed(), bench.requests(Verb::Put)), (slow, puts));
+    assert_eq!(bench.flushed(&record), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_never_flushes_fills_no_memory() {
+    let bench = bench("3+2").await;
+    bench.fault(3, Verb::Flush, Fault::Refuse(RefusalCode::Io));
+    let mut remembered = 0;
+    for _ in 0..6 {
+        let records = bench.store_many(1000, 10).await;
+        bench.stripe.flush().await.unwrap();
+        assert!(records.iter().all(|record| bench.flushed(record) >= 4));
+        remembered = bench.stripe.ledger.lock().remembered().max(remembered);
+    }
+    assert!(remembered > 1000, "{remembered}");
+    assert!(remembered <= 4096, "{remembered}");
+}
+
 /// A fragment that is lost after enough nodes had flushed the object is no reason for later flushes to fail.
 #[tokio::test(start_paused = true)]
 async fn what_rots_after_it_was_flushed_keeps_no_flush_from_succeeding() {
