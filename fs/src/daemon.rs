@@ -75,10 +75,9 @@ pub enum Announce {
 }
 
 impl Announce {
-    /// Become a daemon: a session of its own, away from the folder it was started in.
+    /// Become a daemon, away from the folder it was started in; `ready` ends the way there.
     pub fn as_daemon() -> io::Result<Announce> {
         let pipe = host::take_standard_output()?;
-        host::begin_session()?;
         std::env::set_current_dir("/")?;
         Ok(Announce::Pipe(pipe))
     }
@@ -107,10 +106,16 @@ impl Announce {
     }
 
     /// The mount answers. An error if whoever asked for it is gone.
+    ///
+    /// Not before has a daemon a session of its own: where an automounter waits for the mount, nobody passes it but the
+    /// process group that is to mount.
     pub fn ready(self) -> io::Result<()> {
         match self {
             Announce::Terminal => Ok(()),
-            Announce::Pipe(pipe) => report(&pipe, "ready", ""),
+            Announce::Pipe(pipe) => {
+                host::begin_session()?;
+                report(&pipe, "ready", "")
+            }
         }
     }
 }
@@ -140,6 +145,8 @@ type Asker = oneshot::Sender<Result<Ending, Refusal>>;
 pub struct Running {
     volume: Arc<Volume>,
     mountpoint: PathBuf,
+    /// What the kernel calls the mount; none if it is not seen there.
+    device: Option<String>,
     gone: oneshot::Receiver<io::Result<()>>,
     askers: (mpsc::Sender<Asker>, mpsc::Receiver<Asker>),
     signals: Signals,
@@ -175,6 +182,7 @@ impl Running {
         Ok(Running {
             volume,
             mountpoint: mountpoint.to_owned(),
+            device: host::mount_at(mountpoint)?.map(|mount| mount.device),
             gone,
             askers: mpsc::channel(1),
             signals: Signals {
@@ -323,8 +331,14 @@ impl Running {
 
     /// Asks the kernel from a thread of its own: it asks us back while it unmounts.
     async fn unmount(&self, lazily: bool) -> Result<(), Refusal> {
-        let mountpoint = self.mountpoint.clone();
+        let (mountpoint, device) = (self.mountpoint.clone(), self.device.clone());
         let done = tokio::task::spawn_blocking(move || {
+            // It was detached, or something else is mounted over it: that is not ours to take away.
+            let seen = host::mount_at(&mountpoint).ok().flatten().map(|mount| mount.device);
+            if device.is_some() && seen != device {
+                tracing::warn!(mountpoint = %mountpoint.display(), "the mount is not seen there any more");
+                return Ok(());
+            }
             host::unmount(&mountpoint, lazily).map_err(|error| why_still_mounted(&mountpoint, &error))
         });
         done.await.expect("unmounting does not panic").map_err(Refusal)

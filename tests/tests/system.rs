@@ -141,8 +141,12 @@ impl Drop for Place {
 
 /// SIGKILL a daemon that mount(8) has started.
 fn kill(daemon: u32) {
+    signal(daemon, libc::SIGKILL);
+}
+
+fn signal(daemon: u32, signal: i32) {
     // SAFETY: kill takes two integers.
-    unsafe { libc::kill(daemon as i32, libc::SIGKILL) };
+    unsafe { libc::kill(daemon as i32, signal) };
 }
 
 /// Whether a process has ended, be it that nobody has asked yet how.
@@ -347,6 +351,33 @@ fn a_lazy_umount_stores_when_the_last_user_leaves() {
     place.mount("avidfs", "files", "");
     assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "late");
     place.unmount_here();
+}
+
+#[test]
+fn a_daemon_that_is_ended_takes_away_its_own_mount_alone() {
+    let place = Place::new();
+    for detached in [true, false] {
+        place.mount("avidfs", "files", "");
+        let pid = place.daemon();
+        let mut open = File::create(place.path("file")).unwrap();
+        open.write_all(b"kept").unwrap();
+        if detached {
+            run(system("umount").arg("-l").arg(place.root()));
+        }
+        run(system("mount").args(["-t", "tmpfs", "another"]).arg(place.root()));
+        fs::write(place.path("of another"), "here").unwrap();
+        signal(pid, libc::SIGTERM);
+        eventually(Duration::from_secs(60), "the daemon ends", || has_ended(pid));
+        assert_eq!(fs::read_to_string(place.path("of another")).unwrap(), "here");
+        run(system("umount").arg(place.root()));
+        drop(open);
+        if !detached {
+            run(system("umount").arg("-l").arg(place.root()));
+        }
+        place.mount("avidfs", "files", "");
+        assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "kept");
+        place.unmount_here();
+    }
 }
 
 #[test]
