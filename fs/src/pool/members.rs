@@ -31,6 +31,8 @@ pub(super) struct Members {
     pub(super) places: HashMap<NodeId, usize>,
     /// Nodes whose address another one has taken: down until they turn up elsewhere.
     pub(super) displaced: HashMap<NodeId, Instant>,
+    /// Where nodes were that turned up elsewhere while they were down.
+    before: HashMap<NodeId, usize>,
     /// Nodes that get nothing new while others can take it.
     pub(super) quarantined: HashSet<NodeId>,
     pub(super) born: Instant,
@@ -44,6 +46,7 @@ impl Members {
             slots,
             places: HashMap::new(),
             displaced: HashMap::new(),
+            before: HashMap::new(),
             quarantined: HashSet::new(),
             born: Instant::now(),
             events,
@@ -120,16 +123,22 @@ impl Members {
     }
 
     /// Note who answered at an address what was sent at `began`; false if that node is already known, and up, at
-    /// another one.
+    /// another one. Where it was before it counts all the same: whoever said its name while it was down may have lied.
     fn settle(&mut self, place: usize, node: NodeId, began: Instant) -> bool {
         if self.slots[place].identity == Some(node) {
             return true;
         }
         if let Some(other) = self.place_of(node) {
-            if !self.slots[other].is_down() {
+            let was_here = self.before.get(&node) == Some(&place);
+            if !self.slots[other].is_down() && !was_here {
                 return false;
             }
             self.vacate(other);
+            if was_here {
+                self.before.remove(&node);
+            } else {
+                self.before.insert(node, other);
+            }
         }
         if let Some(old) = self.slots[place].identity {
             let address = &self.slots[place].address;

@@ -266,6 +266,24 @@ async fn a_node_that_turns_up_twice_stays_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_takes_the_name_of_a_node_that_is_down_does_not_keep_it_from_coming_back() {
+    let bench = Bench::new(2);
+    let pool = bench.connect().await;
+    pool.start();
+    bench.kill(0);
+    bench.kill(1);
+    tokio::time::sleep(5 * SECOND).await;
+    bench.nodes[0].change(|info| info.node = id(1));
+    bench.faulty.clear();
+    bench.kill(1);
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!((pool.address_of(id(1)), pool.state(id(1))), (Some(at(0)), NodeState::Up));
+    bench.faulty.clear();
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!((pool.address_of(id(1)), pool.state(id(1))), (Some(at(1)), NodeState::Up));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_remembered_node_has_its_name_while_it_is_down() {
     let bench = Bench::new(2);
     bench.kill(1);
