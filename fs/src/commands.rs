@@ -135,7 +135,8 @@ pub fn info(args: &InfoArgs) -> Result<(), Failure> {
     if !metadata.is_file() {
         return Err(Failure::Refused(format!("{shown} is not a file: info tells where a file's bytes are")));
     }
-    let entry = host::mount_of(&args.path).map_err(|error| host_refusal(&shown, &error))?;
+    let entry = args.path.canonicalize().and_then(|path| host::mount_of(&path));
+    let entry = entry.map_err(|error| host_refusal(&shown, &error))?;
     let entry = entry.filter(MountEntry::is_ours);
     let entry = entry.ok_or_else(|| Failure::Refused(format!("{shown} is not on an avidfs mount")))?;
     let value: serde_json::Value =

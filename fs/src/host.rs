@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,8 +20,12 @@ pub const FILESYSTEM_TYPE: &str = "fuse.avidfs";
 /// One line of /proc/self/mountinfo.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountEntry {
+    /// Its number, which no other mount has meanwhile.
+    pub id: String,
     /// `MAJOR:MINOR` of its device.
     pub device: String,
+    /// What of its file system is seen there: `/`, or the part that is bound.
+    pub root: PathBuf,
     /// Where.
     pub mountpoint: PathBuf,
     /// Its type, such as `ext4` or `fuse.avidfs`.
@@ -39,6 +43,23 @@ impl MountEntry {
     pub fn is_ours(&self) -> bool {
         self.kind == FILESYSTEM_TYPE
     }
+
+    /// Whether it shows all of its file system, and not a part that is bound elsewhere.
+    pub fn is_whole(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Where a path on this mount lies, from the root of the file system; empty for that root. `None` if the path is not
+    /// below the mount point, or what is bound there has no name any more.
+    pub fn inside(&self, path: &Path) -> Option<PathBuf> {
+        // So ends what d_path of the kernel says of it; two slashes stand in no other path.
+        if self.root.as_os_str().as_bytes().ends_with(b"//deleted") {
+            return None;
+        }
+        let below = path.strip_prefix(&self.mountpoint).ok()?;
+        let root = self.root.strip_prefix("/").ok()?;
+        Some(root.components().chain(below.components()).collect())
+    }
 }
 
 /// All mounts, in the order they were made: of several at one place the last one counts.
@@ -53,10 +74,19 @@ pub fn mount_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     Ok(mounts()?.into_iter().rev().find(|mount| mount.mountpoint == mountpoint))
 }
 
-/// The mount that a file lies on.
+/// The mount that a path lies on; a link in its last place is not followed. By the mount's number, for a file system may be
+/// mounted, and a part of it bound, at many places.
 pub fn mount_of(path: &Path) -> io::Result<Option<MountEntry>> {
-    let device = device(path)?;
-    Ok(mounts()?.into_iter().rev().find(|mount| mount.device == device))
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let id = mount_id(&File::options().read(true).custom_flags(flags).open(path)?)?;
+    Ok(mounts()?.into_iter().find(|mount| mount.id == id))
+}
+
+/// The number of the mount that a file was opened on, from proc(5)'s fdinfo.
+fn mount_id(file: &File) -> io::Result<String> {
+    let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = told.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.map(|id| id.trim().to_owned()).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// The path with links and dots before its last name resolved; the last name may be a dead mount and is not asked.
@@ -86,7 +116,9 @@ pub fn mount_entry(line: &[u8]) -> Option<MountEntry> {
     let own = fields.get(separator + 3).map(|own| list(own)).unwrap_or_default();
     let user = own.iter().find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
     Some(MountEntry {
+        id: text(fields.first()?),
         device: text(fields.get(2)?),
+        root: unescaped(fields.get(3)?),
         mountpoint: unescaped(fields.get(4)?),
         kind: text(fields.get(separator + 1)?),
         source: unescaped(fields.get(separator + 2)?),
@@ -114,11 +146,6 @@ fn unescaped(field: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(OsString::from_vec(bytes))
-}
-
-fn device(path: &Path) -> io::Result<String> {
-    let device = path.metadata()?.dev();
-    Ok(format!("{}:{}", libc::major(device), libc::minor(device)))
 }
 
 /// Mount a FUSE file system without the help of fusermount3, which only root may; everything it is asked comes from
@@ -730,7 +757,8 @@ mod tests {
     fn a_line_of_mountinfo_is_read_with_its_escapes() {
         let line = br"36 35 0:98 / /mnt/a\040b rw,nosuid shared:1 master:2 - fuse.avidfs /var/lib/avidfs/x\134y rw,user_id=1000";
         let mount = mount_entry(line).unwrap();
-        assert_eq!(mount.device, "0:98");
+        assert_eq!((mount.id.as_str(), mount.device.as_str()), ("36", "0:98"));
+        assert!(mount.is_whole());
         assert_eq!(mount.mountpoint, Path::new("/mnt/a b"));
         assert_eq!(mount.source, Path::new("/var/lib/avidfs/x\\y"));
         assert_eq!((mount.user, &mount.options[..2]), (1000, &["rw".to_owned(), "nosuid".to_owned()][..]));
@@ -749,7 +777,24 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_of_a_path_is_found_by_its_device() {
+    fn a_path_on_a_mount_is_known_from_the_root_of_the_file_system() {
+        let mount = |root: &str| {
+            let line = format!("36 35 0:98 {root} /srv/www rw - fuse.avidfs avidfs:files rw");
+            mount_entry(line.as_bytes()).unwrap()
+        };
+        let inside = |root: &str, path: &str| mount(root).inside(Path::new(path));
+        assert_eq!(inside("/", "/srv/www/a/b"), Some("a/b".into()));
+        assert_eq!(inside("/", "/srv/www"), Some("".into()));
+        assert_eq!(inside("/a\\040b", "/srv/www/c"), Some("a b/c".into()));
+        assert_eq!(inside("/part", "/srv/www").unwrap().as_os_str(), "part");
+        assert_eq!(inside("/part", "/srv/wwwroot"), None, "not below it");
+        assert_eq!(inside("/", "/srv"), None);
+        assert_eq!(inside("/part//deleted", "/srv/www/c"), None);
+        assert!(mount("/").is_whole() && !mount("/part").is_whole());
+    }
+
+    #[test]
+    fn the_mount_of_a_path_is_found_by_its_number() {
         let mount = mount_of(Path::new("/proc/self/mountinfo")).unwrap().unwrap();
         assert_eq!((mount.mountpoint.as_path(), mount.kind.as_str()), (Path::new("/proc"), "proc"));
         assert_eq!(mount_at(Path::new("/proc")).unwrap().unwrap(), mount);

@@ -45,7 +45,9 @@ pub enum Unmounted {
 pub fn umount(mountpoint: &Path) -> Result<Unmounted, Refusal> {
     let mount = find(mountpoint)?;
     match presence(&mount)? {
-        Some((daemon, presence)) if presence.mountpoint == mount.mountpoint => end(daemon),
+        Some((daemon, presence)) if mount.is_whole() && presence.mountpoint == mount.mountpoint => {
+            end(daemon)
+        }
         // Bound or moved here: the daemon would unmount another place.
         Some((daemon, _)) => end_here(&mount, &daemon, |place| host::unmount(place, false)),
         None => detach(&mount),
@@ -137,7 +139,13 @@ fn connect_to(note: &Note) -> io::Result<Option<Daemon>> {
 
 /// What a mount that is on no roster tells of itself.
 fn told(mount: &MountEntry) -> io::Result<Note> {
-    let told = asking::ask(&Question::Itself, &mount.mountpoint, PING_LIMIT)?;
+    // The root of the volume tells it, which a bound part does not show.
+    let is_root = |other: &MountEntry| other.device == mount.device && other.is_whole();
+    let place = match mount.is_whole() {
+        true => mount.mountpoint.clone(),
+        false => host::mounts()?.into_iter().find(is_root).ok_or(io::ErrorKind::NotFound)?.mountpoint,
+    };
+    let told = asking::ask(&Question::Itself, &place, PING_LIMIT)?;
     let told: Told = serde_json::from_slice(&told)?;
     let state = told.socket.parent().unwrap_or(Path::new("/")).to_owned();
     Ok(Note { pid: told.pid, mountpoint: mount.mountpoint.clone(), state })

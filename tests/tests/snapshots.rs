@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
@@ -61,6 +61,23 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         detach(self.folder.path());
+    }
+}
+
+/// A folder that is seen in another place, too.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(what: &Path, place: &Path) -> Bound {
+        process::need_root("only root binds mounts");
+        process::run(Command::new("mount").arg("--bind").arg(what).arg(place));
+        Bound(place.to_owned())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        detach(&self.0);
     }
 }
 
@@ -208,4 +225,31 @@ fn a_snapshot_taken_without_a_node_is_read_without_any_two_others_once_that_is_b
         fs::remove_dir_all(mount.state().join("snapshots/monday")).unwrap();
         [a, b].into_iter().for_each(|node| cluster.restart(node));
     }
+}
+
+/// A restore looked for the mount by its device, found the last one of that, and took what does not lie below it for the
+/// root of the volume: with a folder bound elsewhere, everything came in the place of one file.
+#[test]
+fn what_is_bound_elsewhere_is_known_by_its_place_in_the_volume() {
+    let cluster = Cluster::start(5);
+    let mount = changed(&cluster);
+    let elsewhere = scratch();
+    let _bound = Bound::new(&mount.path("folder"), elsewhere.path());
+    done(&["snapshot", "restore", "monday", text(&mount.path("gone"))]);
+    assert_eq!(fs::read_to_string(mount.path("gone")).unwrap(), "once here");
+    data::check(&mount.path("large"), 2, 3 * MIB);
+    let file = elsewhere.path().join("below/file");
+    let versions = done(&["versions", text(&file)]);
+    assert!(versions.contains("monday"), "{versions}");
+    // The whole volume is not what was meant.
+    let sentence = refused(&["snapshot", "restore", "monday", text(elsewhere.path())]);
+    assert!(sentence.contains("is where folder of the volume is bound"), "{sentence}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    assert!(mount.path("later").exists());
+    done(&["snapshot", "restore", "monday", text(&file)]);
+    assert_eq!(fs::read_to_string(mount.path("folder/below/file")).unwrap(), "old content");
+    // The mount point is that of the whole volume, though another mount was made later.
+    done(&["snapshot", "restore", "monday", text(&mount.root())]);
+    assert!(!mount.path("later").exists());
+    data::check(&mount.path("large"), 1, 9 * MIB);
 }

@@ -92,22 +92,32 @@ fn place_of(path: &Path) -> Result<Place, Failure> {
     };
     let there = resolved.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok());
     let there = there.unwrap_or(Path::new("/"));
-    let folder = if there.is_dir() { there } else { there.parent().unwrap_or(there) };
-    let mount = host::mount_of(folder).map_err(|error| host_refusal(&shown, &error))?;
+    let mount = host::mount_of(there).map_err(|error| host_refusal(&shown, &error))?;
     let mount = mount.filter(MountEntry::is_ours);
     let mount = mount.ok_or_else(|| Failure::Refused(format!("{shown} is not on an avidfs mount")))?;
-    let inside = resolved.strip_prefix(&mount.mountpoint).unwrap_or(Path::new("")).to_owned();
+    let inside = mount.inside(&resolved).ok_or_else(|| {
+        let mountpoint = mount.mountpoint.display();
+        Failure::Refused(format!(
+            "where {shown} lies in the volume cannot be told from the mount at {mountpoint}"
+        ))
+    })?;
     Ok(Place { mount, inside, path: resolved })
 }
 
 fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure> {
     let from = place_of(path)?;
-    let target = match to {
-        None => from.path.clone(),
-        Some(to) => target(&from, to)?,
-    };
-    let all = target == from.mount.mountpoint;
-    let folder = if all { target.as_path() } else { target.parent().unwrap_or(&target) };
+    let to = to.map(|to| target(&from, to)).transpose()?;
+    let place = to.as_ref().unwrap_or(&from);
+    let target = &place.path;
+    let all = place.inside.as_os_str().is_empty();
+    if !all && *target == place.mount.mountpoint {
+        return Err(Failure::Refused(format!(
+            "{} is where {} of the volume is bound: restore that where the whole volume is mounted",
+            target.display(),
+            place.inside.display()
+        )));
+    }
+    let folder = if all { target } else { target.parent().unwrap_or(target) };
     let directory =
         fs::metadata(folder).map_err(|error| host_refusal(&folder.display().to_string(), &error))?;
     let name = format!(".avidfs-restore-{}", std::process::id());
@@ -126,7 +136,7 @@ fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure
             return Err(refusal.into());
         }
     };
-    let put = if all { put_everything(&made, &target) } else { put(&made, &target) };
+    let put = if all { put_everything(&made, target) } else { put(&made, target) };
     put.map_err(|error| {
         let (shown, made) = (target.display(), made.display());
         Failure::Refused(format!(
@@ -138,16 +148,16 @@ fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure
     Ok(())
 }
 
-fn target(from: &Place, to: &Path) -> Result<PathBuf, Failure> {
+fn target(from: &Place, to: &Path) -> Result<Place, Failure> {
     let place = place_of(to)?;
     let shown = to.display();
-    if place.mount.mountpoint != from.mount.mountpoint {
+    if place.mount.id != from.mount.id {
         return Err(Failure::Refused(format!("{shown} is not on the same mount")));
     }
     if place.path.symlink_metadata().is_ok() {
         return Err(Failure::Refused(format!("{shown} exists already")));
     }
-    Ok(place.path)
+    Ok(place)
 }
 
 /// Put what was made in its place, all at once, and remove what was there.
