@@ -1,10 +1,11 @@
 //! Who uses a mount, as /proc tells: what fuser(1) says, without asking the mount anything.
 
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::host;
+use crate::host::{self, MountEntry};
 
 /// So many are named; the others are counted.
 const NAMED: usize = 5;
@@ -58,8 +59,7 @@ fn mapped_path(line: &[u8]) -> Option<PathBuf> {
 /// Why a mount cannot be unmounted, and what helps, in a sentence.
 pub fn sentence(mountpoint: &Path, users: &[User]) -> String {
     let shown = mountpoint.display();
-    let mounts = host::mounts().unwrap_or_default();
-    let below = mounts.iter().rev().find(|mount| is_below(&mount.mountpoint, mountpoint));
+    let below = mount_below(mountpoint).unwrap_or_default();
     let named: Vec<String> = users.iter().take(NAMED).map(ToString::to_string).collect();
     let more = match users.len().saturating_sub(NAMED) {
         0 => String::new(),
@@ -75,6 +75,11 @@ pub fn sentence(mountpoint: &Path, users: &[User]) -> String {
             named.join(", ")
         ),
     }
+}
+
+/// The last mount below a path, which may be a mount point itself. Asks no file system.
+pub fn mount_below(path: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(host::mounts()?.into_iter().rev().find(|mount| is_below(&mount.mountpoint, path)))
 }
 
 fn is_below(path: &Path, mountpoint: &Path) -> bool {

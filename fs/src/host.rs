@@ -1,6 +1,6 @@
 //! What the command line asks of the operating system: mounts, processes, limits. Every libc call of it stands here.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -576,6 +576,45 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     check(unsafe { libc::renameat2(here, one.as_ptr(), here, other.as_ptr(), flags) }).map(drop)
 }
 
+/// Remove a file, or a folder with all below it, and leave what is on another mount than the folder it lies in.
+///
+/// # Errors
+/// What could not be removed, by its path; what comes after it is left.
+pub fn remove_all(path: &Path) -> io::Result<()> {
+    let folder = open_folder(folder_of(path))?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    remove_from(&folder, name, path, &mount_id(&folder)?)
+}
+
+/// By descriptors: what a path leads to may change meanwhile. By the number of the mount: a folder of the same file system
+/// may be bound there. What is mounted on a file the kernel leaves itself.
+fn remove_from(folder: &File, name: &OsStr, path: &Path, mount: &str) -> io::Result<()> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {}", path.display(), reason(&error)));
+    let place = descriptor_path(folder).join(name);
+    if !place.symlink_metadata().map_err(named)?.is_dir() {
+        return std::fs::remove_file(&place).map_err(named);
+    }
+    let below = open_folder(&place).map_err(named)?;
+    if mount_id(&below)? != mount {
+        return Err(io::Error::other(format!("{} is another file system, and is left", path.display())));
+    }
+    let names = descriptor_path(&below).read_dir().map_err(named)?.map(|entry| Ok(entry?.file_name()));
+    for name in names.collect::<io::Result<Vec<_>>>().map_err(named)? {
+        remove_from(&below, &name, &path.join(&name), mount)?;
+    }
+    std::fs::remove_dir(&place).map_err(named)
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+}
+
+/// A path to what a descriptor has open, whatever became of its name.
+fn descriptor_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
 /// Whether a FUSE mount that said this has no daemon any more. Of one that was just killed the kernel gives up requests
 /// (`ECONNABORTED`) before it says so at once (`ENOTCONN`).
 pub fn says_dead(error: &io::Error) -> bool {
@@ -798,6 +837,23 @@ mod tests {
         let mount = mount_of(Path::new("/proc/self/mountinfo")).unwrap().unwrap();
         assert_eq!((mount.mountpoint.as_path(), mount.kind.as_str()), (Path::new("/proc"), "proc"));
         assert_eq!(mount_at(Path::new("/proc")).unwrap().unwrap(), mount);
+    }
+
+    #[test]
+    fn a_folder_is_removed_with_all_below_it_except_what_is_on_another_mount() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("old/below/file");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "some").unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("old/link")).unwrap();
+        let (old, opened) = (folder.path().join("old"), File::open(folder.path()).unwrap());
+        let refusal = remove_from(&opened, OsStr::new("old"), &old, "of another number").unwrap_err();
+        assert_eq!(refusal.to_string(), format!("{} is another file system, and is left", old.display()));
+        assert!(file.exists());
+        remove_all(&old).unwrap();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        let refusal = remove_all(&old).unwrap_err().to_string();
+        assert_eq!(refusal, format!("{}: no such file or directory", old.display()));
     }
 
     #[test]

@@ -253,3 +253,25 @@ fn what_is_bound_elsewhere_is_known_by_its_place_in_the_volume() {
     assert!(!mount.path("later").exists());
     data::check(&mount.path("large"), 1, 9 * MIB);
 }
+
+/// What is replaced is removed, and so was what lay on other file systems that were mounted below it.
+#[test]
+fn nothing_is_replaced_that_another_file_system_is_mounted_below() {
+    let cluster = Cluster::start(5);
+    let mount = changed(&cluster);
+    let other = scratch();
+    fs::write(other.path().join("thesis.tex"), "not of the volume").unwrap();
+    fs::create_dir(mount.path("folder/below/other")).unwrap();
+    let bound = Bound::new(other.path(), &mount.path("folder/below/other"));
+    for path in [mount.path("folder"), mount.root()] {
+        let sentence = refused(&["snapshot", "restore", "monday", text(&path)]);
+        let named = format!("{} is mounted below it", mount.path("folder/below/other").display());
+        assert!(sentence.contains(&named), "{sentence}");
+    }
+    assert_eq!(fs::read_to_string(other.path().join("thesis.tex")).unwrap(), "not of the volume");
+    assert_eq!(fs::read_to_string(mount.path("folder/below/file")).unwrap(), "new");
+    drop(bound);
+    done(&["snapshot", "restore", "monday", text(&mount.path("folder"))]);
+    assert_eq!(fs::read_to_string(mount.path("folder/below/file")).unwrap(), "old content");
+    assert!(!mount.path("folder/below/other").exists());
+}

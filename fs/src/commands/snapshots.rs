@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use avidfs::busy;
 use avidfs::cli::{SnapshotCommand, VersionsArgs};
 use avidfs::control::Request;
 use avidfs::host::{self, MountEntry, reason};
@@ -117,6 +118,14 @@ fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure
             place.inside.display()
         )));
     }
+    let below = busy::mount_below(target).map_err(|error| host_refusal("/proc/self/mountinfo", &error))?;
+    if let Some(below) = below {
+        return Err(Failure::Refused(format!(
+            "{} is not replaced while {} is mounted below it: unmount that first",
+            target.display(),
+            below.mountpoint.display()
+        )));
+    }
     let folder = if all { target } else { target.parent().unwrap_or(target) };
     let directory =
         fs::metadata(folder).map_err(|error| host_refusal(&folder.display().to_string(), &error))?;
@@ -132,17 +141,25 @@ fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure
     let report = match outcome {
         Ok(report) => report,
         Err(refusal) => {
-            let _ = remove(&made);
+            let _ = host::remove_all(&made);
             return Err(refusal.into());
         }
     };
     let put = if all { put_everything(&made, target) } else { put(&made, target) };
-    put.map_err(|error| {
+    put.map_err(|stuck| {
         let (shown, made) = (target.display(), made.display());
-        Failure::Refused(format!(
-            "{shown} could not be replaced, what was brought back is at {made}: {}",
-            reason(&error)
-        ))
+        Failure::Refused(match stuck {
+            Stuck::Putting(error) => format!(
+                "{shown} could not be replaced, what was brought back is at {made}: {}",
+                reason(&error)
+            ),
+            Stuck::Removing(error) => {
+                format!(
+                    "{shown} is replaced, but what was there before is not all removed: {}",
+                    reason(&error)
+                )
+            }
+        })
     })?;
     print(&report::restored(&target.display().to_string(), snapshot, &report));
     Ok(())
@@ -160,17 +177,35 @@ fn target(from: &Place, to: &Path) -> Result<Place, Failure> {
     Ok(place)
 }
 
+/// Where putting something in its place ended early.
+enum Stuck {
+    /// Not all of it is there.
+    Putting(io::Error),
+    /// All of it is, and some of what was there before.
+    Removing(io::Error),
+}
+
 /// Put what was made in its place, all at once, and remove what was there.
-fn put(made: &Path, target: &Path) -> io::Result<()> {
+fn put(made: &Path, target: &Path) -> Result<(), Stuck> {
     if target.symlink_metadata().is_err() {
-        return fs::rename(made, target);
+        return fs::rename(made, target).map_err(Stuck::Putting);
     }
-    host::exchange(made, target)?;
-    remove(made)
+    host::exchange(made, target).map_err(Stuck::Putting)?;
+    host::remove_all(made).map_err(Stuck::Removing)
 }
 
 /// Put everything that was made into the root, one name after the other, and remove what was not there then.
-fn put_everything(made: &Path, root: &Path) -> io::Result<()> {
+fn put_everything(made: &Path, root: &Path) -> Result<(), Stuck> {
+    let left = put_names(made, root).map_err(Stuck::Putting)?;
+    for path in left {
+        host::remove_all(&path).map_err(Stuck::Removing)?;
+    }
+    take_on_attributes(made, root).map_err(Stuck::Putting)?;
+    host::remove_all(made).map_err(Stuck::Removing)
+}
+
+/// Put every name that was made into the root; returns what else is there.
+fn put_names(made: &Path, root: &Path) -> io::Result<Vec<PathBuf>> {
     let names = |folder: &Path| -> io::Result<Vec<_>> {
         folder.read_dir()?.map(|entry| entry.map(|entry| entry.file_name())).collect()
     };
@@ -181,18 +216,12 @@ fn put_everything(made: &Path, root: &Path) -> io::Result<()> {
             false => fs::rename(made.join(name), root.join(name))?,
         }
     }
-    for name in now.iter().filter(|name| !then.contains(name) && made.file_name() != Some(name)) {
-        remove(&root.join(name))?;
-    }
-    let attributes = fs::metadata(made)?;
-    std::os::unix::fs::chown(root, Some(attributes.uid()), Some(attributes.gid()))?;
-    fs::set_permissions(root, attributes.permissions())?;
-    remove(made)
+    let left = now.iter().filter(|name| !then.contains(name) && made.file_name() != Some(name));
+    Ok(left.map(|name| root.join(name)).collect())
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata()?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
+fn take_on_attributes(made: &Path, root: &Path) -> io::Result<()> {
+    let attributes = fs::metadata(made)?;
+    std::os::unix::fs::chown(root, Some(attributes.uid()), Some(attributes.gid()))?;
+    fs::set_permissions(root, attributes.permissions())
 }
