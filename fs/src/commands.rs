@@ -7,7 +7,9 @@ pub mod objects;
 mod pki;
 mod snapshots;
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,7 +76,7 @@ fn status_of_pool(peers: &str, args: &StatusArgs) -> Result<(), Failure> {
         let transport = access.transport()?;
         Ok::<_, Refusal>(mount::survey(&transport, &addresses, &[], HELLO_LIMIT).await)
     })?;
-    print(&if args.json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) });
+    print(&if args.json { pretty(&report::pool_json(&survey)) } else { report::pool(&survey) })?;
     match survey.silent.len() {
         0 => Ok(()),
         silent => Err(Failure::Refused(format!("{silent} of {} nodes do not answer", addresses.len()))),
@@ -94,7 +96,7 @@ fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
         let mut daemon = daemon(entry)?;
         let value: serde_json::Value = daemon.ask(Request::Status, Some(QUESTION_LIMIT))?;
         if json {
-            print(&pretty(&value));
+            print(&pretty(&value))?;
             continue;
         }
         let status: VolumeStatus = serde_json::from_value(value).map_err(|error| garbled(&error))?;
@@ -102,30 +104,28 @@ fn status_of_mounts(mounts: &[MountEntry], json: bool) -> Result<(), Failure> {
         print(&format!(
             "{gap}{}",
             report::status(&entry.mountpoint.display().to_string(), daemon.pid(), &status)
-        ));
+        ))?;
     }
     Ok(())
 }
 
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let told = |figure: &Figure| match args.json {
-        true => (),
-        false => print(&report::figure(figure)),
+    let mut printed = Ok(());
+    let told = |figure: &Figure| {
+        if !args.json && printed.is_ok() {
+            printed = print(&report::figure(figure));
+        }
     };
     let limit = Duration::from_secs(args.seconds);
     let figures = avidfs::bench::run(&args.folder, limit, told)
         .map_err(|error| host_refusal(&args.folder.display().to_string(), &error))?;
-    if args.json {
-        print(&pretty(&serde_json::json!(figures)));
-    }
-    Ok(())
+    if args.json { print(&pretty(&serde_json::json!(figures))) } else { printed }
 }
 
 pub fn metrics(args: &MetricsArgs) -> Result<(), Failure> {
     let mountpoint = surroundings()?.current_dir.join(&args.mountpoint);
     let text: String = daemon(&umount::find(&mountpoint)?)?.ask(Request::Metrics, Some(QUESTION_LIMIT))?;
-    print(&text);
-    Ok(())
+    print(&text)
 }
 
 pub fn info(args: &InfoArgs) -> Result<(), Failure> {
@@ -142,12 +142,10 @@ pub fn info(args: &InfoArgs) -> Result<(), Failure> {
     let value: serde_json::Value =
         daemon(&entry)?.ask(Request::Info { ino: metadata.ino() }, Some(QUESTION_LIMIT))?;
     if args.json {
-        print(&pretty(&value));
-        return Ok(());
+        return print(&pretty(&value));
     }
     let file: FileReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
-    print(&report::file(&shown, &file));
-    Ok(())
+    print(&report::file(&shown, &file))
 }
 
 pub fn gc(args: &GcArgs) -> Result<(), Failure> {
@@ -155,23 +153,20 @@ pub fn gc(args: &GcArgs) -> Result<(), Failure> {
     let request = Request::Gc { dry_run: args.dry_run };
     let value: serde_json::Value = daemon(&umount::find(&mountpoint)?)?.ask(request, None)?;
     if args.json {
-        print(&pretty(&value));
-        return Ok(());
+        return print(&pretty(&value));
     }
     let found: GarbageReport = serde_json::from_value(value).map_err(|error| garbled(&error))?;
-    print(&report::garbage(&found, args.dry_run));
-    Ok(())
+    print(&report::garbage(&found, args.dry_run))
 }
 
 pub fn export_key(state: &Path) -> Result<(), Failure> {
     match state::key_in(state)? {
-        key @ VolumeKey::Private(_) => print(&key.to_text()),
+        key @ VolumeKey::Private(_) => hand_over(&key.to_text()),
         VolumeKey::Public(_) => {
             let shown = state.display();
-            return Err(Failure::Refused(format!("{shown} has only the public half of the volume's key")));
+            Err(Failure::Refused(format!("{shown} has only the public half of the volume's key")))
         }
     }
-    Ok(())
 }
 
 pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
@@ -179,7 +174,7 @@ pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     let trust = match (&args.key, &args.fingerprint) {
         (Some(path), _) => {
             let shown = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| host_refusal(&shown, &error))?;
+            let text = read_key(path).map_err(|error| host_refusal(&shown, &error))?;
             let key = VolumeKey::from_text(&text);
             Trust::Key(Box::new(key.map_err(|error| Failure::Refused(format!("{shown}: {error}")))?))
         }
@@ -187,17 +182,28 @@ pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
         (None, None) => Trust::Nodes,
     };
     let state = surroundings()?.current_dir.join(&args.state);
-    Ok(runtime()?.block_on(recover_from(addresses, &access, &state, args, trust))?)
+    let recovered = runtime()?.block_on(recover_from(addresses, &access, &state, args, trust))?;
+    print(&recovered)
 }
 
-/// Everything is read and checked before the folder is touched, and written in one transaction.
+/// Whoever reads the key can write the volume; it may be read all the same, as the host it was kept from is lost.
+fn read_key(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        daemon::warn(&format!("others may read or change the volume's key: chmod 600 {}", path.display()));
+    }
+    io::read_to_string(file)
+}
+
+/// Everything is read and checked before the folder is touched, and written in one transaction. Returns what to say of it.
 async fn recover_from(
     addresses: Vec<NodeAddress>,
     access: &Access,
     path: &Path,
     args: &RecoverArgs,
     trust: Trust,
-) -> Result<(), Refusal> {
+) -> Result<String, Refusal> {
     // The key comes last: a folder without one was never finished, and is begun anew.
     if (state::look(path)?.is_some() || state::has_metadata(path)) && state::has_key(path) {
         return Err(Refusal(format!("the state folder {} has a volume already", path.display())));
@@ -228,15 +234,14 @@ async fn recover_from(
     state.remember(&Remembered::new(descriptor.volume, &descriptor.name, answered))?;
     let key = trust.key(head);
     state.keep_key(&key)?;
-    print(&report::recovered(&descriptor.name, path, &store.usage()?, head, &key));
     if chain.answered < code.fresh_quorum() {
         daemon::warn(&recover::reduced(chain.answered, code));
     }
-    Ok(())
+    Ok(report::recovered(&descriptor.name, path, &store.usage()?, head, &key))
 }
 
 fn show_progress(done: usize, all: usize) {
-    if std::io::stderr().is_terminal() {
+    if io::stderr().is_terminal() {
         let end = if done == all { "\n" } else { "" };
         eprint!("\rreading the journal: {done} of {all} blocks{end}");
     }
@@ -250,10 +255,23 @@ pub fn daemon(entry: &MountEntry) -> Result<Daemon, Refusal> {
     })
 }
 
-/// Like `print!`, but a reader that has seen enough (`| head`) is no error.
-fn print(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Like `print!`, but a failure is one of the command. A reader that has seen enough (`| head`) is told nothing.
+fn print(text: &str) -> Result<(), Failure> {
+    write_out(text).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Told,
+        _ => host_refusal("standard output", &error).into(),
+    })
+}
+
+/// Print what somebody keeps: a reader that does not take all of it is an error as any other.
+fn hand_over(text: &str) -> Result<(), Failure> {
+    write_out(text).map_err(|error| host_refusal("standard output", &error).into())
+}
+
+fn write_out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 fn pretty(value: &serde_json::Value) -> String {

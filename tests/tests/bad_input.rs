@@ -326,3 +326,31 @@ fn what_is_not_mounted_cannot_be_asked_or_unmounted() {
     assert_says(&refused(&["info", "/none"], 1), &["/none", "no such file"]);
     assert_says(&refused(&["status", "--peers", "127.0.0.1:1"], 1), &["1 of 1 nodes do not answer"]);
 }
+
+/// On a full disk, and to a reader that was gone, `avidfs key export` wrote nothing and ended well.
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, &[]);
+    let (state, peers) = (mount.state(), cluster.peers());
+    let (state, root) = (state.to_str().unwrap(), mount.root());
+    let kept: [&[&str]; 2] =
+        [&["key", "export", "--state", state], &["members", "--peers", &peers, "--code", "3+2"]];
+    let read: [&[&str]; 2] = [&["status", root.to_str().unwrap()], &["status", "--peers", &peers]];
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let nobody = || std::io::pipe().map(|(_, write)| write).unwrap();
+    for words in kept.iter().chain(&read) {
+        run(command("avidfs").args(*words));
+        let asked = command("avidfs").args(*words).stdout(full()).output().unwrap();
+        let sentence = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert_eq!(asked.status.code(), Some(1), "{words:?}: {sentence}");
+        assert_eq!(sentence, "avidfs: standard output: no space left on device\n", "{words:?}");
+        let asked = command("avidfs").args(*words).stdout(nobody()).output().unwrap();
+        let sentence = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert_eq!(asked.status.code(), Some(1), "{words:?}: {sentence}");
+        // A reader that has seen enough knows that.
+        let expected = if kept.contains(words) { "avidfs: standard output: broken pipe\n" } else { "" };
+        assert_eq!(sentence, expected, "{words:?}");
+    }
+    mount.unmount();
+}

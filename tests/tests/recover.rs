@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Duration;
 
@@ -54,13 +55,17 @@ fn any_three_of_five_nodes_and_the_key_give_the_volume_back() {
     let state = mount.state();
     let key_file = state.with_extension("key");
     fs::write(&key_file, key).unwrap();
-    for dead in [[0, 1], [2, 4], [1, 3]] {
+    for (dead, mode) in [([0, 1], 0o644), ([2, 4], 0o640), ([1, 3], 0o600)] {
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(mode)).unwrap();
         dead.iter().for_each(|k| cluster.kill(*k));
         fs::remove_dir_all(&state).unwrap();
         let (peers, state) = (cluster.peers(), state.to_str().unwrap());
         let key = key_file.to_str().unwrap();
         let output = avidfs(&["recover", "--peers", &peers, "--state", state, "--key", key]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let warned = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{warned}");
+        let is_told = warned.contains("others may read or change the volume's key: chmod 600 ");
+        assert_eq!(is_told, mode != 0o600, "{warned}");
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said.starts_with("recovered volume default into "), "{said}");
         mount.mount();

@@ -24,8 +24,7 @@ pub fn blame(args: &BlameArgs) -> Result<(), Failure> {
         return Err(Failure::Refused(format!("there is nothing against node {node}")));
     }
     let json = || pretty(&serde_json::to_value(&cases).expect("cases are strings and numbers"));
-    print(&if args.json { json() } else { report::blame(&cases) });
-    Ok(())
+    print(&if args.json { json() } else { report::blame(&cases) })
 }
 
 type Found = Result<(Vec<Case>, Option<u64>), Failure>;

@@ -36,12 +36,12 @@ pub fn fsck(args: &FsckArgs) -> ExitCode {
         (None, Some(state)) => of_folder(state, args, wish),
         (None, None) => Err(Failure::Usage("a mount point or --state is missing".to_owned())),
     };
-    match report {
-        Ok(found) => {
-            let json = || pretty(&serde_json::to_value(&found).expect("a report is strings and numbers"));
-            print(&if args.json { json() } else { report::fsck(&found) });
-            code(&found)
-        }
+    let told = report.and_then(|found| {
+        let json = || pretty(&serde_json::to_value(&found).expect("a report is strings and numbers"));
+        print(&if args.json { json() } else { report::fsck(&found) }).map(|()| code(&found))
+    });
+    match told {
+        Ok(code) => code,
         Err(Failure::Usage(sentence)) => fail(&sentence, USAGE),
         Err(Failure::Refused(sentence) | Failure::System(sentence)) => fail(&sentence, NOT_RUN),
         Err(Failure::Told) => ExitCode::from(NOT_RUN),

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::bar::Bar;
-use super::{pretty, print};
+use super::{hand_over, pretty, print};
 use crate::{Failure, fail, host_refusal, runtime, surroundings};
 
 /// There is no object of this key or version.
@@ -98,14 +98,16 @@ async fn put_from<S: Source>(
     let stored = store.put(source, &args.key, args.version, &progress).await;
     drop(bar);
     let (stored, seconds) = (stored?, began.elapsed().as_secs_f64());
-    if args.json {
+    let printed = if args.json {
         let Stored { version, bytes, parts } = stored;
-        print(&pretty(&transferred(store, &args.key, (version, bytes, parts), seconds)));
+        print(&pretty(&transferred(store, &args.key, (version, bytes, parts), seconds)))
     } else if !args.quiet {
-        print(&report::stored(&args.key, &stored, seconds));
-    }
+        print(&report::stored(&args.key, &stored, seconds))
+    } else {
+        Ok(())
+    };
     store.settle().await;
-    Ok(())
+    Ok(printed?)
 }
 
 pub fn get(args: &GetArgs) -> ExitCode {
@@ -124,8 +126,7 @@ pub fn get(args: &GetArgs) -> ExitCode {
             let sink = FileSink::create(&surroundings.current_dir.join(&args.out))?;
             let (got, sink, seconds) = get_to(args, &store, sink).await?;
             sink.keep()?;
-            print(&said_of_get(args, &store, &got, seconds));
-            Ok(())
+            Ok(print(&said_of_get(args, &store, &got, seconds))?)
         })
     })
 }
@@ -159,13 +160,15 @@ pub fn delete(args: &DeleteArgs) -> ExitCode {
             let store = open(&config, Ownership::Own(secret)).await?;
             let version = store.delete(&args.key).await?;
             let seconds = began.elapsed().as_secs_f64();
-            if args.json {
-                print(&pretty(&transferred(&store, &args.key, (version, 0, 0), seconds)));
+            let printed = if args.json {
+                print(&pretty(&transferred(&store, &args.key, (version, 0, 0), seconds)))
             } else if !args.quiet {
-                print(&report::deleted(&args.key, version));
-            }
+                print(&report::deleted(&args.key, version))
+            } else {
+                Ok(())
+            };
             store.settle().await;
-            Ok(())
+            Ok(printed?)
         })
     })
 }
@@ -187,7 +190,7 @@ pub fn list(args: &ListArgs) -> ExitCode {
                 let got = looked_at(&store, &listed, args.long).await?;
                 rows.push((listed, got));
             }
-            print(&if args.json { pretty(&rows_json(&store, &rows)) } else { report::keys(&rows) });
+            print(&if args.json { pretty(&rows_json(&store, &rows)) } else { report::keys(&rows) })?;
             Ok(())
         })
     })
@@ -228,8 +231,7 @@ pub fn members(args: &MembersArgs) -> ExitCode {
         let peers = config::named_peers(args.peers.as_ref(), &access, &surroundings)?;
         carry_out(async {
             let transport = access.object_transport()?;
-            print(&membership::survey(&transport, &peers, code, HELLO_LIMIT).await?.to_json());
-            Ok(())
+            Ok(hand_over(&membership::survey(&transport, &peers, code, HELLO_LIMIT).await?.to_json())?)
         })
     })
 }

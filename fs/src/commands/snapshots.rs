@@ -41,19 +41,16 @@ fn create(name: &str, mountpoint: &Path) -> Result<(), Failure> {
     let shown = mount.mountpoint.display().to_string();
     host::sync_file_system(&mount.mountpoint).map_err(|error| host_refusal(&shown, &error))?;
     let taken: SnapshotReport = daemon(&mount)?.ask(Request::TakeSnapshot { name: name.to_owned() }, None)?;
-    print(&format!("snapshot {} is in the pool\n", taken.name));
-    Ok(())
+    print(&format!("snapshot {} is in the pool\n", taken.name))
 }
 
 fn list(mountpoint: &Path, json: bool) -> Result<(), Failure> {
     let value: serde_json::Value = daemon(&mount_named(mountpoint)?)?.ask(Request::Snapshots, None)?;
     if json {
-        print(&pretty(&value));
-        return Ok(());
+        return print(&pretty(&value));
     }
     let snapshots: Vec<SnapshotReport> = serde_json::from_value(value).map_err(|error| garbled(&error))?;
-    print(&report::snapshots(&snapshots));
-    Ok(())
+    print(&report::snapshots(&snapshots))
 }
 
 pub fn versions(args: &VersionsArgs) -> Result<(), Failure> {
@@ -61,16 +58,14 @@ pub fn versions(args: &VersionsArgs) -> Result<(), Failure> {
     let request = Request::Versions { path: place.inside.as_os_str().as_bytes().to_vec() };
     let value: serde_json::Value = daemon(&place.mount)?.ask(request, None)?;
     if args.json {
-        print(&pretty(&value));
-        return Ok(());
+        return print(&pretty(&value));
     }
     let versions: Vec<VersionReport> = serde_json::from_value(value).map_err(|error| garbled(&error))?;
     if versions.is_empty() {
         let shown = args.path.display();
         return Err(Failure::Refused(format!("{shown} is in no snapshot, and not there now")));
     }
-    print(&report::versions(&versions));
-    Ok(())
+    print(&report::versions(&versions))
 }
 
 /// A path on one of our mounts.
@@ -161,8 +156,7 @@ fn restore(snapshot: &str, path: &Path, to: Option<&Path>) -> Result<(), Failure
             }
         })
     })?;
-    print(&report::restored(&target.display().to_string(), snapshot, &report));
-    Ok(())
+    print(&report::restored(&target.display().to_string(), snapshot, &report))
 }
 
 fn target(from: &Place, to: &Path) -> Result<Place, Failure> {
