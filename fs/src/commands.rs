@@ -170,6 +170,7 @@ pub fn export_key(state: &Path) -> Result<(), Failure> {
 }
 
 pub fn recover(args: &RecoverArgs) -> Result<(), Failure> {
+    host::keep_files_private();
     let (addresses, access) = reach(&args.peers, &args.access)?;
     let trust = match (&args.key, &args.fingerprint) {
         (Some(path), _) => {

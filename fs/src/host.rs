@@ -1,11 +1,11 @@
 //! What the command line asks of the operating system: mounts, processes, limits. Every libc call of it stands here.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -687,6 +687,25 @@ pub fn is_on_path(program: &str) -> bool {
 pub fn user_and_group() -> (u32, u32) {
     // SAFETY: both take nothing and cannot fail.
     unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// What this program makes from now on is for its user alone. Modes of files on a mount come with the kernel's requests.
+pub fn keep_files_private() {
+    // SAFETY: takes a number and cannot fail.
+    unsafe {
+        libc::umask(0o077);
+    }
+}
+
+/// Let nobody but its owner enter a folder. One of another user stays as it is, and so does a mount point: its mode is that
+/// of another file system's root.
+pub fn keep_others_out(folder: &Path) -> io::Result<()> {
+    let (found, above) = (folder.metadata()?, folder.join("..").metadata()?);
+    let is_ours = found.uid() == user_and_group().0 && found.dev() == above.dev();
+    match is_ours && found.mode() & 0o077 != 0 {
+        true => std::fs::set_permissions(folder, Permissions::from_mode(0o700)),
+        false => Ok(()),
+    }
 }
 
 /// Leave the terminal and the process group of whoever started this.

@@ -247,6 +247,7 @@ fn surroundings() -> Result<Surroundings<'static>, Refusal> {
 }
 
 fn serve(config: &MountConfig, announce: Announce) -> Result<(), Refusal> {
+    host::keep_files_private();
     avidfs::embedded::raise_file_limit();
     let runtime = runtime()?;
     let served = runtime.block_on(async {

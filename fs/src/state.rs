@@ -2,7 +2,7 @@
 //! What stands inside the metadata, cache and backlog others know.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -179,8 +179,8 @@ pub struct StateFolder {
     path: PathBuf,
     /// The lock ends with the process; it is closed on exec, so that no child keeps it.
     _lock: File,
-    /// What lay in it before; none if there was no folder.
-    found: Option<Vec<OsString>>,
+    /// What lay in it before, and what it allowed; none if there was no folder.
+    before: Option<(Vec<OsString>, Permissions)>,
 }
 
 impl StateFolder {
@@ -194,6 +194,11 @@ impl StateFolder {
         };
         let found = names_in(path).map_err(refused)?;
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
+        let allowed = path.metadata().map_err(refused)?.permissions();
+        // Other things may lie in a folder that was named by mistake.
+        if look(path).is_ok() {
+            host::keep_others_out(path).map_err(refused)?;
+        }
         let mut open = OpenOptions::new();
         open.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = open.open(path.join("lock")).map_err(refused)?;
@@ -201,7 +206,8 @@ impl StateFolder {
             Ok(()) => {
                 // For people and scripts that look for the daemon; nothing here reads it.
                 let _ = lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id()));
-                Ok(StateFolder { path: path.to_owned(), _lock: lock, found })
+                let before = found.map(|found| (found, allowed));
+                Ok(StateFolder { path: path.to_owned(), _lock: lock, before })
             }
             Err(TryLockError::WouldBlock) => Err(Refusal(in_use(path))),
             Err(TryLockError::Error(error)) => Err(refused(error)),
@@ -210,8 +216,8 @@ impl StateFolder {
 
     /// Undo `take`, where nothing was made in the folder that is worth keeping. What lay there before stays.
     pub fn give_back(self) {
-        let found = self.found.as_deref().unwrap_or_default();
-        let is_new = |name: &str| !found.iter().any(|found| found == name);
+        let found = self.before.iter().flat_map(|(found, _)| found);
+        let is_new = |name: &str| !found.clone().any(|found| found == name);
         if is_new("nodes") {
             let _ = std::fs::remove_dir_all(self.nodes());
         }
@@ -220,9 +226,10 @@ impl StateFolder {
         for name in metadata.iter().chain(&others).filter(|name| is_new(name)) {
             let _ = std::fs::remove_file(self.path.join(name));
         }
-        if self.found.is_none() {
-            let _ = std::fs::remove_dir(&self.path);
-        }
+        let _ = match self.before {
+            Some((_, allowed)) => std::fs::set_permissions(&self.path, allowed),
+            None => std::fs::remove_dir(&self.path),
+        };
     }
 
     /// Remember this from now on.
@@ -353,6 +360,8 @@ fn is_state_of(path: &Path, mount: &MountEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn some_volume() -> Remembered {
@@ -410,8 +419,16 @@ mod tests {
         std::fs::create_dir_all(state.nodes().join("0")).unwrap();
         state.give_back();
         assert!(!path.exists());
-        StateFolder::take(folder.path()).unwrap().give_back();
-        assert!(folder.path().exists());
+        let mode = || folder.path().metadata().unwrap().permissions().mode() & 0o777;
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let state = StateFolder::take(folder.path()).unwrap();
+        assert_eq!(mode(), 0o700, "only its owner may enter it");
+        state.give_back();
+        assert_eq!(mode(), 0o755);
+        // Not even that, where other things lie in it.
+        std::fs::write(folder.path().join("thesis.tex"), "x").unwrap();
+        StateFolder::take(folder.path()).unwrap();
+        assert_eq!(mode(), 0o755);
     }
 
     #[test]

@@ -26,5 +26,5 @@ pub use intake::Limits;
 pub use server::{serve, serve_tls};
 pub use store::{
     Act, Author, Disk, DiskFile, LocalDisk, ModelledDisk, Space, Store, StoreOptions, StoredFragment, Usage,
-    raise_file_limit, settle_allocator,
+    keep_files_private, raise_file_limit, settle_allocator,
 };

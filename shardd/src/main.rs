@@ -37,6 +37,7 @@ fn run(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
         EnvFilter::try_new(&config.log).map_err(|error| format!("--log {:?}: {error}", config.log))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    shardd::keep_files_private();
     shardd::settle_allocator();
     shardd::raise_file_limit();
     // The other half of the cores hashes and writes. A second thread on two cores would be woken for every request, for

@@ -53,7 +53,7 @@ use segment::{BLOCK, Segment};
 use upkeep::Upkeep;
 use volumes::Volumes;
 
-pub use disk::{Disk, DiskFile, LocalDisk, raise_file_limit, settle_allocator};
+pub use disk::{Disk, DiskFile, LocalDisk, keep_files_private, raise_file_limit, settle_allocator};
 pub use lengths::LIST_BYTES;
 pub use modelled::{Act, ModelledDisk};
 pub use record::Space;

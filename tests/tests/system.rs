@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::eventually;
 use avidfs_tests::mount::{Mount, said};
-use avidfs_tests::process::{self, Process, need_program, need_root, output, program, run};
+use avidfs_tests::process::{self, Process, need_program, need_root, output, program, run, shell};
 use avidfs_tests::scratch::{detach, is_mounted, scratch};
 use avidfs_tests::timed;
 use tempfile::TempDir;
@@ -461,6 +461,24 @@ fn no_request_of_a_mount_of_mount_8_takes_longer_than_io_timeout() {
     assert!(took < Duration::from_secs(8), "{took:?}");
     (0..3).for_each(|node| cluster.cont(node));
     place.unmount_here();
+}
+
+#[test]
+fn what_daemon_and_nodes_keep_is_for_its_user_alone_and_what_programs_make_is_as_they_ask() {
+    let mount = Mount::prepared(None, &[]);
+    fs::create_dir(mount.state()).unwrap();
+    fs::set_permissions(mount.state(), fs::Permissions::from_mode(0o755)).unwrap();
+    mount.mount();
+    shell(&format!("umask 022; cd {}; touch file; mkdir folder", mount.root().display()));
+    let mode = |path: &Path| path.symlink_metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&mount.path("file")), mode(&mount.path("folder"))), (0o644, 0o755));
+    mount.status();
+    assert_eq!(mode(&mount.state()), 0o700);
+    let cluster = Cluster::start(1);
+    for path in [mount.state(), cluster.data_dir(0)].iter().flat_map(|folder| everything_below(folder)) {
+        assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+    }
+    mount.unmount();
 }
 
 /// Everything below a folder.

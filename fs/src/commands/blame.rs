@@ -5,6 +5,7 @@ use std::path::Path;
 use avidfs::cli::BlameArgs;
 use avidfs::control::Request;
 use avidfs::evidence::{Case, Evidence};
+use avidfs::host;
 use avidfs::report;
 use avidfs::state::StateFolder;
 use avidfs::umount;
@@ -38,6 +39,7 @@ fn of_mount(mountpoint: &Path, clear: Option<NodeId>) -> Found {
 }
 
 fn of_folder(state: &Path, clear: Option<NodeId>) -> Found {
+    host::keep_files_private();
     // Nobody mounts it meanwhile.
     let folder = StateFolder::take(state)?;
     let wrong = |error: std::io::Error| host_refusal("the evidence", &error);

@@ -10,6 +10,7 @@ use avidfs::cli::{FsckArgs, MountArgs};
 use avidfs::config::{self, MountConfig};
 use avidfs::control::Request;
 use avidfs::daemon::warn;
+use avidfs::host;
 use avidfs::opening::{self, Opened};
 use avidfs::report;
 use avidfs::state::{self, Refusal};
@@ -82,6 +83,7 @@ fn of_folder(state: &Path, args: &FsckArgs, wish: FsckWish) -> Result<FsckReport
         ..MountArgs::default()
     };
     let config = config::mount_config(&args, &surroundings)?;
+    host::keep_files_private();
     avidfs::embedded::raise_file_limit();
     let runtime = runtime()?;
     let checked = runtime.block_on(check(&config, wish));

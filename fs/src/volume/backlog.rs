@@ -3,7 +3,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -121,6 +122,11 @@ impl Volume {
     /// Store what the last run left behind.
     pub(super) async fn store_backlog(self: &Arc<Self>) -> Result<()> {
         let folder = self.options.backlog.clone();
+        if folder.exists()
+            && let Err(error) = keep_others_out(&folder)
+        {
+            tracing::warn!(%error, folder = %folder.display(), "others may enter it");
+        }
         for path in backlog_files(&folder)? {
             let item = read_item(&path)?;
             let padded = crate::stripe::pad(self.settings.code, &item.bytes);
@@ -183,7 +189,7 @@ fn keep(folder: &Path, limit: u64, items: &[Item]) -> Unsaved {
 }
 
 fn write_item(folder: &Path, item: &Item) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|error| host("create", folder, &error))?;
+    make(folder).map_err(|error| host("create", folder, &error))?;
     let path = folder.join(item.id.to_string());
     let unfinished = folder.join(format!("{}.new", item.id));
     let write = || -> std::io::Result<()> {
@@ -194,6 +200,23 @@ fn write_item(folder: &Path, item: &Item) -> Result<()> {
         File::open(folder)?.sync_all()
     };
     write().map_err(|error| host("write", &path, &error))
+}
+
+fn make(folder: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    keep_others_out(folder)
+}
+
+/// Unless other things lie in it, which others may need.
+fn keep_others_out(folder: &Path) -> std::io::Result<()> {
+    let is_item = |path: PathBuf| {
+        let id = path.file_stem().and_then(|id| id.to_str()?.parse::<ObjectId>().ok());
+        id.is_some() && path.extension().is_none_or(|unfinished| unfinished == "new")
+    };
+    match folder.read_dir()?.all(|entry| entry.is_ok_and(|entry| is_item(entry.path()))) {
+        true => crate::host::keep_others_out(folder),
+        false => Ok(()),
+    }
 }
 
 /// Gone for good: one that came back after a power loss would lay old bytes over newer ones.
@@ -211,7 +234,7 @@ pub fn backlog_is_empty(folder: &Path) -> Result<bool> {
 }
 
 /// The files of the backlog in the order of sealing; one that was not finished is not among them.
-fn backlog_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+fn backlog_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -305,6 +328,8 @@ fn host(verb: &str, path: &Path, error: &std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use avidfs_tests::fuzz::fuzz;
 
     use super::*;
@@ -330,6 +355,23 @@ mod tests {
         let paths = backlog_files(folder.path()).unwrap();
         assert_eq!(paths.len(), 1);
         assert_eq!(read_item(&paths[0]).unwrap(), item());
+    }
+
+    #[test]
+    fn a_folder_that_was_there_is_for_its_owner_alone_unless_other_things_lie_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = || folder.path().metadata().unwrap().permissions().mode() & 0o777;
+        let open = || fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Empty, and with an item.
+        for _ in 0..2 {
+            open();
+            write_item(folder.path(), &item()).unwrap();
+            assert_eq!(mode(), 0o700);
+        }
+        open();
+        fs::write(folder.path().join("thesis.tex"), "x").unwrap();
+        write_item(folder.path(), &item()).unwrap();
+        assert_eq!(mode(), 0o755);
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! are not asked through it: they are written once, durably, before there is anything to lose.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rand::TryRngCore;
@@ -184,6 +184,26 @@ pub fn settle_allocator() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 512 << 10);
         libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// What this program makes from now on is for its user alone.
+pub fn keep_files_private() {
+    // SAFETY: takes a number and cannot fail.
+    unsafe {
+        libc::umask(0o077);
+    }
+}
+
+/// Let nobody but its owner enter a folder. One of another user stays as it is, and so does a mount point: its mode is that
+/// of another file system's root.
+pub fn keep_others_out(folder: &Path) -> io::Result<()> {
+    let (found, above) = (folder.metadata()?, folder.join("..").metadata()?);
+    // SAFETY: geteuid takes nothing and cannot fail.
+    let is_ours = found.uid() == unsafe { libc::geteuid() } && found.dev() == above.dev();
+    match is_ours && found.mode() & 0o077 != 0 {
+        true => fs::set_permissions(folder, Permissions::from_mode(0o700)),
+        false => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The data folder: whose it is, who uses it, and files in it that are replaced whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -43,10 +44,18 @@ impl Folder {
     /// Open the data folder at `path`, making it if it is absent or empty. What changes in it later is on `disk`.
     pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Folder, StoreError> {
         let refused = |why: String| StoreError::folder(path, why);
-        fs::create_dir_all(path).map_err(|error| refused(error.to_string()))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| refused(error.to_string()))?;
         let is_new = !path.join(NODE).exists();
         if is_new && !is_empty(path).map_err(|error| refused(error.to_string()))? {
             return Err(refused("it is neither empty nor a node's".into()));
+        }
+        // A file system without modes is no obstacle.
+        if let Err(error) = disk::keep_others_out(path) {
+            tracing::warn!(%error, folder = %path.display(), "others may enter it");
         }
         let lock = lock(path)?;
         if is_new && !path.join(NODE).exists() {
@@ -166,6 +175,9 @@ fn replace(disk: &dyn Disk, folder: &Path, name: &str, bytes: &[u8]) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn open(path: &Path) -> Result<Folder, StoreError> {
@@ -192,11 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_was_there_lets_nobody_in_but_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = || folder.path().metadata().unwrap().permissions().mode() & 0o777;
+        // An empty one, and one of a node.
+        for _ in 0..2 {
+            fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+            open(folder.path()).unwrap();
+            assert_eq!(mode(), 0o700);
+        }
+    }
+
+    #[test]
     fn somebody_elses_folder_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
+        let mode = || folder.path().metadata().unwrap().permissions().mode();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let before = mode();
         fs::write(folder.path().join("thesis.tex"), "text").unwrap();
         assert!(why(folder.path()).ends_with("it is neither empty nor a node's"));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!((fs::read_dir(folder.path()).unwrap().count(), mode()), (1, before));
     }
 
     #[test]
