@@ -252,7 +252,7 @@ impl Agreement {
         let (steps, queued) = mpsc::unbounded_channel();
         let (lacking, to_complete) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
-            notes: Notes(store.clone()),
+            notes: Notes::of(store.clone()),
             mouth: Mouth::new(&options.members, own, &key, options.link.clone()),
             store,
             own,
@@ -365,7 +365,11 @@ impl Inner {
         self.notes.each(|id, said| noted.push((id, said)))?;
         let mut state = self.state.lock();
         for (id, said) in &noted {
-            state.names.note(id, said);
+            match said {
+                Some(said) => state.names.note(id, said),
+                // Its fragment stays, and nothing is said of it: nobody knows any more what may be.
+                None => state.names.note(id, &Said::nothing(self.members.digest())),
+            }
             state.names.charge(id, self.cost(id));
         }
         let mut stray = Vec::new();
@@ -375,6 +379,7 @@ impl Inner {
             }
         })?;
         for (id, said) in noted {
+            let Some(said) = said else { continue };
             if said.configuration() != self.members.digest() || state.names.is_superseded(&id) {
                 continue;
             }

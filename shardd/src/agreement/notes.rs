@@ -1,6 +1,7 @@
 //! What the node has said, in its store: each note a tiny object of one data and one copy fragment, of which it keeps
 //! the first. So a note is checked, flushed, compacted and found damaged like everything else.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use common::codec::Codec;
 use common::fpcc::Fpcc;
 use common::hash::HashId;
 use common::wire::{FragmentName, MAX_PAGE, OwnerId};
+use parking_lot::Mutex;
 
 use crate::dispersal::{InstanceId, Said};
 use crate::error::StoreError;
@@ -30,20 +32,34 @@ pub fn split_fragment_key(key: &str) -> Option<(OwnerId, &str)> {
 }
 
 /// The notes of a store.
-pub struct Notes(pub Arc<Store>);
+pub struct Notes {
+    store: Arc<Store>,
+    /// Instances whose newest note a start could not read. An older one, or none, is not what was said last.
+    unreadable: Mutex<HashSet<InstanceId>>,
+}
 
 impl Notes {
+    /// Those of this store.
+    pub fn of(store: Arc<Store>) -> Notes {
+        Notes { store, unreadable: Mutex::default() }
+    }
+
     /// Note what was said; on stable storage with the next flush. What was noted before stays until `drop_older`.
     pub fn write(&self, id: &InstanceId, said: &Said) -> Result<(), StoreError> {
         let bytes = said.encode();
         let fpcc = fpcc_of(&bytes);
         let name = FragmentName { key: note_key(id), version: said.flags().into(), index: 0 };
-        self.0.put(&Author::Client, &name, &fpcc.to_bytes(), &bytes)
+        self.store.put(&Author::Client, &name, &fpcc.to_bytes(), &bytes)?;
+        self.unreadable.lock().remove(id);
+        Ok(())
     }
 
     /// What was said of an instance, if anything.
     pub fn read(&self, id: &InstanceId) -> Result<Option<Said>, StoreError> {
-        match self.0.latest(Space::ObjectStore, &note_key(id)) {
+        if self.unreadable.lock().contains(id) {
+            return Err(StoreError::Inconsistent(format!("the newest note of {id} could not be read")));
+        }
+        match self.store.latest(Space::ObjectStore, &note_key(id)) {
             Ok(newest) => self.read_version(&newest.key, newest.version).map(Some),
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
@@ -53,7 +69,7 @@ impl Notes {
     /// Whether this very note is there.
     pub fn has(&self, id: &InstanceId, said: &Said) -> bool {
         let name = FragmentName { key: note_key(id), version: said.flags().into(), index: 0 };
-        self.0.has(Space::ObjectStore, &name).is_ok()
+        self.store.has(Space::ObjectStore, &name).is_ok()
     }
 
     /// Delete the notes of an instance that came before one which is on stable storage.
@@ -63,13 +79,15 @@ impl Notes {
 
     /// Delete every note of an instance.
     pub fn drop_all(&self, id: &InstanceId) -> Result<(), StoreError> {
-        self.drop_below(id, u64::MAX)
+        self.drop_below(id, u64::MAX)?;
+        self.unreadable.lock().remove(id);
+        Ok(())
     }
 
     fn drop_below(&self, id: &InstanceId, version: u64) -> Result<(), StoreError> {
         let key = note_key(id);
         for older in 1..version.min(1 << 3) {
-            self.0.delete(&Author::Client, &key, older, None)?;
+            self.store.delete(&Author::Client, &key, older, None)?;
         }
         Ok(())
     }
@@ -77,15 +95,16 @@ impl Notes {
     /// Bytes of the disk that the newest note of an instance takes.
     pub fn cost(&self, id: &InstanceId) -> u64 {
         let key = note_key(id);
-        let newest = self.0.latest(Space::ObjectStore, &key);
-        newest.map_or(0, |newest| self.0.cost(Space::ObjectStore, &key, newest.version))
+        let newest = self.store.latest(Space::ObjectStore, &key);
+        newest.map_or(0, |newest| self.store.cost(Space::ObjectStore, &key, newest.version))
     }
 
-    /// Every note that a start finds, the newest of each instance; as it is on stable storage, those before it go.
-    pub fn each(&self, mut see: impl FnMut(InstanceId, Said)) -> Result<(), StoreError> {
+    /// Every note that a start finds, the newest of each instance; as it is on stable storage, those before it go. Of one
+    /// that cannot be read only the instance is told.
+    pub fn each(&self, mut see: impl FnMut(InstanceId, Option<Said>)) -> Result<(), StoreError> {
         let mut after = MARK.to_string();
         loop {
-            let page = self.0.list(Space::ObjectStore, &after, MAX_PAGE)?;
+            let page = self.store.list(Space::ObjectStore, &after, MAX_PAGE)?;
             let notes = page.objects.iter().take_while(|note| note.key.starts_with(MARK));
             let mut notes = notes.peekable();
             let mut has_older = false;
@@ -95,12 +114,19 @@ impl Notes {
                     continue;
                 }
                 let has_older = std::mem::take(&mut has_older);
-                if let Some(id) = instance_of(&note.key) {
-                    let said = self.read_version(&note.key, note.version)?;
-                    if has_older {
-                        self.drop_older(&id, &said)?;
+                let Some(id) = instance_of(&note.key) else { continue };
+                match self.read_version(&note.key, note.version) {
+                    Ok(said) => {
+                        if has_older {
+                            self.drop_older(&id, &said)?;
+                        }
+                        see(id, Some(said));
                     }
-                    see(id, said);
+                    Err(error) => {
+                        tracing::error!(%id, %error, "what was said cannot be read");
+                        self.unreadable.lock().insert(id.clone());
+                        see(id, None);
+                    }
                 }
             }
             match page.next.filter(|next| next.starts_with(MARK)) {
@@ -114,7 +140,7 @@ impl Notes {
     pub fn each_fragment(&self, mut see: impl FnMut(InstanceId)) -> Result<(), StoreError> {
         let mut after = format!("{MARK}\u{10ffff}");
         loop {
-            let page = self.0.list(Space::ObjectStore, &after, MAX_PAGE)?;
+            let page = self.store.list(Space::ObjectStore, &after, MAX_PAGE)?;
             for object in &page.objects {
                 let split = split_fragment_key(&object.key);
                 let id = split.and_then(|(owner, name)| InstanceId::new(owner, name, object.version).ok());
@@ -129,7 +155,7 @@ impl Notes {
 
     fn read_version(&self, key: &str, version: u64) -> Result<Said, StoreError> {
         let name = FragmentName { key: key.to_owned(), version, index: 0 };
-        let kept = self.0.get(Space::ObjectStore, &name)?;
+        let kept = self.store.get(Space::ObjectStore, &name)?;
         said_in(&kept.fpcc(), &kept.fragment())
             .ok_or_else(|| StoreError::Inconsistent(format!("the note {key:?} is none")))
     }

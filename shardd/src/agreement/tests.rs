@@ -152,6 +152,22 @@ impl Pool {
         until("the node has ended", || weak.strong_count() == 0).await;
     }
 
+    /// A bit of each note of an instance is another one on the disk of a node that has ended.
+    fn rot_notes(&self, k: usize, name: &str, version: u64) {
+        let key = format!("{}/{name}\u{1}{version:016x}", self.owner());
+        for segment in std::fs::read_dir(self.folder.path().join(format!("{k}/segments"))).unwrap() {
+            let path = segment.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let is_key = |at: &usize| bytes[*at..].starts_with(key.as_bytes());
+            let keys: Vec<usize> = (0..bytes.len()).filter(is_key).collect();
+            for key in keys {
+                let note = bytes[key..].windows(4).position(|piece| piece == b"AVS1").unwrap();
+                bytes[key + note + 8] ^= 1;
+            }
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+
     fn cut_off(&self, k: usize) {
         self.wires.cut.lock().insert(self.node(k));
     }
@@ -350,6 +366,32 @@ async fn what_a_client_is_told_is_stored_is_so_after_all_nodes_lost_power() {
         ALL.iter().for_each(|k| pool.start(*k));
         pool.until_all_verified("a", 1, &object).await;
     }
+}
+
+/// One rotten note kept the node from starting, and all that it had from everyone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_that_is_rotten_costs_a_start_what_was_said_of_its_instance_alone() {
+    let mut pool = Pool::new();
+    let (one, other) = (Encoded::new("one", 3000), Encoded::new("other", 3000));
+    for name in ["a", "b"] {
+        assert_eq!(pool.put(name, 1, &one, &ALL).await, [200; 5]);
+    }
+    let (rotten, index) = (0, pool.places("a").iter().position(|k| *k == 0).unwrap());
+    pool.until_all_verified("a", 1, &one).await;
+    // A start seals the segment: what was left open is verified, and what is torn of it was never said.
+    pool.stop(rotten).await;
+    pool.start(rotten);
+    pool.stop(rotten).await;
+    pool.rot_notes(rotten, "a", 1);
+    pool.start(rotten);
+    assert_eq!(pool.fragments("a", 1), 5, "it is no fragment that nobody counts on");
+    assert!(pool.verified(rotten, "b").await.is_some());
+    assert_eq!(pool.verified(rotten, "a").await, None);
+    // It does not know what it said, so it says nothing.
+    assert_eq!(pool.put("a", 1, &other, &[index]).await, [500]);
+    assert_eq!(pool.put("a", 1, &one, &[index]).await, [500]);
+    assert_eq!(pool.put("a", 2, &other, &ALL).await, [200; 5]);
+    until("the first is gone", || pool.fragments("a", 1) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,9 +2,9 @@
 //!
 //! It is as unkind as a page cache may be. Written pages reach it at any time and in any order, each as it was at some
 //! moment since the last flush, and torn between sectors at worst. Names reach it in the order they were made in. A
-//! flush that fails leaves pages that count as written and are not, as Linux does.
+//! flush that fails leaves pages that count as written and are not, as Linux does. A page that was spoiled cannot be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -94,6 +94,8 @@ struct Content {
     durable_length: u64,
     /// What each page was after each change since the last flush.
     dirty: BTreeMap<u64, Vec<Option<Page>>>,
+    /// Pages that cannot be read.
+    spoiled: BTreeSet<u64>,
 }
 
 impl ModelledDisk {
@@ -120,6 +122,14 @@ impl ModelledDisk {
         state.names = state.durable_names.clone();
         let State { files, names, .. } = &mut *state;
         files.retain(|file, _| names.values().any(|named| named == file));
+    }
+
+    /// From now on the page at this offset of a file cannot be read; `false` if there is no such file.
+    pub fn spoil(&self, path: &Path, offset: u64) -> bool {
+        let mut state = self.state.lock();
+        let file = state.find(path).ok();
+        let content = file.and_then(|file| state.files.get_mut(&file));
+        content.map(|content| content.spoiled.insert(offset / PAGE)).is_some()
     }
 
     /// Called before each act; its error is the disk's, and nothing happens then.
@@ -326,6 +336,9 @@ impl Content {
         let range = offset..offset + buffer.len() as u64;
         if range.end > self.length {
             return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if pieces(range.clone()).any(|(page, _)| self.spoiled.contains(&page)) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         let mut rest = buffer;
         for (page, within) in pieces(range) {
@@ -553,7 +566,7 @@ mod tests {
             assert!(kept.iter().take(3000).all(|byte| *byte == 7));
             kept.len()
         });
-        let lengths: std::collections::BTreeSet<_> = lengths.collect();
+        let lengths: BTreeSet<_> = lengths.collect();
         assert_eq!(lengths, [3000, 9000].into());
     }
 }

@@ -1,9 +1,9 @@
-//! The records of a segment, one after the other, without reading fragments.
+//! The records of a segment, one after the other, without reading fragments. What the disk cannot read is no record.
 
 use std::io;
 
 use super::record::{ALIGNMENT, HEADER, Head, Lengths, Life, Position, Seal};
-use super::segment::Segment;
+use super::segment::{BLOCK, Segment};
 
 /// Bytes read at once where records are far apart, and where they are close.
 const WINDOW: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 10;
@@ -118,11 +118,25 @@ impl<'a> Walk<'a> {
         let size = left.min(self.window_size.max(wanted) as u64) as usize;
         self.window.resize(size, 0);
         self.window_at = self.at;
-        if let Err(error) = self.segment.read(self.at, &mut self.window) {
-            self.window.clear();
-            return Err(error);
+        if self.segment.read(self.at, &mut self.window).is_err() {
+            self.fill_by_blocks();
         }
         Ok(size >= wanted)
+    }
+
+    /// Fill the window but for what the disk cannot read: zeros stand there, which are no record.
+    fn fill_by_blocks(&mut self) {
+        let mut at = self.window_at;
+        let mut rest = &mut self.window[..];
+        while !rest.is_empty() {
+            let size = ((at / BLOCK + 1) * BLOCK - at).min(rest.len() as u64) as usize;
+            let (block, behind) = rest.split_at_mut(size);
+            if let Err(error) = self.segment.read(at, block) {
+                tracing::warn!(segment = self.segment.number, offset = at, %error, "unreadable block stepped over");
+                block.fill(0);
+            }
+            (at, rest) = (at + size as u64, behind);
+        }
     }
 }
 

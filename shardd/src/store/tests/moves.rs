@@ -41,6 +41,16 @@ impl Moving {
         faults::set(&self.segments(), Faults { sync, ..Faults::default() });
     }
 
+    /// The keys whose records touch the page at an offset of the sealed segment, which cannot be read from now on.
+    fn spoil(&self, offset: u64) -> Vec<&str> {
+        assert!(self.disk.spoil(&self.segments().join("00000001.seg"), offset));
+        let is_hit = |key: &&str| {
+            let (_, position, lengths) = self.store.locate(S, &name(key, 0)).unwrap();
+            position.offset < offset + BLOCK && offset < position.offset + lengths.record()
+        };
+        self.keys.iter().map(String::as_str).filter(is_hit).collect()
+    }
+
     fn segments(&self) -> PathBuf {
         self.folder.path().join("segments")
     }
@@ -77,6 +87,49 @@ fn start(folder: &Path, disk: &ModelledDisk) -> Arc<Store> {
 
 fn kept_as(key: &str) -> Object {
     object(key.parse::<u64>().unwrap() + 1, 2000)
+}
+
+/// One such block under a head, or anywhere between small records, kept a node from starting.
+#[test]
+fn a_block_that_cannot_be_read_costs_a_start_what_lies_in_it_alone() {
+    let pages = Moving::new(40).sealed().length().unwrap().div_ceil(BLOCK);
+    assert!(pages >= 10, "{pages} pages");
+    for page in 0..pages {
+        let mut moving = Moving::new(40);
+        let hit: Vec<String> = moving.spoil(page * BLOCK).into_iter().map(str::to_owned).collect();
+        assert!((1..6).contains(&hit.len()), "{hit:?}");
+        moving.restart(None);
+        moving.check(&hit.iter().map(String::as_str).collect::<Vec<_>>());
+        moving.store.keep_object(&hit[0], 0, &kept_as(&hit[0])).unwrap();
+        moving.check(&hit[1..].iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+/// What is behind the last record and cannot be read is no room written ahead.
+#[test]
+fn a_block_that_cannot_be_read_behind_the_last_record_stays() {
+    let mut moving = Moving::new(3);
+    let segment = moving.sealed();
+    let end = segment.length().unwrap().next_multiple_of(BLOCK);
+    segment.write_zeros(end..end + BLOCK).unwrap();
+    segment.sync().unwrap();
+    moving.spoil(end);
+    moving.restart(None);
+    moving.check(&[]);
+    assert_eq!(moving.sealed().length().unwrap(), end + BLOCK);
+}
+
+/// Each flush walked the segment anew, and failed anew.
+#[test]
+fn a_segment_that_is_given_up_is_copied_but_for_what_cannot_be_read() {
+    let moving = Moving::new(40);
+    let hit = moving.spoil(3 * BLOCK);
+    moving.sealed().broken.store(true, Ordering::SeqCst);
+    let boot = moving.store.boot();
+    moving.store.flush_blocking().unwrap();
+    assert_ne!(moving.store.boot(), boot, "some of what was acknowledged is gone");
+    assert!(moving.store.log.segment(1).is_none());
+    moving.check(&hit);
 }
 
 #[test]
