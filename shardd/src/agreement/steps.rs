@@ -151,9 +151,10 @@ impl Inner {
 
     fn settle(&self, id: &InstanceId, group: &Group, digest: Hash) -> Result<(), StoreError> {
         let is_unclaimed = self.unclaimed.lock().contains(id);
-        let is_echoed =
-            || self.notes.read(id).map(|said| said.is_some_and(|said| said.echoed() == Some(digest)));
-        if is_unclaimed && self.held(id, group) == Some(digest) && !is_echoed()? {
+        // What is verified was never echoed if the readies of others came first.
+        let is_settled_on = |said: Said| [said.echoed(), said.verified()].contains(&Some(digest));
+        let is_wanted = || self.notes.read(id).map(|said| said.is_some_and(is_settled_on));
+        if is_unclaimed && self.held(id, group) == Some(digest) && !is_wanted()? {
             self.forget_fragment(id)?;
         }
         self.unclaimed.lock().remove(id);

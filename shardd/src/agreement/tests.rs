@@ -180,6 +180,10 @@ impl Pool {
         self.stores[k].as_ref().unwrap().node()
     }
 
+    fn agreement(&self, k: usize) -> Arc<Agreement> {
+        self.wires.agreements.lock()[&self.node(k)].upgrade().unwrap()
+    }
+
     fn owner(&self) -> OwnerId {
         OwnerId(self.owner.verifying_key().to_bytes())
     }
@@ -462,6 +466,22 @@ async fn a_fragment_that_comes_too_late_and_is_anothers_is_not_kept() {
     let held = agreement.inner.held(&id, &agreement.inner.group(&id).unwrap());
     assert_ne!(held, Some(other.fpcc.digest()));
     until("it is completed", || pool.fragments("a", 1) == 5).await;
+}
+
+/// It came while a step was about to put the rebuilt one there, was not wanted, and was settled after that step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fragment_that_comes_while_it_is_rebuilt_stays() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 5000);
+    assert_eq!(pool.put("a", 1, &object, &[0, 1, 2, 3]).await, [200; 4]);
+    until("it is completed", || pool.fragments("a", 1) == 5).await;
+    let (agreement, id) = (pool.agreement(pool.places("a")[4]), pool.id("a", 1));
+    let group = agreement.inner.group(&id).unwrap();
+    assert_eq!(agreement.inner.notes.read(&id).unwrap().unwrap().echoed(), None);
+    agreement.inner.unclaimed.lock().insert(id.clone());
+    agreement.inner.queue_settling(&id, &group, object.fpcc.digest());
+    until("it is settled", || agreement.inner.unclaimed.lock().is_empty()).await;
+    assert_eq!(agreement.inner.held(&id, &group), Some(object.fpcc.digest()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
