@@ -527,6 +527,11 @@ impl Inner {
     }
 
     fn hear_word(&self, from: NodeId, id: &InstanceId, word: Word) {
+        // Votes about what is verified lead to nothing. A peer that restarted has a ready for all of it, and to read all the
+        // notes would hold up the event loop.
+        if word != Word::Ask && self.state.lock().names.is_verified(id) {
+            return;
+        }
         let Ok(group) = self.group(id) else { return };
         if group.index_of(from).is_none() {
             return;

@@ -92,6 +92,11 @@ impl Names {
         self.instance(id).is_some()
     }
 
+    /// Whether it is verified itself.
+    pub fn is_verified(&self, id: &InstanceId) -> bool {
+        self.instance(id).is_some_and(|instance| instance.place.is_some())
+    }
+
     /// Whether a higher version of its key is verified.
     pub fn is_superseded(&self, id: &InstanceId) -> bool {
         let newest = self.newest(id.owner(), split_name(id.key()).0);
@@ -192,6 +197,7 @@ mod tests {
         assert_eq!((names.highest(OWNER, "a"), names.highest(OWNER, "b")), (3, 0));
         assert_eq!(names.newest(OWNER, "a"), Some(Newest { version: 2, digest: [2; 32].into() }));
         assert!(names.is_superseded(&id("a\u{0}00000007", 1)) && !names.is_superseded(&id("a", 2)));
+        assert!(names.is_verified(&id("a", 2)) && !names.is_verified(&id("a\u{0}00000001", 3)));
         assert_eq!((names.used(OWNER), names.cost(&id("a", 2)), names.cost(&id("b", 2))), (50, 10, 0));
         let gone = names.take_superseded(&id("a", 2));
         assert_eq!(gone, [id("a", 1), id("a\u{0}00000000", 1)]);

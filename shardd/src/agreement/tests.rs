@@ -683,6 +683,24 @@ async fn words_count_only_if_a_member_says_them_to_this_node() {
     assert_eq!(hear(from.node(), to.node(), elsewhere, mac), Err(RefusalCode::Conflict), "of another pool");
 }
 
+/// Who hears of a restart hears all that was verified again: all notes were read for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn votes_about_what_is_verified_are_not_looked_at() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 3000);
+    assert_eq!(pool.put("a", 1, &object, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 1, &object).await;
+    let (agreement, id) = (pool.agreement(0), pool.id("a", 1));
+    let inner = &agreement.inner;
+    until("nothing is in memory", || inner.state.lock().dispersals.is_empty()).await;
+    // Who read the note now would take the instance for a new one.
+    inner.notes.drop_all(&id).unwrap();
+    for word in [Word::Ready(object.fpcc.digest()), Word::Echo(object.fpcc.digest())] {
+        inner.hear_word(pool.node(1), &id, word);
+    }
+    assert!(inner.state.lock().dispersals.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_listed_without_parts_and_with_what_is_deleted() {
     let pool = Pool::new();
