@@ -391,7 +391,10 @@ impl Inner {
                 });
             }
         }
+        // A crash may come before they are deleted, and nothing else would come back to it.
+        let superseded = state.names.take_all_superseded();
         drop(state);
+        self.delete_all(&superseded);
         // A crash may leave a fragment without its note, which was covered by the same flush: nobody counts on it.
         stray.iter().try_for_each(|id| self.forget_fragment(id))
     }

@@ -32,6 +32,13 @@ struct Key {
     newest: Option<(u64, Hash)>,
 }
 
+impl Key {
+    fn has_superseded(&self) -> bool {
+        let lowest = self.instances.first_key_value().map(|((version, _), _)| *version);
+        self.newest.zip(lowest).is_some_and(|((newest, _), lowest)| lowest < newest)
+    }
+}
+
 #[derive(Default)]
 struct Instance {
     /// Its place in the order of verifying.
@@ -117,8 +124,21 @@ impl Names {
 
     /// Forget the versions of a key below the newest verified one, and say which they are.
     pub fn take_superseded(&mut self, id: &InstanceId) -> Vec<InstanceId> {
-        let Some(owner) = self.owners.get_mut(&id.owner()) else { return Vec::new() };
-        let Some(key) = owner.keys.get_mut(split_name(id.key()).0) else { return Vec::new() };
+        self.take_superseded_of(id.owner(), split_name(id.key()).0)
+    }
+
+    /// The same of every key.
+    pub fn take_all_superseded(&mut self) -> Vec<InstanceId> {
+        let owners = self.owners.iter();
+        let keys = owners.flat_map(|(owner, known)| known.keys.iter().map(move |key| (*owner, key)));
+        let having = keys.filter(|(_, (_, known))| known.has_superseded());
+        let having: Vec<_> = having.map(|(owner, (key, _))| (owner, key.clone())).collect();
+        having.into_iter().flat_map(|(owner, key)| self.take_superseded_of(owner, &key)).collect()
+    }
+
+    fn take_superseded_of(&mut self, id: OwnerId, key: &str) -> Vec<InstanceId> {
+        let Some(owner) = self.owners.get_mut(&id) else { return Vec::new() };
+        let Some(key) = owner.keys.get_mut(key) else { return Vec::new() };
         let Some((newest, _)) = key.newest else { return Vec::new() };
         let kept = key.instances.split_off(&(newest, "".into()));
         let gone = std::mem::replace(&mut key.instances, kept);
@@ -126,7 +146,7 @@ impl Names {
             owner.used -= instance.cost;
             instance.place.map(|place| self.verified.remove(&place));
         }
-        let named = |(version, name): (u64, Box<str>)| InstanceId::new(id.owner(), &name, version).ok();
+        let named = |(version, name): (u64, Box<str>)| InstanceId::new(id, &name, version).ok();
         gone.into_keys().filter_map(named).collect()
     }
 
@@ -202,6 +222,7 @@ mod tests {
         let gone = names.take_superseded(&id("a", 2));
         assert_eq!(gone, [id("a", 1), id("a\u{0}00000000", 1)]);
         assert_eq!(names.used(OWNER), 30);
+        assert_eq!(names.take_all_superseded(), []);
         assert!(names.contains(&id("a\u{0}00000001", 3)) && !names.contains(&id("a", 1)));
         let (left, last) = names.verified_after(0, 9);
         assert_eq!(left.iter().map(|id| id.key()).collect::<Vec<_>>(), ["a\u{0}00000000", "a", "ab"]);

@@ -210,12 +210,15 @@ impl Inner {
         }
     }
 
-    /// After a step's disk work: what follows, what is said, who is told. Returns the instance if it supersedes others.
+    /// After a step's disk work: what follows, what is said, who is told. Returns the instance if it supersedes others, or
+    /// others superseded it before it was noted.
     fn conclude(&self, queued: &Queued) -> Option<InstanceId> {
         let Queued { id, group, step, asked_by, .. } = queued;
         let mut state = self.state.lock();
+        let mut is_superseded = false;
         if let Some(said) = &step.persist {
             state.names.note(id, said);
+            is_superseded = state.names.is_superseded(id);
             match step.needs_flush() {
                 true => self.drop_older(id, said),
                 // The note before is all that a power loss would leave.
@@ -238,15 +241,17 @@ impl Inner {
         if let Some(digest) = step.complete {
             let _ = self.lacking.send(Lacking::new(id.clone(), group.clone(), digest));
         }
-        let stored = step.stored?;
-        for waiting in state.waiting.remove(id).into_iter().flatten() {
-            let answer = match waiting.digest == stored {
-                true => Ok(()),
-                false => Err(Refused::Conflict(stored).into()),
-            };
-            let _ = waiting.answer.send(answer);
+        if let Some(stored) = step.stored {
+            for waiting in state.waiting.remove(id).into_iter().flatten() {
+                let answer = match waiting.digest == stored {
+                    true => Ok(()),
+                    false => Err(Refused::Conflict(stored).into()),
+                };
+                let _ = waiting.answer.send(answer);
+            }
         }
-        step.persist.is_some().then(|| id.clone())
+        let is_verified = step.persist.is_some() && step.stored.is_some();
+        (is_verified || is_superseded).then(|| id.clone())
     }
 
     /// Delete what a verified version supersedes, once it is on stable storage that it is verified.
@@ -260,7 +265,7 @@ impl Inner {
         blocking::run(move || inner.delete_all(&gone)).await;
     }
 
-    fn delete_all(&self, gone: &[InstanceId]) {
+    pub(super) fn delete_all(&self, gone: &[InstanceId]) {
         for id in gone {
             self.give_up(id, || NotAgreed::Superseded);
             let deleted = self.forget_fragment(id).and_then(|()| self.notes.drop_all(id));

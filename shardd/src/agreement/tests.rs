@@ -571,6 +571,56 @@ async fn a_higher_version_supersedes_and_what_is_replayed_is_refused() {
     assert_eq!(pool.kept(), [4; 5]);
 }
 
+/// Only a version higher still had them deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_kept_of_a_superseded_version_goes_at_the_start() {
+    let mut pool = Pool::new();
+    let (first, second) = (Encoded::new("first", 3000), Encoded::new("second", 4000));
+    assert_eq!(pool.put("a", 1, &first, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 1, &first).await;
+    let (id, index) = (pool.id("a", 1), pool.places("a").iter().position(|k| *k == 0).unwrap());
+    let said = pool.agreement(0).inner.notes.read(&id).unwrap().unwrap();
+    assert_eq!(pool.put("a", 2, &second, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 2, &second).await;
+    until("the first is gone", || pool.fragments("a", 1) == 0).await;
+    pool.stop(0).await;
+    {
+        let store = open(pool.folder.path(), 0, None);
+        let (name, fpcc) = (steps::fragment_name(&id, index), first.fpcc.to_bytes());
+        store.put(&crate::Author::Client, &name, &fpcc, &first.fragments[index]).unwrap();
+        Notes::of(store.clone()).write(&id, &said).unwrap();
+        store.flush().await.unwrap();
+        pool.stores[0] = Some(store);
+    }
+    pool.start(0);
+    assert_eq!((pool.fragments("a", 1), pool.kept()[0]), (0, 2));
+    let names = &pool.agreement(0).inner;
+    assert_eq!(names.state.lock().names.used(pool.owner()), pool.used_on_disk(0));
+}
+
+/// A step that was under way when what supersedes it was verified.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_noted_of_a_superseded_version_goes_again() {
+    let pool = Pool::new();
+    let (first, second) = (Encoded::new("first", 3000), Encoded::new("second", 4000));
+    assert_eq!(pool.put("a", 1, &first, &ALL).await, [200; 5]);
+    let (id, agreement) = (pool.id("a", 1), pool.agreement(0));
+    let (inner, group) = (&agreement.inner, agreement.inner.group(&id).unwrap());
+    until("it is noted", || inner.notes.read(&id).unwrap().is_some()).await;
+    let said = inner.notes.read(&id).unwrap().unwrap();
+    assert_eq!(pool.put("a", 2, &second, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 2, &second).await;
+    until("the first is gone", || inner.notes.read(&id).unwrap().is_none()).await;
+    let late = Step { persist: Some(said), ..Step::default() };
+    let other = pool.id("other", 1);
+    inner.unclaimed.lock().insert(other.clone());
+    inner.queue(&mut inner.state.lock(), &id, &group, None, late);
+    inner.queue_settling(&other, &group, first.fpcc.digest());
+    until("it was noted", || inner.unclaimed.lock().is_empty()).await;
+    until("it is gone", || inner.notes.read(&id).unwrap().is_none()).await;
+    until("it is forgotten", || !inner.state.lock().names.contains(&id)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_owner_puts_and_only_this_nodes_fragment_is_taken() {
     let pool = Pool::new();
