@@ -50,6 +50,8 @@ const REMINDER: Duration = Duration::from_secs(3);
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Fragments that are rebuilt at once.
 const COMPLETING: usize = 4;
+/// Steps that may wait on account of one peer's words before what it asks is dropped: it asks again.
+const ASKED: usize = 4096;
 /// Versions that an owner may not reach: the next one must exist.
 const VERSIONS: u64 = 1 << 62;
 /// Bytes of what is listed of a version beside its key, at most.
@@ -101,6 +103,8 @@ struct State {
     waiting: HashMap<InstanceId, Vec<Waiting>>,
     /// Steps queued until now.
     queued: u64,
+    /// Of these, how many are not carried out yet on account of each peer's words.
+    asked: HashMap<NodeId, usize>,
     /// Of instances that were forgotten, the last step queued before: it and those before it are not carried out.
     void: HashMap<InstanceId, u64>,
 }
@@ -547,6 +551,10 @@ impl Inner {
             }
             return;
         }
+        // Everything else that a peer says changes something, and leads to few steps.
+        if word == Word::Ask && state.asked.get(&from).is_some_and(|asked| *asked >= ASKED) {
+            return;
+        }
         let refused = self.change(&mut state, id, &group, Some(from), |dispersals| {
             dispersals.hear(from, id, &group, word, || self.recall(id, &group))
         });
@@ -597,6 +605,9 @@ impl Inner {
             return;
         }
         state.queued += 1;
+        if let Some(peer) = asked_by {
+            *state.asked.entry(peer).or_default() += 1;
+        }
         let number = state.queued;
         let queued = Queued { number, id: id.clone(), group: group.clone(), asked_by, step, settles: None };
         // Nobody takes it when the node ends.

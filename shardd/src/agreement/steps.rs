@@ -1,6 +1,7 @@
 //! What the machine wants done, done in the order in which it wanted it: disk first, then words, then clients.
 
 use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -54,6 +55,18 @@ pub async fn carry_out_all(inner: Weak<Inner>, mut queue: mpsc::UnboundedReceive
     }
 }
 
+impl State {
+    /// A step that followed from a peer's word waits no more.
+    fn carried_out_for(&mut self, peer: NodeId) {
+        if let Entry::Occupied(mut asked) = self.asked.entry(peer) {
+            *asked.get_mut() -= 1;
+            if *asked.get() == 0 {
+                asked.remove();
+            }
+        }
+    }
+}
+
 impl Inner {
     async fn carry_out(self: &Arc<Self>, steps: Vec<Queued>) {
         let steps = self.without_void(steps);
@@ -74,6 +87,9 @@ impl Inner {
         let is_void = |state: &State, queued: &Queued| {
             queued.settles.is_none() && state.void.get(&queued.id).is_some_and(|last| queued.number <= *last)
         };
+        for peer in steps.iter().filter_map(|queued| queued.asked_by) {
+            state.carried_out_for(peer);
+        }
         let last = steps.last().map_or(0, |queued| queued.number);
         let left = steps.into_iter().filter(|queued| !is_void(&state, queued)).collect();
         state.void.retain(|_, void| *void > last);

@@ -751,6 +751,27 @@ async fn votes_about_what_is_verified_are_not_looked_at() {
     assert!(inner.state.lock().dispersals.is_empty());
 }
 
+/// On one thread, so that nothing is carried out while the peer speaks.
+#[tokio::test]
+async fn what_a_peer_asks_without_end_is_dropped_and_others_are_answered() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 3000);
+    assert_eq!(pool.put("a", 1, &object, &ALL).await, [200; 5]);
+    pool.until_all_verified("a", 1, &object).await;
+    let (agreement, id) = (pool.agreement(0), pool.id("a", 1));
+    let inner = &agreement.inner;
+    until("nothing waits", || inner.state.lock().asked.is_empty()).await;
+    let queued = |k: usize, times: usize| {
+        let before = inner.state.lock().queued;
+        (0..times).for_each(|_| inner.hear_word(pool.node(k), &id, Word::Ask));
+        inner.state.lock().queued - before
+    };
+    assert_eq!(queued(1, ASKED + 500), ASKED as u64);
+    assert_eq!(queued(2, 3), 3);
+    until("all was answered", || inner.state.lock().asked.is_empty()).await;
+    assert_eq!(queued(1, 3), 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_listed_without_parts_and_with_what_is_deleted() {
     let pool = Pool::new();
