@@ -337,6 +337,12 @@ impl Agreement {
         self.inner.verified_after(asker, place)
     }
 
+    /// Bytes of what `verified_after` gives: at most, if nothing comes meanwhile.
+    pub fn verified_length(&self, place: u64) -> usize {
+        let (ids, _) = self.inner.state.lock().names.verified_after(place, MAX_BATCH);
+        Messages::longest(ids.iter().map(|id| &**id))
+    }
+
     /// What the node knows of a key.
     pub fn latest(&self, owner: OwnerId, name: &str) -> LatestVersion {
         let state = self.inner.state.lock();

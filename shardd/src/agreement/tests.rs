@@ -773,6 +773,32 @@ async fn what_a_peer_asks_without_end_is_dropped_and_others_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_of_verified_objects_has_its_share_of_the_memory() {
+    let pool = Pool::new();
+    let object = Encoded::new("an object", 3000);
+    for name in ["a", "b", "c"] {
+        assert_eq!(pool.put(name, 1, &object, &ALL).await, [200; 5]);
+        pool.until_all_verified(name, 1, &object).await;
+    }
+    let agreement = pool.agreement(0);
+    let length = agreement.verified_length(0);
+    let limits = intake::Limits {
+        inflight_bytes: length + length / 2,
+        busy_wait: Duration::from_millis(50),
+        ..intake::Limits::default()
+    };
+    let router = crate::app_for(pool.stores[0].clone().unwrap(), limits, None, Some(agreement));
+    let told = async || {
+        let request = Request::get("/words/verified?after=0").header(FROM_HEADER, pool.node(1).to_string());
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    let first = told().await;
+    assert_eq!((first.status(), told().await.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(first.into_body().collect().await.unwrap().to_bytes().len(), length);
+    assert_eq!(told().await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_listed_without_parts_and_with_what_is_deleted() {
     let pool = Pool::new();
     let object = Encoded::new("an object", 128);

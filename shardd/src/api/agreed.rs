@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{Answer, Names, Node, Options, Refused, bad_request, bytes_answer, upgrade};
 use crate::agreement::{Agreement, NotAgreed, NotHeard, PROTOCOL, split_fragment_key};
 use crate::dispersal::InstanceId;
+use crate::intake::Intake;
 
 impl From<NotAgreed> for Refused {
     fn from(error: NotAgreed) -> Refused {
@@ -81,9 +82,10 @@ pub async fn verified(State(node): State<Arc<Node>>, options: Options, headers: 
     let asker: NodeId = header(&headers, FROM_HEADER)?;
     let after = options.after.unwrap_or_default().parse();
     let after = after.map_err(|_| bad_request("after is the number of a place"))?;
+    let share = node.intake.share(agreement.verified_length(after)).await?;
     let told = node.apart(move |_| agreement.verified_after(asker, after)).await;
     let (body, next, mac) = told?;
-    let mut response = bytes_answer(Body::from(body));
+    let mut response = bytes_answer(Body::from(Intake::hold(body, share)));
     response.headers_mut().insert(NEXT_HEADER, HeaderValue::from(next));
     let mac = HeaderValue::from_str(&mac.to_string()).expect("hex digits make a header");
     response.headers_mut().insert(MAC_HEADER, mac);

@@ -115,6 +115,12 @@ impl Messages {
         body.freeze()
     }
 
+    /// Bytes of a body with one word about each of these instances, at most.
+    pub fn longest<'i>(ids: impl Iterator<Item = &'i InstanceId>) -> usize {
+        let words = ids.map(|id| WORD_HEADER + id.key.len() + Hash::LENGTH);
+        MAGIC.len() + Hash::LENGTH + words.sum::<usize>()
+    }
+
     /// Reads exactly what `encode` writes.
     pub fn decode(mut body: Bytes) -> Result<Messages, WireError> {
         if !body.starts_with(MAGIC) {
