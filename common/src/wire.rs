@@ -372,6 +372,9 @@ pub fn words_statement(from: NodeId, to: NodeId, body: &[u8]) -> Vec<u8> {
 /// What the keys of a volume's journal begin with.
 pub const JOURNAL_PREFIX: &str = "journal-";
 
+/// Bytes of what the object store keeps of an object that was deleted; nothing else that is agreed on has so many.
+pub const TOMBSTONE_BYTES: u64 = 96;
+
 /// What a node holds of one object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ObjectStatus {

@@ -19,8 +19,8 @@ use common::fpcc::{Fpcc, FpccError};
 use common::hash::Hash;
 use common::members::{Members, split_name};
 use common::wire::{
-    LatestVersion, MAX_BATCH, MAX_PAGE, Mac, NodeId, OwnerId, RefusalCode, Signature, VerifiedVersion,
-    VersionList, WireError, json_length, split_fragment_body, version_statement,
+    LatestVersion, MAX_BATCH, MAX_PAGE, Mac, NodeId, OwnerId, RefusalCode, Signature, TOMBSTONE_BYTES,
+    VerifiedVersion, VersionList, WireError, json_length, split_fragment_body, version_statement,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +52,9 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 const COMPLETING: usize = 4;
 /// Steps that may wait on account of one peer's words before what it asks is dropped: it asks again.
 const ASKED: usize = 4096;
+/// Bytes that an owner's tombstones may take beyond what he may have: some 600 that wait for others, each of which then
+/// takes the place of at least as much.
+const TOMBSTONES: u64 = 1 << 20;
 /// Versions that an owner may not reach: the next one must exist.
 const VERSIONS: u64 = 1 << 62;
 /// Bytes of what is listed of a version beside its key, at most.
@@ -434,10 +437,21 @@ impl Inner {
             let names = &self.state.lock().names;
             (names.used(id.owner()), names.cost(id))
         };
-        match cost > known && used + (cost - known) > self.owner_quota {
+        let quota = match self.deletes(id, fpcc) {
+            true => self.owner_quota.saturating_add(TOMBSTONES),
+            false => self.owner_quota,
+        };
+        match cost > known && used + (cost - known) > quota {
             true => Err(NotAgreed::Quota { used, quota: self.owner_quota }),
             false => Ok(()),
         }
+    }
+
+    /// Whether an object is a tombstone that takes the place of something here.
+    fn deletes(&self, id: &InstanceId, fpcc: &Fpcc) -> bool {
+        fpcc.object_length() == TOMBSTONE_BYTES
+            && split_name(id.key()).1.is_none()
+            && self.state.lock().names.has_older(id)
     }
 
     /// Check what a client brings, and let the machine have it. The fragment goes into the log before that, while the

@@ -135,6 +135,15 @@ impl Author {
     }
 }
 
+/// How much of the space a record may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// What data may.
+    Data,
+    /// Half of the reserve as well: what it says leads to deletions.
+    Reserve,
+}
+
 /// A fragment as it is kept, not verified again: who reads it does.
 #[derive(Clone, Debug)]
 pub struct StoredFragment {
@@ -211,6 +220,20 @@ impl Store {
         fpcc: &[u8],
         fragment: &[u8],
     ) -> Result<(), StoreError> {
+        // A volume's journal: so that what empties a full pool can be written down.
+        let is_journal = author.space() != Space::ObjectStore && name.key.starts_with(JOURNAL_PREFIX);
+        self.put_within(if is_journal { Claim::Reserve } else { Claim::Data }, author, name, fpcc, fragment)
+    }
+
+    /// The same within this much of the space.
+    pub fn put_within(
+        &self,
+        claim: Claim,
+        author: &Author,
+        name: &FragmentName,
+        fpcc: &[u8],
+        fragment: &[u8],
+    ) -> Result<(), StoreError> {
         check_name(name)?;
         let inconsistent = |why: &dyn std::fmt::Display| {
             StoreError::Inconsistent(format!("{}: {why}", Named(author.space(), name)))
@@ -219,18 +242,27 @@ impl Store {
         let tree = parsed.check_with_tree(name.index.into(), fragment);
         let tree = tree.map_err(|error| inconsistent(&error))?.map_or_else(Vec::new, |tree| tree.to_bytes());
         let shape = shape(&parsed, fpcc.len());
-        self.admitted(author, |space| self.keep(space, name, &shape, fpcc, fragment, &tree))
+        let record = Record { name, shape: &shape, fpcc, fragment, tree: &tree };
+        self.admitted(author, |space| self.keep(space, &record, claim))
     }
 
     /// Keep a fragment of the object store that was checked already, under this key.
-    pub fn put_dispersed(&self, key: &str, version: u64, dispersed: &Dispersed) -> Result<(), StoreError> {
+    pub fn put_dispersed(
+        &self,
+        claim: Claim,
+        key: &str,
+        version: u64,
+        dispersed: &Dispersed,
+    ) -> Result<(), StoreError> {
         let fragment = dispersed.fragment();
         let name = FragmentName { key: key.to_owned(), version, index: fragment.index() as u8 };
         check_name(&name)?;
         let fpcc = dispersed.fpcc().to_bytes();
         let tree = dispersed.tree().map_or_else(Vec::new, Tree::to_bytes);
         let shape = shape(dispersed.fpcc(), fpcc.len());
-        self.keep(Space::ObjectStore, &name, &shape, &fpcc, fragment.bytes(), &tree)
+        let record =
+            Record { name: &name, shape: &shape, fpcc: &fpcc, fragment: fragment.bytes(), tree: &tree };
+        self.keep(Space::ObjectStore, &record, claim)
     }
 
     /// What the node signs with: derived from the secret of its folder, so it is there as long as the node is itself.
@@ -391,15 +423,8 @@ impl Store {
         change(author.space())
     }
 
-    fn keep(
-        &self,
-        space: Space,
-        name: &FragmentName,
-        shape: &Shape,
-        fpcc: &[u8],
-        fragment: &[u8],
-        tree: &[u8],
-    ) -> Result<(), StoreError> {
+    fn keep(&self, space: Space, record: &Record<'_>, claim: Claim) -> Result<(), StoreError> {
+        let Record { name, shape, fragment, .. } = *record;
         let conflict = |other: Hash| {
             StoreError::Conflict(format!("{} is kept under another FPCC, {other}", Named(space, name)))
         };
@@ -407,7 +432,7 @@ impl Store {
             return Ok(());
         }
         self.index.lock().arriving(space, name, shape.fpcc).map_err(conflict)?;
-        let kept = self.append(space, name, shape, fpcc, fragment, tree);
+        let kept = self.append(space, record, claim);
         let mut index = self.index.lock();
         index.arrived(space, name);
         let reserved = kept?;
@@ -430,16 +455,9 @@ impl Store {
         is_kept && self.get(space, name).is_ok_and(|kept| kept.fragment() == fragment)
     }
 
-    /// Write a record, within the space there is for data.
-    fn append(
-        &self,
-        space: Space,
-        name: &FragmentName,
-        shape: &Shape,
-        fpcc: &[u8],
-        fragment: &[u8],
-        tree: &[u8],
-    ) -> Result<Reserved, StoreError> {
+    /// Write a record, within the space it may take.
+    fn append(&self, space: Space, record: &Record<'_>, claim: Claim) -> Result<Reserved, StoreError> {
+        let Record { name, shape, fpcc, fragment, tree } = *record;
         let head = Head {
             sequence: 0,
             space,
@@ -451,7 +469,7 @@ impl Store {
             tree_groups: shape.tree_groups(),
         };
         let length = head.lengths().record();
-        self.claim(space, &name.key, length)?;
+        self.claim(claim, length)?;
         self.log.append(&head, fragment, tree, false).map_err(|error| {
             self.used.fetch_sub(length, Ordering::SeqCst);
             self.write_error(error, length)
@@ -547,11 +565,12 @@ impl Store {
         is_meant.then_some(head)
     }
 
-    /// Take `length` bytes of the space for data; a volume's journal may take half of the reserve, so that what empties
-    /// a full pool can be written down.
-    fn claim(&self, space: Space, key: &str, length: u64) -> Result<(), StoreError> {
-        let journal = space != Space::ObjectStore && key.starts_with(JOURNAL_PREFIX);
-        let kept_free = if journal { self.reserve / 2 } else { self.reserve };
+    /// Take `length` bytes of the space.
+    fn claim(&self, claim: Claim, length: u64) -> Result<(), StoreError> {
+        let kept_free = match claim {
+            Claim::Data => self.reserve,
+            Claim::Reserve => self.reserve / 2,
+        };
         let used = self.used.fetch_add(length, Ordering::SeqCst);
         let available = self.room(used, kept_free);
         if length <= available {
@@ -571,6 +590,16 @@ impl Store {
         let on_disk = self.folder.room().map_or(0, |room| room.free.saturating_sub(kept_free));
         by_capacity.min(on_disk)
     }
+}
+
+/// What is to be kept.
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    name: &'a FragmentName,
+    shape: &'a Shape,
+    fpcc: &'a [u8],
+    fragment: &'a [u8],
+    tree: &'a [u8],
 }
 
 /// How people name a fragment.

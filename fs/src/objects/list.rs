@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use common::hash::Hash;
 use common::members::Member;
-use common::wire::{MAX_PAGE, NodeId, VerifiedVersion, VersionList};
+use common::wire::{MAX_PAGE, NodeId, TOMBSTONE_BYTES, VerifiedVersion, VersionList};
 use futures_util::future::join_all;
 
-use super::manifest::TOMBSTONE_BYTES;
 use super::{ObjectError, ObjectStore, Seat, check_key, of_node, reasons};
 use crate::transport::objects::KeyPage;
 use crate::transport::{NodeAddress, TransportError};

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use common::hash::{Hash, HashId};
-use common::wire::{OwnerId, Signature};
+use common::wire::{OwnerId, Signature, TOMBSTONE_BYTES};
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 
 const MAGIC: &[u8; 4] = b"AVO1";
@@ -17,8 +17,9 @@ const HEAD: usize = 32;
 const HASH_AT: usize = HEAD + 64;
 const BODY_AT: usize = HASH_AT + Hash::LENGTH;
 
-/// Bytes of a tombstone; no other manifest has so few.
-pub const TOMBSTONE_BYTES: u64 = HASH_AT as u64;
+// A tombstone ends before the hash; no other manifest does.
+const _: () = assert!(TOMBSTONE_BYTES == HASH_AT as u64);
+
 /// Most bytes in one part, and in what follows the hash: it is read as a whole.
 pub const MAX_PART: u32 = 16 << 20;
 /// Most parts of an object, so that their digests are no more than the longest part.

@@ -95,7 +95,7 @@ impl Tally {
         }
         let enough = self.quorums.report();
         let (claim, lengths) = lengths.into_iter().rev().find(|(_, said)| said.len() >= enough)?;
-        let short = lengths.iter().filter(|length| **length == Some(super::manifest::TOMBSTONE_BYTES));
+        let short = lengths.iter().filter(|length| **length == Some(common::wire::TOMBSTONE_BYTES));
         let deleted = short.count() >= enough;
         Some(Newest { version: claim.version, digest: claim.digest, deleted })
     }

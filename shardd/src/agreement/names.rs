@@ -104,6 +104,13 @@ impl Names {
         self.instance(id).is_some_and(|instance| instance.place.is_some())
     }
 
+    /// Whether something was said about a lower version of its key, which is deleted once this one is verified.
+    pub fn has_older(&self, id: &InstanceId) -> bool {
+        let first = self.key(id.owner(), split_name(id.key()).0);
+        let first = first.and_then(|key| key.instances.first_key_value());
+        first.is_some_and(|((lowest, _), _)| *lowest < id.version())
+    }
+
     /// Whether a higher version of its key is verified.
     pub fn is_superseded(&self, id: &InstanceId) -> bool {
         let newest = self.newest(id.owner(), split_name(id.key()).0);
@@ -217,6 +224,9 @@ mod tests {
         assert_eq!((names.highest(OWNER, "a"), names.highest(OWNER, "b")), (3, 0));
         assert_eq!(names.newest(OWNER, "a"), Some(Newest { version: 2, digest: [2; 32].into() }));
         assert!(names.is_superseded(&id("a\u{0}00000007", 1)) && !names.is_superseded(&id("a", 2)));
+        assert!(
+            names.has_older(&id("a", 2)) && !names.has_older(&id("a", 1)) && !names.has_older(&id("b", 2))
+        );
         assert!(names.is_verified(&id("a", 2)) && !names.is_verified(&id("a\u{0}00000001", 3)));
         assert_eq!((names.used(OWNER), names.cost(&id("a", 2)), names.cost(&id("b", 2))), (50, 10, 0));
         let gone = names.take_superseded(&id("a", 2));

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::dispersal::{InstanceId, Said};
 use crate::error::StoreError;
-use crate::store::{Author, Space, Store};
+use crate::store::{Author, Claim, Space, Store};
 
 /// What the keys of notes begin with; those of fragments begin with an owner's hex digits.
 const MARK: char = '!';
@@ -45,11 +45,11 @@ impl Notes {
     }
 
     /// Note what was said; on stable storage with the next flush. What was noted before stays until `drop_older`.
-    pub fn write(&self, id: &InstanceId, said: &Said) -> Result<(), StoreError> {
+    pub fn write(&self, claim: Claim, id: &InstanceId, said: &Said) -> Result<(), StoreError> {
         let bytes = said.encode();
         let fpcc = fpcc_of(&bytes);
         let name = FragmentName { key: note_key(id), version: said.flags().into(), index: 0 };
-        self.store.put(&Author::Client, &name, &fpcc.to_bytes(), &bytes)?;
+        self.store.put_within(claim, &Author::Client, &name, &fpcc.to_bytes(), &bytes)?;
         self.unreadable.lock().remove(id);
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::{Inner, NotAgreed, State};
 use crate::blocking;
 use crate::dispersal::{Dispersed, Group, InstanceId, Message, Refused, Said, Step};
 use crate::error::StoreError;
-use crate::store::Author;
+use crate::store::{Author, Claim};
 
 /// Steps that one flush covers.
 const TOGETHER: usize = 1024;
@@ -162,7 +162,10 @@ impl Inner {
                 None => self.keep(id, dispersed)?,
             }
         }
-        step.persist.as_ref().map_or(Ok(()), |said| self.notes.write(id, said))
+        let Some(said) = &step.persist else { return Ok(()) };
+        // What supersedes others has them deleted in the end.
+        let frees = self.state.lock().names.has_older(id);
+        self.notes.write(if frees { Claim::Reserve } else { Claim::Data }, id, said)
     }
 
     fn settle(&self, id: &InstanceId, group: &Group, digest: Hash) -> Result<(), StoreError> {
@@ -179,7 +182,8 @@ impl Inner {
 
     /// Put a fragment into the log.
     pub fn keep(&self, id: &InstanceId, dispersed: &Dispersed) -> Result<(), StoreError> {
-        self.store.put_dispersed(&fragment_key(id), id.version(), dispersed)
+        let claim = if self.deletes(id, dispersed.fpcc()) { Claim::Reserve } else { Claim::Data };
+        self.store.put_dispersed(claim, &fragment_key(id), id.version(), dispersed)
     }
 
     /// Until it succeeds: what is not known to be on disk must not be spoken of. Things may be missing if the boot id is

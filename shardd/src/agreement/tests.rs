@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::intake;
+use crate::store::Claim;
 use crate::{ModelledDisk, StoreOptions};
 
 const NODES: usize = 5;
@@ -588,7 +589,7 @@ async fn what_a_crash_kept_of_a_superseded_version_goes_at_the_start() {
         let store = open(pool.folder.path(), 0, None);
         let (name, fpcc) = (steps::fragment_name(&id, index), first.fpcc.to_bytes());
         store.put(&crate::Author::Client, &name, &fpcc, &first.fragments[index]).unwrap();
-        Notes::of(store.clone()).write(&id, &said).unwrap();
+        Notes::of(store.clone()).write(Claim::Data, &id, &said).unwrap();
         store.flush().await.unwrap();
         pool.stores[0] = Some(store);
     }
@@ -665,6 +666,39 @@ async fn an_owner_has_his_quota_and_gets_it_back() {
     assert_eq!(pool.put("a", 2, &Encoded::new("tombstone", 90), &ALL).await, [200; 5]);
     until("the first is gone", || pool.fragments("a", 1) == 0).await;
     assert_eq!(pool.put("b", 1, &small, &ALL).await, [200; 5]);
+}
+
+/// Tombstones were data like any other, and nothing could be deleted any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_pool_can_be_emptied_by_deletes() {
+    let pool = Pool::new();
+    let (object, tombstone) = (Encoded::new("an object", 20_000), Encoded::new("gone", 96));
+    for name in ["a", "b"] {
+        assert_eq!(pool.put(name, 1, &object, &ALL).await, [200; 5]);
+        pool.until_all_verified(name, 1, &object).await;
+    }
+    pool.stores.iter().flatten().for_each(|store| store.fill());
+    assert_eq!(pool.put("a", 2, &object, &ALL).await, [507; 5]);
+    assert_eq!(pool.put("c", 1, &tombstone, &ALL).await, [507; 5], "it deletes nothing");
+    assert_eq!(pool.put("a", 2, &tombstone, &ALL).await, [200; 5]);
+    assert_eq!(pool.put("b", 2, &tombstone, &ALL).await, [200; 5]);
+    until("the first are gone", || pool.fragments("a", 1) + pool.fragments("b", 1) == 0).await;
+    assert_eq!(pool.put("d", 1, &Encoded::new("small", 9000), &ALL).await, [200; 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_used_up_his_quota_can_delete() {
+    let pool = Pool::with_quota(Some(20_000));
+    let (object, tombstone) = (Encoded::new("an object", 20_000), Encoded::new("gone", 96));
+    assert_eq!(pool.put("a0", 1, &object, &ALL).await, [200; 5]);
+    let mut number = 0;
+    while pool.put(&format!("b{number}"), 1, &tombstone, &ALL).await == [200; 5] {
+        number += 1;
+    }
+    assert_eq!(pool.put("a0", 2, &Encoded::new("more", 97), &ALL).await, [507; 5]);
+    assert_eq!(pool.put("a0", 2, &tombstone, &ALL).await, [200; 5]);
+    until("the first is gone", || pool.fragments("a0", 1) == 0).await;
+    assert_eq!(pool.put("c", 1, &tombstone, &ALL).await, [200; 5]);
 }
 
 /// Objects of one byte counted as one byte each, and took some hundred times as much of the disk.

@@ -71,6 +71,11 @@ impl Store {
         count
     }
 
+    /// From now on there is no room for data.
+    pub(crate) fn fill(&self) {
+        self.used.fetch_add(self.usage().available_bytes, Ordering::SeqCst);
+    }
+
     fn crash(self: Arc<Self>) {
         self.upkeep.stop();
     }
