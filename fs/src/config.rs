@@ -55,8 +55,8 @@ pub struct MountConfig {
     pub write_behind_bytes: u64,
     /// Dirty bytes older than this are sealed.
     pub dirty_interval: Duration,
-    /// Where sealed data waits that no pool would take; absolute.
-    pub backlog_dir: PathBuf,
+    /// Where sealed data waits that no pool would take, if not in the state folder; absolute.
+    pub backlog_dir: Option<PathBuf>,
     /// How much of it may wait, in bytes.
     pub backlog_bytes: u64,
     /// How long a change of names or attributes may wait until it is written to the pool.
@@ -180,8 +180,7 @@ fn assemble(
         Some(snapshot) => state::snapshot_folder(&state, &snapshot.name),
         None => state,
     };
-    let backlog_dir =
-        values.text("backlog-dir").map_or_else(|| state.join("backlog"), |path| absolute(&path));
+    let backlog_dir = values.text("backlog-dir").map(|path| absolute(&path));
     let access = assemble_access(values, surroundings)?;
     Ok(MountConfig {
         mountpoint: surroundings.current_dir.join(&args.mountpoint),
@@ -708,7 +707,7 @@ mod tests {
     fn without_options_the_defaults_hold() {
         let config = meant("", &[]).unwrap();
         assert_eq!(config.state, Path::new("/var/lib/avidfs/default"));
-        assert_eq!(config.backlog_dir, Path::new("/var/lib/avidfs/default/backlog"));
+        assert_eq!(config.backlog_dir, None);
         assert_eq!((config.cache_memory_bytes, config.cache_disk_bytes), (128 << 20, 1 << 30));
         assert_eq!((config.io_timeout.as_secs(), config.dirty_interval.as_secs()), (30, 5));
         assert_eq!((config.shape, config.peers), (Shape::default(), None));

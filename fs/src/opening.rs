@@ -3,7 +3,7 @@
 
 mod snapshot;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::pool::{Pool, PoolOptions};
 use crate::state::{self, Refusal, Remembered, StateFolder};
 use crate::stripe::{Stripe, StripeOptions};
 use crate::transport::{FragmentTransport, NodeAddress};
-use crate::volume::{Views, Volume, VolumeOptions, backlog_is_empty};
+use crate::volume::{Backlog, Views, Volume, VolumeOptions};
 use common::wire::{MountId, NodeId, OwnerId, volume_of};
 
 /// An fsync of at most so much is one request to each node.
@@ -126,6 +126,7 @@ async fn reopen(
     remembered: Option<Remembered>,
 ) -> Result<Opened, Refusal> {
     mount::check_shape(&config.shape, &settings)?;
+    let left = look_for_backlog(config, &settings, &state)?;
     let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
     let Reach { transport, addresses, embedded } =
         reach(config, &state.nodes(), &remembered, settings.code.n())?;
@@ -143,8 +144,6 @@ async fn reopen(
     }
     let reader = Reader { accept_loss: config.accept_loss, ..reader(&pool, &settings, config.io_timeout) };
     let (mount, public) = (state.mount_id()?, key.public());
-    // Also for who only reads: what a store has caught up with is not seen to be of others by the next mount.
-    let backlog = (!backlog_is_empty(&config.backlog_dir)?).then_some(config.backlog_dir.as_path());
     let mut newest = newest;
     // First the right to write, which fences whoever had it: then nothing is added to the journal that is read.
     let (lease, position) = loop {
@@ -158,7 +157,8 @@ async fn reopen(
         };
         let unfenced = lease.as_ref().map(|lease| lease.unfenced().clone()).unwrap_or_default();
         let reader = Reader { unfenced, ..reader.clone() };
-        let position = match journal::catch_up(&store, &reader, &public, mount, backlog).await {
+        // Also for who only reads: what a store has caught up with is not seen to be of others by the next mount.
+        let position = match journal::catch_up(&store, &reader, &public, mount, left.as_deref()).await {
             Ok(position) => position,
             Err(error) => {
                 give_back(lease).await;
@@ -188,6 +188,12 @@ async fn reopen(
             }
         };
         state.remember(&remembered_nodes(&settings, &nodes))?;
+        if let Some(folder) = left.as_ref().filter(|_| config.read_only) {
+            let folder = folder.display();
+            nodes
+                .warnings
+                .push(format!("bytes that wait in {folder} are not seen until it is mounted to be written"));
+        }
         Ok((nodes, configuration))
     };
     let (nodes, configuration) = match begun.await {
@@ -198,6 +204,24 @@ async fn reopen(
         }
     };
     Ok(Opened { state, store, settings, nodes, configuration, lease, pool, key, position, embedded })
+}
+
+/// Where bytes wait that the next mount which writes has to store; that mount is refused where it would not.
+fn look_for_backlog(
+    config: &MountConfig,
+    settings: &VolumeSettings,
+    state: &StateFolder,
+) -> Result<Option<PathBuf>, Refusal> {
+    let backlog = backlog(config, settings, state);
+    let left = backlog.left(state.path())?;
+    if !config.read_only {
+        backlog.check(&settings.name, state.path(), left.as_deref())?;
+    }
+    Ok(left)
+}
+
+fn backlog(config: &MountConfig, settings: &VolumeSettings, state: &StateFolder) -> Backlog {
+    Backlog::of(settings.volume, state.path(), config.backlog_dir.as_deref())
 }
 
 /// What nodes were caught at before counts, and what they are caught at is noted.
@@ -475,7 +499,7 @@ pub async fn volume(config: &MountConfig, opened: &Opened) -> Result<Arc<Volume>
         dirty_interval: config.dirty_interval,
         carried_bytes: CARRIED_BYTES,
         io_limit: config.io_timeout,
-        backlog: config.backlog_dir.clone(),
+        backlog: backlog(config, settings, &opened.state),
         backlog_bytes: config.backlog_bytes,
         capacity_bytes: config.capacity_bytes,
         read_only: config.read_only,

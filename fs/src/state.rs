@@ -18,6 +18,7 @@ use crate::host::{self, MountEntry, reason};
 use crate::journal::key::VolumeKey;
 use crate::roster;
 use crate::transport::NodeAddress;
+use crate::volume::BACKLOG_NOTE;
 
 /// Why something was not done, in one sentence for the person who asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ const OLD_KEY: &str = "volume.key.old";
 /// A log of more bytes than this is put aside when the next mount begins.
 const MAX_LOG: u64 = 16 << 20;
 /// What may lie in a folder in which no volume was finished, or whose pool.json was lost.
-const OWN_NAMES: [&str; 17] = [
+const OWN_NAMES: [&str; 18] = [
     "lock",
     "mount.id",
     KEY,
@@ -56,6 +57,7 @@ const OWN_NAMES: [&str; 17] = [
     "metadata.sqlite-shm",
     "cache",
     "backlog",
+    BACKLOG_NOTE,
     "views",
     "snapshots",
     evidence::FILE,

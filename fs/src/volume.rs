@@ -24,7 +24,6 @@ mod tests;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -48,7 +47,7 @@ use neighbours::Neighbours;
 use snapshots::Hidden;
 
 pub use access::AccessTimes;
-pub use backlog::{Unsaved, backlog_is_empty};
+pub use backlog::{Backlog, NOTE as BACKLOG_NOTE, Unsaved};
 pub use compaction::CompactionReport;
 pub use data::Written;
 pub use fsck::{FsckProgress, FsckReport, FsckWish, Problem};
@@ -70,8 +69,8 @@ pub struct VolumeOptions {
     pub carried_bytes: u64,
     /// No request takes longer.
     pub io_limit: Duration,
-    /// Folder for what no pool would take.
-    pub backlog: PathBuf,
+    /// Where what no pool would take waits.
+    pub backlog: Backlog,
     /// Most bytes in it.
     pub backlog_bytes: u64,
     /// Most bytes of files; none: what the pool has room for.

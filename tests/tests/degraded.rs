@@ -10,7 +10,7 @@ use std::time::Duration;
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::files::errno;
 use avidfs_tests::mount::{Mount, said};
-use avidfs_tests::scratch::is_mounted;
+use avidfs_tests::scratch::{is_mounted, scratch};
 use avidfs_tests::seed::{Dice, rounds, seed};
 use avidfs_tests::{data, eventually, timed};
 
@@ -332,6 +332,46 @@ fn what_no_pool_would_take_waits_in_the_backlog_for_the_next_mount() {
     assert_eq!(mount.status()["backlog_bytes"], 0);
     assert_eq!(backlog(), 0);
     mount.remount();
+    data::check(&mount.path("waits"), 2, 3 * MIB);
+    mount.unmount();
+}
+
+/// The next mount found its own backlog empty, served what was there before, and a later one laid old bytes over new.
+#[test]
+fn a_backlog_elsewhere_is_not_passed_over_by_a_mount_without_the_option() {
+    let cluster = Cluster::start(5);
+    let big = scratch();
+    let given = big.path().to_str().unwrap();
+    let elsewhere = [HASTY, &["--backlog-dir", given]].concat();
+    let mut mount = Mount::new(&cluster, &elsewhere);
+    let volume = mount.status()["volume"].as_str().unwrap().to_owned();
+    (0..3).for_each(|node| cluster.kill(node));
+    let closed = data::close(data::write(&mount.path("waits"), 2, 3 * MIB).unwrap());
+    assert_eq!(errno(&closed), libc::EIO);
+    assert!(!mount.try_unmount().status.success());
+    (0..3).for_each(|node| cluster.restart(node));
+    mount.set_options(HASTY);
+    let sentence = mount.try_mount().unwrap_err().sentence;
+    let folder = big.path().join(volume);
+    assert!(sentence.contains(&format!("wait in {}: mount with", folder.display())), "{sentence}");
+
+    // It takes nothing of another volume's.
+    let cluster_of_another = Cluster::start(5);
+    let another = Mount::new(&cluster_of_another, &elsewhere);
+    another.remount();
+    another.unmount();
+
+    mount.set_options(&[HASTY, &["--read-only"]].concat());
+    mount.mount();
+    assert!(mount.log().contains(&format!("wait in {}", folder.display())), "{}", mount.log());
+    mount.unmount();
+    mount.set_options(&elsewhere);
+    mount.mount();
+    data::check(&mount.path("waits"), 2, 3 * MIB);
+    mount.unmount();
+    assert_eq!(fs::read_dir(big.path()).unwrap().count(), 0);
+    mount.set_options(HASTY);
+    mount.mount();
     data::check(&mount.path("waits"), 2, 3 * MIB);
     mount.unmount();
 }

@@ -1,6 +1,8 @@
 //! Sealed bytes that no pool would take, kept on the mount host's disk over a restart. One file per object, named
 //! after it; docs/backlog.md draws it. The next mount stores them before it serves anything.
 
+mod place;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::inode::{Ino, Time};
 use crate::metadata::{Commit, Extent, FileCommit};
 use crate::open_file::{OpenFile, Seal};
+
+pub use place::{Backlog, NOTE};
 
 const MAGIC: &[u8; 8] = b"AVIDBKL2";
 /// Without intents.
@@ -103,9 +107,9 @@ impl Volume {
 
     async fn keep_backlog(&self, reason: String) -> std::result::Result<(), Unsaved> {
         let items: Vec<Item> = self.open_files().iter().flat_map(|file| unsaved_items(file)).collect();
-        let folder = self.options.backlog.clone();
+        let backlog = self.options.backlog.clone();
         let limit = self.options.backlog_bytes;
-        let kept = blocking::run(move || Ok(keep(&folder, limit, &items))).await;
+        let kept = blocking::run(move || Ok(keep(&backlog, limit, &items))).await;
         let mut unsaved = kept.unwrap_or_default();
         unsaved.reason = reason;
         unsaved.changes = match &self.journal {
@@ -121,7 +125,7 @@ impl Volume {
 
     /// Store what the last run left behind.
     pub(super) async fn store_backlog(self: &Arc<Self>) -> Result<()> {
-        let folder = self.options.backlog.clone();
+        let folder = self.options.backlog.folder.clone();
         if folder.exists()
             && let Err(error) = keep_others_out(&folder)
         {
@@ -129,22 +133,29 @@ impl Volume {
         }
         for path in backlog_files(&folder)? {
             let item = read_item(&path)?;
+            let (id, is_deleted) = (item.id, matches!(self.metadata.inode(item.ino), Err(Error::NotFound)));
             let padded = crate::stripe::pad(self.settings.code, &item.bytes);
-            let record = self.stripe.store(item.id, padded, item.length, true).await?;
+            let record = self.stripe.store(id, padded, item.length, true).await?;
             let size = item.extents.iter().map(|extent| extent.range().end).max().unwrap_or(0);
-            let Item { ino, extents, mtime, intents, .. } = item;
+            let Item { ino, length, extents, mtime, intents, .. } = item;
             let file = FileCommit { ino, extents, size, mtime, intents };
+            // Of a deleted file too: what of the object has reached nodes before is deleted with it.
             self.metadata.commit(&Commit { objects: vec![record], files: vec![file] })?;
             self.sync().await?;
             remove(&folder, &path).map_err(|error| host("remove", &path, &error))?;
-            tracing::info!(object = %item.id, bytes = item.length, "stored from the backlog");
+            match is_deleted {
+                false => tracing::info!(object = %id, bytes = length, "stored from the backlog"),
+                true => {
+                    tracing::warn!(object = %id, ino = ino.0, bytes = length, "the backlog had bytes of a deleted file");
+                }
+            }
         }
-        Ok(())
+        self.options.backlog.clear()
     }
 
     /// Bytes in the backlog now.
     pub(super) fn backlog_bytes(&self) -> u64 {
-        let files = backlog_files(&self.options.backlog).unwrap_or_default();
+        let files = backlog_files(&self.options.backlog.folder).unwrap_or_default();
         files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
     }
 }
@@ -163,15 +174,21 @@ fn unsaved_items(file: &OpenFile) -> Vec<Item> {
     state.seals.iter().map(item).collect()
 }
 
-fn keep(folder: &Path, limit: u64, items: &[Item]) -> Unsaved {
+fn keep(backlog: &Backlog, limit: u64, items: &[Item]) -> Unsaved {
     let mut unsaved = Unsaved::default();
+    // Without the note the bytes are still better there than nowhere.
+    if !items.is_empty()
+        && let Err(error) = backlog.note()
+    {
+        tracing::error!(%error, folder = %backlog.folder.display(), "the next mount does not know of the backlog");
+    }
     let mut files = std::collections::HashSet::new();
     for item in items {
         let length = u64::from(item.length);
         let written = if unsaved.bytes + length > limit {
             Err(Error::NoSpace(format!("the backlog holds {limit} bytes at most")))
         } else {
-            write_item(folder, item)
+            write_item(&backlog.folder, item)
         };
         match written {
             Ok(()) => {
@@ -223,14 +240,6 @@ fn keep_others_out(folder: &Path) -> std::io::Result<()> {
 fn remove(folder: &Path, path: &Path) -> std::io::Result<()> {
     fs::remove_file(path)?;
     File::open(folder)?.sync_all()
-}
-
-/// Whether no bytes wait in a backlog's folder.
-///
-/// # Errors
-/// The disk.
-pub fn backlog_is_empty(folder: &Path) -> Result<bool> {
-    Ok(backlog_files(folder)?.is_empty())
 }
 
 /// The files of the backlog in the order of sealing; one that was not finished is not among them.
@@ -334,7 +343,7 @@ mod tests {
 
     use super::*;
 
-    fn item() -> Item {
+    pub(super) fn item() -> Item {
         let id = ObjectId { epoch: 3, counter: 9 };
         let extents = vec![Extent { offset: 1 << 40, length: 5, object: id, object_offset: 2 }];
         Item {
@@ -403,7 +412,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_counted_as_lost() {
         let folder = tempfile::tempdir().unwrap();
-        let unsaved = keep(folder.path(), 15, &[item(), item()]);
+        let unsaved = keep(&Backlog::own(folder.path().to_owned()), 15, &[item(), item()]);
         assert_eq!((unsaved.bytes, unsaved.files), (10, 1));
         assert_eq!(unsaved.lost.unwrap().0, 10);
     }

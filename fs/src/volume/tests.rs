@@ -17,7 +17,7 @@ use shardd::{Limits, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::{AccessTimes, Views, Volume, VolumeOptions};
+use super::{AccessTimes, Backlog, Views, Volume, VolumeOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::error::Error;
 use crate::inode::{Caller, Ino, MAX_SIZE, ROOT, SetAttributes, SetTime, Time};
@@ -134,7 +134,7 @@ impl Bench {
             dirty_interval: Duration::from_millis(200),
             carried_bytes: 32 << 10,
             io_limit,
-            backlog: self.backlog(),
+            backlog: Backlog::own(self.backlog()),
             backlog_bytes: 64 << 20,
             capacity_bytes: None,
             read_only: false,

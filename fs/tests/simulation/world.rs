@@ -18,7 +18,7 @@ use avidfs::stripe::{Stripe, StripeOptions};
 use avidfs::transport::faulty::FaultyTransport;
 use avidfs::transport::in_process::InProcessTransport;
 use avidfs::transport::{FragmentTransport, NodeAddress};
-use avidfs::volume::{AccessTimes, Views, Volume, VolumeOptions};
+use avidfs::volume::{AccessTimes, Backlog, Views, Volume, VolumeOptions};
 use common::code::Code;
 use common::hash::HashId;
 use common::wire::{MountId, VolumeId};
@@ -397,7 +397,7 @@ impl World {
             dirty_interval: Duration::from_millis(200),
             carried_bytes: self.carried_bytes,
             io_limit: IO_LIMIT,
-            backlog: self.backlog(host),
+            backlog: Backlog::own(self.backlog(host)),
             backlog_bytes: 64 << 20,
             capacity_bytes: None,
             read_only: false,
