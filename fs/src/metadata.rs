@@ -331,6 +331,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn configure(&self, nodes: &[NodeId]) -> Result<Configuration>;
     /// All configurations ever used, by number.
     fn configurations(&self) -> Result<Vec<Configuration>>;
+    /// Whether an object to which something refers is placed by a configuration. Looks at all objects where none is.
+    fn places_objects(&self, configuration: u32) -> Result<bool>;
     /// After this everything that returned before survives power loss of this host. Callers at the same time share
     /// one flush; without a change since the last one it is free. Once it failed it fails until the store is opened
     /// anew, because nobody knows then what the disk has.

@@ -39,7 +39,8 @@ pub fn page(status: &VolumeStatus) -> String {
     let gauges = [
         ("avidfs_epoch", "The epoch of this mount.", u64::from(status.epoch)),
         ("avidfs_fenced", "Whether another mount has taken the volume over.", u64::from(status.fenced)),
-        ("avidfs_nodes_up", "Nodes that answer.", status.nodes_up as u64),
+        ("avidfs_nodes_up", "Nodes with objects placed on them that answer.", status.nodes_up as u64),
+        ("avidfs_nodes_gone", "Those that are at no known address.", status.nodes_gone() as u64),
         ("avidfs_nodes_to_write", "Nodes that must answer for writes.", status.nodes_to_write as u64),
         ("avidfs_total_bytes", "Bytes of files the pool could hold.", space.total_bytes),
         ("avidfs_available_bytes", "Bytes of files it can still take.", space.available_bytes),
@@ -112,7 +113,7 @@ fn write_cache(page: &mut Page, cache: &CacheStats) {
 fn write_nodes(page: &mut Page, status: &VolumeStatus) {
     type Value = fn(&NodeReport) -> u64;
     let gauges: [(&str, &str, Value); 3] = [
-        ("avidfs_node_up", "Whether the node answers.", |node| u64::from(node.state != "down")),
+        ("avidfs_node_up", "Whether the node answers.", |node| u64::from(node.answers())),
         ("avidfs_node_used_bytes", "Bytes the node has filled.", |node| node.used_bytes),
         ("avidfs_node_quarantined", "Whether there is evidence against it.", |node| {
             u64::from(node.quarantined)

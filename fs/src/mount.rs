@@ -343,12 +343,14 @@ pub struct Nodes {
     pub known: Vec<(NodeAddress, NodeId)>,
     /// Addresses at which nobody answered who is known by name.
     pub unknown: Vec<NodeAddress>,
+    /// Where those were whose address another one has now.
+    pub gone: Vec<(NodeAddress, NodeId)>,
     /// What the person who mounts should read.
     pub warnings: Vec<String>,
 }
 
 /// Which nodes to go on with: those that were given (`named`), or those remembered; where each one is, whether or not
-/// it moved; and whether they are enough.
+/// it moved; and whether they are enough. Of `remembered` the first is the last one that was at its address.
 ///
 /// # Errors
 /// Too few of the volume's nodes answer to read anything, or new ones are too few to place objects on.
@@ -387,8 +389,29 @@ pub fn nodes_to_use(
             current.len()
         )));
     }
-    let warnings = warnings(survey, settings, &current);
-    Ok(Nodes { current, known, unknown, warnings })
+    let is_known = |node: &NodeId| known.iter().any(|(_, other)| other == node);
+    let mut gone: Vec<(NodeAddress, NodeId)> = Vec::new();
+    for (address, node) in remembered {
+        if !is_known(node) && !gone.iter().any(|(_, other)| other == node) {
+            gone.push((address.clone(), *node));
+        }
+    }
+    // Each of the unknown may be one of those whose place is not known.
+    let absent = configuration.nodes.iter().filter(|node| !is_known(node)).skip(unknown.len());
+    let absent: Vec<String> = absent.map(|node| absence(*node, &gone)).collect();
+    let warnings = warnings(survey, settings, &current, absent);
+    Ok(Nodes { current, known, unknown, gone, warnings })
+}
+
+fn absence(node: NodeId, gone: &[(NodeAddress, NodeId)]) -> String {
+    let place = match gone.iter().find(|(_, other)| *other == node) {
+        Some((address, _)) => format!("another one answers at {address}, where it was"),
+        None => "where it was is not known".to_owned(),
+    };
+    format!(
+        "no answer from node {node}, and {place}: a fragment of what is placed on it is missing until it is started with \
+         the data it had"
+    )
 }
 
 /// Nodes that were added or left out make a new configuration. While somebody who may be anybody does not answer, or
@@ -422,12 +445,19 @@ fn check_enough(
     )))
 }
 
-fn warnings(survey: &Survey, settings: &VolumeSettings, current: &[NodeId]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if survey.silent.is_empty() {
+fn warnings(
+    survey: &Survey,
+    settings: &VolumeSettings,
+    current: &[NodeId],
+    absent: Vec<String>,
+) -> Vec<String> {
+    let mut warnings = absent;
+    if !survey.silent.is_empty() {
+        warnings.push(format!("no answer from {}", survey.silent_names()));
+    }
+    if warnings.is_empty() {
         return warnings;
     }
-    warnings.push(format!("no answer from {}", survey.silent_names()));
     let code = settings.code;
     let up = survey.answered.iter().filter(|hello| current.contains(&hello.info.node)).count();
     if !can_store(code, up) {
@@ -671,6 +701,36 @@ mod tests {
         let nodes = nodes_to_use(&survey, true, &settings(), &configuration, &remembered).unwrap();
         assert_eq!(nodes.current, [1, 2, 3, 4, 6].map(node));
         assert!(nodes.known.contains(&(address(5), node(5))));
+    }
+
+    /// A disk was replaced by an empty one: nobody was silent, and the node that was lost was in no line.
+    #[test]
+    fn a_node_whose_address_another_one_has_is_told_of_and_remembered() {
+        let (configuration, remembered) = five();
+        let mut survey = survey_of(&[1, 2, 3, 4, 6], &[]);
+        survey.answered[4].address = address(5);
+        for named in [false, true] {
+            let nodes = nodes_to_use(&survey, named, &settings(), &configuration, &remembered).unwrap();
+            assert_eq!(nodes.gone, [(address(5), node(5))]);
+            assert!(nodes.known.contains(&(address(5), node(6))));
+            let [warning] = &nodes.warnings[..] else { panic!("{:?}", nodes.warnings) };
+            let told = format!("node {}, and another one answers at {}", node(5), address(5));
+            assert!(warning.contains(&told), "{warning}");
+            // As the next mount remembers it.
+            let remembered = [nodes.known, nodes.gone].concat();
+            let again = nodes_to_use(&survey, false, &settings(), &configuration, &remembered).unwrap();
+            assert_eq!(again.gone, [(address(5), node(5))]);
+            let back = nodes_to_use(
+                &survey_of(&[1, 2, 3, 4, 5], &[]),
+                false,
+                &settings(),
+                &configuration,
+                &remembered,
+            );
+            assert!(back.unwrap().warnings.is_empty());
+        }
+        let forgotten = nodes_to_use(&survey, false, &settings(), &configuration, &[]).unwrap();
+        assert!(forgotten.warnings[0].contains("where it was is not known"), "{:?}", forgotten.warnings);
     }
 
     #[test]

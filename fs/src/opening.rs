@@ -127,12 +127,14 @@ async fn reopen(
 ) -> Result<Opened, Refusal> {
     mount::check_shape(&config.shape, &settings)?;
     let left = look_for_backlog(config, &settings, &state)?;
+    let gone = remembered.as_ref().map(Remembered::gone).unwrap_or_default();
     let remembered = remembered.map(|remembered| remembered.known()).unwrap_or_default();
+    let ever_known = [remembered.clone(), gone].concat();
     let Reach { transport, addresses, embedded } =
         reach(config, &state.nodes(), &remembered, settings.code.n())?;
     let survey = mount::survey(&transport, &addresses, &remembered, HELLO_LIMIT.min(config.io_timeout)).await;
     let newest = newest_configuration(&*store, &settings)?;
-    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+    let nodes = mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &ever_known)?;
     let pool = connect(config, transport.clone(), &nodes).await?;
     collect_evidence(&pool, &state)?;
     let key = state.key()?;
@@ -174,7 +176,7 @@ async fn reopen(
     };
     let begun = async {
         let mut nodes =
-            mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &remembered)?;
+            mount::nodes_to_use(&survey, config.peers.is_some(), &settings, &newest, &ever_known)?;
         let configuration = match config.read_only {
             true => newest,
             false => {
@@ -305,6 +307,7 @@ async fn connect(
     let addresses = known.chain(&nodes.unknown).cloned().collect();
     let options = PoolOptions { io_limit: config.io_timeout, ..PoolOptions::default() };
     let pool = Pool::connect(transport, addresses, &nodes.known, options).await?;
+    pool.remember(&nodes.gone);
     pool.start();
     Ok(pool)
 }
@@ -387,7 +390,7 @@ async fn format(
     let known: Vec<_> =
         survey.answered.iter().map(|hello| (hello.address.clone(), hello.info.node)).collect();
     let current = known.iter().map(|(_, node)| *node).collect();
-    let nodes = Nodes { current, known, unknown: Vec::new(), warnings: Vec::new() };
+    let nodes = Nodes { current, known, unknown: Vec::new(), gone: Vec::new(), warnings: Vec::new() };
     state.keep_key(&key)?;
     let store = open_store(&state)?;
     store.format(&settings)?;
@@ -413,8 +416,10 @@ async fn give_back(lease: Option<Lease>) {
 }
 
 fn remembered_nodes(settings: &VolumeSettings, nodes: &Nodes) -> Remembered {
-    let known = nodes.known.iter().map(|(address, node)| (*node, address.clone()));
-    Remembered::new(settings.volume, &settings.name, known)
+    let of = |nodes: &[(NodeAddress, NodeId)]| -> Vec<_> {
+        nodes.iter().map(|(address, node)| (*node, address.clone())).collect()
+    };
+    Remembered::new(settings.volume, &settings.name, of(&nodes.known)).with_gone(of(&nodes.gone))
 }
 
 /// Tell all nodes that answered of a volume; what those say that do not take it.

@@ -291,7 +291,8 @@ impl Pool {
             .collect()
     }
 
-    /// Identities known from earlier, so that a node that is down has its name; those that said hello are kept.
+    /// Identities known from earlier, so that a node that is down has its name; those that said hello are kept, and of who
+    /// was at their address it is known that it was.
     pub fn remember(&self, known: &[(NodeAddress, NodeId)]) {
         let mut members = self.members.lock();
         for (address, node) in known {
@@ -302,6 +303,11 @@ impl Pool {
     /// Where a node is; none if another one, or none, is at its address now.
     pub fn address_of(&self, node: NodeId) -> Option<NodeAddress> {
         self.members.lock().slot(node).map(|slot| slot.address.clone())
+    }
+
+    /// Where a node was that is nowhere now: another one is at its address.
+    pub fn last_address_of(&self, node: NodeId) -> Option<NodeAddress> {
+        self.members.lock().displaced.get(&node).map(|(_, address)| address.clone())
     }
 
     /// How a node is doing; one the pool does not know is down.

@@ -50,6 +50,7 @@ pub fn status(mountpoint: &str, pid: u32, status: &VolumeStatus) -> String {
         ),
         ("nodes", nodes_line(status)),
     ];
+    lines.extend(gone(status).map(|text| ("gone", text)));
     lines.extend(lease(status).map(|text| ("lease", text)));
     lines.extend(journal(status).map(|text| ("journal", text)));
     lines.extend(rollback(status).map(|text| ("caution", text)));
@@ -173,25 +174,48 @@ fn utc(seconds: u64) -> String {
 }
 
 fn nodes_line(status: &VolumeStatus) -> String {
-    let (up, all) = (status.nodes_up, status.nodes.len());
-    let stores = status.code.parse::<Code>().is_ok_and(|code| can_store(code, up));
-    let unwell: BTreeSet<&str> = status.nodes.iter().map(|node| node.state.as_str()).collect();
+    let placed: Vec<&NodeReport> = status.nodes.iter().filter(|node| node.placed).collect();
+    let (up, all) = (status.nodes_up, placed.len());
+    let stores = |nodes: usize| status.code.parse::<Code>().is_ok_and(|code| can_store(code, nodes));
+    // A guest is as good as any.
+    let answering: Vec<&NodeReport> = status.nodes.iter().filter(|node| node.answers()).collect();
+    let not_full = answering.iter().filter(|node| node.state != "full").count();
+    let unwell: BTreeSet<&str> = placed.iter().map(|node| node.state.as_str()).collect();
     let of_state = |state: &&str| {
-        let nodes = status.nodes.iter().filter(|node| node.state == *state);
+        let nodes = placed.iter().filter(|node| node.state == *state);
         format!(", {} {state}", nodes.count())
     };
     let unwell: String =
         unwell.iter().filter(|state| !["up", "down"].contains(state)).map(of_state).collect();
     let verdict = if up == all && unwell.is_empty() {
         "all is well"
+    } else if !stores(answering.len()) {
+        "too few to store anything: writing fails until more answer"
+    } else if !stores(not_full) {
+        "too many are full to store anything: writing fails until there is room"
     } else if up == all {
         "reading and writing go on"
-    } else if stores {
-        "reading and writing go on; fragments of the missing wait on others"
     } else {
-        "too few to store anything: writing fails until more answer"
+        "reading and writing go on; fragments of the missing wait on others"
     };
     format!("{up} of {all} up{unwell}: {verdict}")
+}
+
+/// What the nodes that are gone may have taken with them. At worst an object lacks a fragment for each that is missing.
+fn gone(status: &VolumeStatus) -> Option<String> {
+    let gone = status.nodes_gone();
+    let missing = status.nodes.iter().filter(|node| node.placed && !node.answers()).count();
+    let spare = status.code.parse::<Code>().ok()?.p();
+    let left = match spare.checked_sub(missing) {
+        Some(survives) => losses(survives),
+        None => "some files may not be readable".to_owned(),
+    };
+    let (who, them) = match gone {
+        0 => return None,
+        1 => ("1 node is at no known address".to_owned(), "it is started with the data it had"),
+        _ => (format!("{gone} nodes are at no known address"), "they are started with the data they had"),
+    };
+    Some(format!("{who}: until {them}, {left}"))
 }
 
 /// The right to write.
@@ -294,6 +318,7 @@ fn node_table(nodes: &[NodeReport]) -> String {
         let state = match node.down_seconds {
             Some(seconds) => format!("{} for {}", node.state, age(seconds)),
             None if node.quarantined => format!("{}, quarantined", node.state),
+            None if !node.placed => format!("{}, home of nothing", node.state),
             None => node.state.clone(),
         };
         // Of a node that never answered to this mount nothing is known but its address.
@@ -324,6 +349,7 @@ pub fn pool(survey: &Survey) -> String {
         used_bytes: hello.info.used_bytes,
         fragments: hello.info.fragments,
         quarantined: false,
+        placed: true,
     });
     let nodes: Vec<NodeReport> = answered.collect();
     let mut text = node_table(&nodes);
@@ -496,6 +522,7 @@ mod tests {
             used_bytes: 5 << 30,
             fragments: 12_345,
             quarantined: false,
+            placed: true,
         }
     }
 
@@ -560,6 +587,40 @@ mod tests {
         assert!(text.contains("down for 2 min"));
         assert!(text.contains("2 objects with a fragment away from home"));
         assert!(status("/mnt/home", 4711, &some_status(3)).contains("too few to store anything"));
+    }
+
+    /// An empty disk had taken the place of one that held fragments, and all was well.
+    #[test]
+    fn a_node_that_is_gone_is_missing_and_the_one_in_its_place_does_not_count_for_it() {
+        let mut lost = some_status(0);
+        lost.nodes_up = 4;
+        lost.nodes[4].placed = false;
+        let address = lost.nodes[4].address.clone();
+        lost.nodes.push(NodeReport { address, state: "gone".into(), ..node(9, true) });
+        let text = status("/mnt/home", 4711, &lost);
+        assert!(text.contains("nodes     4 of 5 up, 1 gone: reading and writing go on; fragments"), "{text}");
+        let told = "gone      1 node is at no known address: until it is started with the data it had, any one more node may \
+                    be lost\n";
+        assert!(text.contains(told), "{text}");
+        assert!(text.contains("gone for 2 min") && text.contains("up, home of nothing"), "{text}");
+        (0..2).for_each(|k| lost.nodes[k].state = "down".into());
+        let text = status("/mnt/home", 4711, &lost);
+        assert!(text.contains("it had, some files may not be readable\n"), "{text}");
+        assert!(!status("/mnt/home", 4711, &some_status(1)).contains("gone"));
+    }
+
+    #[test]
+    fn what_is_full_takes_nothing() {
+        let mut full = some_status(0);
+        (0..2).for_each(|k| full.nodes[k].state = "full".into());
+        let text = status("/mnt/home", 4711, &full);
+        assert!(text.contains("5 of 5 up, 2 full: reading and writing go on\n"), "{text}");
+        (0..5).for_each(|k| full.nodes[k].state = "full".into());
+        let text = status("/mnt/home", 4711, &full);
+        assert!(
+            text.contains("5 of 5 up, 5 full: too many are full to store anything: writing fails"),
+            "{text}"
+        );
     }
 
     #[test]

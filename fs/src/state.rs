@@ -74,6 +74,9 @@ pub struct Remembered {
     pub name: String,
     /// Where its nodes answered last.
     pub nodes: Vec<RememberedNode>,
+    /// Where those were whose address another one has now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<RememberedNode>,
 }
 
 /// A node and where it answered last.
@@ -86,20 +89,38 @@ pub struct RememberedNode {
 }
 
 impl Remembered {
-    /// What is remembered of a volume.
+    /// What is remembered of a volume, each of whose nodes has an address.
     pub fn new(
         volume: VolumeId,
         name: &str,
         nodes: impl IntoIterator<Item = (NodeId, NodeAddress)>,
     ) -> Remembered {
-        let nodes = nodes.into_iter().map(|(node, address)| RememberedNode { node, address: address.0 });
-        Remembered { format: FORMAT, volume, name: name.to_owned(), nodes: nodes.collect() }
+        let (nodes, gone) = (remembered_nodes(nodes), Vec::new());
+        Remembered { format: FORMAT, volume, name: name.to_owned(), nodes, gone }
+    }
+
+    /// The same with those that have none any more, and the one they had.
+    pub fn with_gone(self, gone: impl IntoIterator<Item = (NodeId, NodeAddress)>) -> Remembered {
+        Remembered { gone: remembered_nodes(gone), ..self }
     }
 
     /// Nodes and addresses.
     pub fn known(&self) -> Vec<(NodeAddress, NodeId)> {
-        self.nodes.iter().map(|known| (NodeAddress(known.address.clone()), known.node)).collect()
+        at_addresses(&self.nodes)
     }
+
+    /// Nodes that are gone, and the addresses they had, which others have now.
+    pub fn gone(&self) -> Vec<(NodeAddress, NodeId)> {
+        at_addresses(&self.gone)
+    }
+}
+
+fn remembered_nodes(nodes: impl IntoIterator<Item = (NodeId, NodeAddress)>) -> Vec<RememberedNode> {
+    nodes.into_iter().map(|(node, address)| RememberedNode { node, address: address.0 }).collect()
+}
+
+fn at_addresses(nodes: &[RememberedNode]) -> Vec<(NodeAddress, NodeId)> {
+    nodes.iter().map(|known| (NodeAddress(known.address.clone()), known.node)).collect()
 }
 
 /// Look at a folder without changing anything: what it remembers, `None` if it is new or empty.
@@ -381,6 +402,11 @@ mod tests {
         assert_eq!(look(&path), Ok(None));
         state.remember(&some_volume()).unwrap();
         assert_eq!(look(&path), Ok(Some(some_volume())));
+        let gone = (NodeId([2; 16]), NodeAddress("http://127.0.0.1:7001".into()));
+        let with_gone = some_volume().with_gone([gone.clone()]);
+        state.remember(&with_gone).unwrap();
+        assert_eq!(look(&path), Ok(Some(with_gone.clone())));
+        assert_eq!(with_gone.gone(), [(gone.1, gone.0)]);
     }
 
     #[test]

@@ -260,6 +260,16 @@ impl Stripe {
         }
     }
 
+    /// The nodes of each configuration.
+    pub fn configurations(&self) -> &HashMap<u32, Vec<NodeId>> {
+        &self.configurations
+    }
+
+    /// The configuration over which new objects are placed.
+    pub fn current(&self) -> u32 {
+        self.current
+    }
+
     fn writer(&self, node: NodeId) -> Writer {
         self.options.authority.writer(node, self.options.epoch)
     }

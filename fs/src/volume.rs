@@ -109,6 +109,8 @@ pub struct Volume {
     begun: Time,
     budget: Budget,
     seen: space::Seen,
+    /// Earlier configurations by which no object is placed any more.
+    drained: Mutex<HashSet<u32>>,
     /// Reads in flight, so that no object is deleted under one.
     reads: upkeep::ReadGate,
     /// Which files are read one after the other.
@@ -156,6 +158,7 @@ impl Volume {
             accesses: Accesses::default(),
             begun: Time::now(),
             seen: space::Seen::default(),
+            drained: Mutex::default(),
             reads: upkeep::ReadGate::default(),
             neighbours: Mutex::default(),
             work: Notify::new(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::mount::Mount;
 use avidfs_tests::process::run;
-use avidfs_tests::{data, eventually};
+use avidfs_tests::{data, eventually, process};
 
 const NO_DISK_CACHE: &[&str] = &["--cache-disk", "0", "--io-timeout", "5s"];
 
@@ -257,5 +257,36 @@ fn a_node_that_lost_its_disk_costs_no_byte_with_another_one_dead_and_none_once_i
         cluster.restart(a);
         cluster.restart(b);
     }
+    mount.unmount();
+}
+
+/// An empty disk answered at the same address: all was well, and after three of them bytes were lost.
+#[test]
+fn a_node_that_lost_its_disk_is_gone_until_nothing_is_placed_on_it_any_more() {
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, NO_DISK_CACHE);
+    write(&mount, 0, 4);
+    Attic { cluster: &cluster }.empty(3);
+    let gone = || {
+        let nodes = mount.status()["nodes"].as_array().unwrap().clone();
+        let gone = nodes.iter().filter(|node| node["state"] == "gone");
+        gone.map(|node| node["address"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let lost = format!("http://{}", cluster.address(3));
+    eventually(Duration::from_secs(20), "it is missed", || gone() == [lost.as_str()]);
+    assert_eq!(mount.status()["nodes_up"], 4);
+    let told = || run(process::command("avidfs").arg("status").arg(mount.root()));
+    assert!(told().contains("4 of 5 up, 1 gone: reading and writing go on"), "{}", told());
+    assert!(told().contains("any one more node may be lost"), "{}", told());
+
+    // The new disk joins.
+    mount.remount();
+    assert!(mount.log().contains(&format!("another one answers at {lost}, where it was")), "{}", mount.log());
+    assert!(told().contains("5 of 6 up, 1 gone: "), "{}", told());
+    mount.remount();
+    assert_eq!(gone(), [lost.as_str()]);
+    (0..4).for_each(|i| fs::remove_file(mount.path(format!("{i}"))).unwrap());
+    eventually(Duration::from_secs(20), "nothing of it is missed", || gone().is_empty());
+    assert!(told().contains("5 of 5 up: all is well"), "{}", told());
     mount.unmount();
 }

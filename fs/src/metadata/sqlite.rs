@@ -198,6 +198,10 @@ impl MetadataStore for SqliteStore {
         self.read(volume::configurations)
     }
 
+    fn places_objects(&self, configuration: u32) -> Result<bool> {
+        self.read(|view| volume::places_objects(view, configuration))
+    }
+
     fn sync(&self) -> Result<()> {
         self.commit_group()?;
         self.disk.as_ref().map_or(Ok(()), |disk| disk.wal.sync())

@@ -29,9 +29,9 @@ pub(super) struct Members {
     /// In the order given.
     pub(super) slots: Vec<Slot>,
     pub(super) places: HashMap<NodeId, usize>,
-    /// Nodes whose address another one has taken: down until they turn up elsewhere.
-    pub(super) displaced: HashMap<NodeId, Instant>,
-    /// Where nodes were that turned up elsewhere while they were down.
+    /// Nodes whose address another one has taken: down until they turn up elsewhere. Since when, and where they were.
+    pub(super) displaced: HashMap<NodeId, (Instant, NodeAddress)>,
+    /// The places of nodes that turned up elsewhere while they were down.
     before: HashMap<NodeId, usize>,
     /// Nodes that get nothing new while others can take it.
     pub(super) quarantined: HashSet<NodeId>,
@@ -62,7 +62,7 @@ impl Members {
     }
 
     pub(super) fn state(&self, node: NodeId) -> NodeState {
-        let since = self.displaced.get(&node).copied().unwrap_or(self.born);
+        let since = self.displaced.get(&node).map_or(self.born, |(since, _)| *since);
         self.slot(node).map_or(NodeState::Down { since }, Slot::state)
     }
 
@@ -100,6 +100,9 @@ impl Members {
             && !self.places.contains_key(&node)
         {
             self.name(place, node);
+        }
+        if !self.places.contains_key(&node) {
+            self.displaced.entry(node).or_insert_with(|| (Instant::now(), address.clone()));
         }
     }
 
@@ -163,7 +166,8 @@ impl Members {
         let old = std::mem::replace(&mut self.slots[place], fresh);
         let Some(node) = old.identity else { return };
         self.places.remove(&node);
-        self.displaced.insert(node, old.down_since.unwrap_or_else(Instant::now));
+        let since = old.down_since.unwrap_or_else(Instant::now);
+        self.displaced.insert(node, (since, old.address.clone()));
         if !old.is_down() {
             self.tell(PoolEvent::WentDown(node));
         }

@@ -237,6 +237,9 @@ async fn another_identity_at_a_known_address_is_a_new_node() {
     assert_eq!(events.try_recv(), Ok(PoolEvent::Returned(id(9))), "the same answer told both");
     assert!(is_down(&pool, 1) && pool.address_of(id(1)).is_none());
     assert_eq!((pool.state(id(9)), pool.address_of(id(9))), (NodeState::Up, Some(at(1))));
+    assert_eq!((pool.last_address_of(id(1)), pool.last_address_of(id(9))), (Some(at(1)), None));
+    pool.remember(&[(at(0), id(5))]);
+    assert_eq!(pool.last_address_of(id(5)), Some(at(0)), "as the last mount knew it");
 }
 
 #[tokio::test(start_paused = true)]

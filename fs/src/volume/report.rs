@@ -1,6 +1,6 @@
 //! What the volume tells about itself: `status`, `info`, and `df`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct VolumeStatus {
     pub epoch: u32,
     /// Whether changes are refused.
     pub read_only: bool,
-    /// How many more nodes may be lost now without losing a stored object, as far as the metadata knows.
+    /// Of the nodes that objects are placed on, those that answer.
     pub nodes_up: usize,
     /// Nodes that must answer for writes.
     pub nodes_to_write: usize,
@@ -74,6 +74,13 @@ pub struct VolumeStatus {
     pub cases: Vec<CaseCount>,
 }
 
+impl VolumeStatus {
+    /// Nodes that objects are placed on and that are at no address the mount knows.
+    pub fn nodes_gone(&self) -> usize {
+        self.nodes.iter().filter(|node| node.state == "gone").count()
+    }
+}
+
 /// How often a node was caught at something.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CaseCount {
@@ -92,9 +99,9 @@ pub struct NodeReport {
     pub address: String,
     /// Who, in hex, if known.
     pub node: Option<String>,
-    /// `up`, `down`, `full`, `lagging` or `suspect`.
+    /// `up`, `down`, `full`, `lagging` or `suspect`; `gone` if it is at no address the mount knows.
     pub state: String,
-    /// For how long it has been down.
+    /// For how long it has been down or gone.
     pub down_seconds: Option<u64>,
     /// What may fail together with it.
     pub zone: Option<String>,
@@ -107,6 +114,21 @@ pub struct NodeReport {
     /// Whether it gets nothing new while others can take it: there is evidence against it.
     #[serde(default)]
     pub quarantined: bool,
+    /// Whether it is the home of objects; another one is a guest's at most.
+    #[serde(default = "is_placed_on")]
+    pub placed: bool,
+}
+
+/// Of a daemon that does not say so.
+fn is_placed_on() -> bool {
+    true
+}
+
+impl NodeReport {
+    /// Whether it answers.
+    pub fn answers(&self) -> bool {
+        self.state != "down" && self.state != "gone"
+    }
 }
 
 /// Room for users' bytes.
@@ -176,7 +198,8 @@ impl Volume {
     /// The store's.
     pub async fn status(&self) -> Result<VolumeStatus> {
         let usage = self.metadata.usage()?;
-        let nodes: Vec<NodeReport> = self.node_reports();
+        let snapshots = self.metadata.snapshots()?.len();
+        let nodes = self.node_reports(&self.placed_on(snapshots > 0)?);
         let code = self.settings.code;
         Ok(VolumeStatus {
             name: self.settings.name.clone(),
@@ -185,7 +208,7 @@ impl Volume {
             hash: self.settings.hash.to_string(),
             epoch: self.epoch,
             read_only: self.options.read_only,
-            nodes_up: nodes.iter().filter(|node| node.state != "down").count(),
+            nodes_up: nodes.iter().filter(|node| node.placed && node.answers()).count(),
             nodes_to_write: fewest_nodes(code),
             nodes,
             space: self.space(),
@@ -203,7 +226,7 @@ impl Volume {
             fenced: self.journal.as_ref().is_some_and(|journal| journal.is_fenced()),
             roots_up: self.stripe.roots_up(),
             roots_to_be_fresh: code.fresh_quorum(),
-            snapshots: self.metadata.snapshots()?.len(),
+            snapshots,
             cases: self.case_counts(),
         })
     }
@@ -234,7 +257,33 @@ impl Volume {
         self.pool.absolve(node)
     }
 
-    fn node_reports(&self) -> Vec<NodeReport> {
+    /// The nodes that are homes of objects. What snapshots keep of themselves is in no list of objects, and may lie on the
+    /// nodes of any configuration.
+    fn placed_on(&self, has_snapshots: bool) -> Result<BTreeSet<NodeId>> {
+        let mut placed = BTreeSet::new();
+        for (number, nodes) in self.stripe.configurations() {
+            if *number == self.stripe.current() || has_snapshots || !self.is_drained(*number)? {
+                placed.extend(nodes);
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Nothing is placed by an earlier configuration any more, so that none is looked for twice where none was.
+    fn is_drained(&self, configuration: u32) -> Result<bool> {
+        if self.drained.lock().contains(&configuration) {
+            return Ok(true);
+        }
+        let is_drained = !self.metadata.places_objects(configuration)?;
+        if is_drained {
+            self.drained.lock().insert(configuration);
+        }
+        Ok(is_drained)
+    }
+
+    /// The pool's nodes, and those that it has not although objects are placed on them. One that never said who it is may be
+    /// any of those.
+    fn node_reports(&self, placed: &BTreeSet<NodeId>) -> Vec<NodeReport> {
         let report = |node: crate::pool::NodeView| {
             let info = node.info.as_ref();
             let (state, down_seconds) = match node.state {
@@ -254,9 +303,39 @@ impl Volume {
                 fragments: info.map_or(0, |info| info.fragments),
                 zone: node.zone,
                 quarantined: node.quarantined,
+                placed: node.identity.is_none_or(|id| placed.contains(&id)),
             }
         };
-        self.pool.nodes().into_iter().map(report).collect()
+        let there = self.pool.nodes();
+        let nameless = there.iter().filter(|view| view.identity.is_none()).count();
+        let is_there = |node: &NodeId| there.iter().any(|view| view.identity == Some(*node));
+        let gone: Vec<NodeReport> = placed
+            .iter()
+            .filter(|node| !is_there(node))
+            .skip(nameless)
+            .map(|node| self.gone_report(*node))
+            .collect();
+        there.into_iter().map(report).chain(gone).collect()
+    }
+
+    fn gone_report(&self, node: NodeId) -> NodeReport {
+        let down_seconds = match self.pool.state(node) {
+            NodeState::Down { since } => Some(since.elapsed().as_secs()),
+            _ => None,
+        };
+        let address = self.pool.last_address_of(node);
+        NodeReport {
+            address: address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
+            node: Some(node.to_string()),
+            state: "gone".to_owned(),
+            down_seconds,
+            zone: None,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            fragments: 0,
+            quarantined: self.pool.is_quarantined(node),
+            placed: true,
+        }
     }
 
     /// Inodes in use, for statfs.

@@ -64,6 +64,19 @@ fn a_configuration_is_remembered_once() {
 }
 
 #[test]
+fn a_configuration_places_objects_as_long_as_something_refers_to_one() {
+    on_every_store(|store| {
+        assert!(!store.places_objects(1).unwrap());
+        let ino = file(store, ROOT, "a");
+        write(store, ino, 0, 1, 100);
+        assert!(store.places_objects(1).unwrap() && !store.places_objects(2).unwrap());
+        store.unlink(ROOT, b"a", at(2)).unwrap();
+        store.reclaim(&[ino]).unwrap();
+        assert_eq!((condemned(store), store.places_objects(1).unwrap()), (vec![1], false));
+    });
+}
+
+#[test]
 fn sync_may_be_called_at_any_time() {
     on_every_store(|store| {
         store.sync().unwrap();

@@ -107,6 +107,7 @@ impl MetadataStore for FailingStore {
         changes begin_epoch(seen: u32) -> u32;
         changes configure(nodes: &[NodeId]) -> Configuration;
         reads configurations() -> Vec<Configuration>;
+        reads places_objects(configuration: u32) -> bool;
         changes sync() -> ();
         reads lookup(parent: Ino, name: &[u8]) -> Inode;
         reads inode(ino: Ino) -> Inode;

@@ -113,6 +113,11 @@ pub(super) fn configurations(view: View) -> Result<Vec<Configuration>> {
         .collect()
 }
 
+pub(super) fn places_objects(view: View, configuration: u32) -> Result<bool> {
+    let sql = "SELECT 1 FROM object WHERE configuration = ? AND (live > 0 OR kept > 0) LIMIT 1";
+    Ok(view.row(sql, [configuration], |row| row.get::<_, u32>(0))?.is_some())
+}
+
 /// The counters that hold the totals while nobody has the store open.
 const CLOSED: [&str; 5] = [
     "closed.inodes",
