@@ -134,6 +134,8 @@ impl Mount {
     pub fn try_recover(&self, key: &str) -> Output {
         let key_file = self.folder.path().join("key");
         std::fs::write(&key_file, key).expect("the folder can be written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&key_file, private).expect("it is ours");
         let mut command = process::command("avidfs");
         command.args(["recover", "--peers", self.peers.as_deref().expect("it is on nodes somewhere")]);
         process::output(command.arg("--state").arg(self.state()).arg("--key").arg(key_file))

@@ -253,7 +253,7 @@ fn what_a_fenced_daemon_kept_is_not_laid_over_what_others_wrote_since() {
             is_as_the_second_left_it(&first);
             first.unmount();
         }
-        Err(refused) => assert!(refused.sentence.contains("recover into a new one"), "{}", refused.sentence),
+        Err(refused) => assert!(refused.sentence.contains("written elsewhere"), "{}", refused.sentence),
     }
     second.mount();
     is_as_the_second_left_it(&second);
