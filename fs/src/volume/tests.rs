@@ -692,7 +692,9 @@ async fn what_is_rewritten_while_it_is_copied_is_no_hole_in_the_copy() {
     resize(&volume, from, 0);
     write(&volume, from, 0, &noise(100_000, 2)).await;
     assert_eq!(copying.await.unwrap().unwrap(), 100_000);
-    assert!(read(&volume, to, 0, 200_000).await == noise(100_000, 2));
+    // Of before if all of this took very long.
+    let copied = read(&volume, to, 0, 200_000).await;
+    assert!(copied == noise(100_000, 2) || copied == noise(100_000, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -856,38 +858,58 @@ async fn what_could_not_be_stored_and_is_then_removed_makes_room_for_other_write
     }
 }
 
-/// A file with an object that failed and one behind it that is stored.
-async fn with_a_stored_object_behind_a_failed_one(bench: &Bench, volume: &Arc<Volume>, name: &str) -> Ino {
-    let ino = create(volume, name);
-    bench.faults.reset_counts();
-    bench.faults.add(Rule::always(Fault::Hang).on(Verb::Put).times(NODES as u64));
-    write(volume, ino, 0, &noise(OBJECT as usize, 1)).await;
-    until("the first is sent", || bench.faults.count_all(Verb::Put) >= NODES as u64).await;
-    write(volume, ino, OBJECT.into(), &noise(OBJECT as usize, 2)).await;
-    let file = volume.file(ino).unwrap();
-    let is_stored = |seal: &Seal| matches!(seal.progress, Progress::Stored(_));
-    until("the second is stored", || file.state().seals.back().is_some_and(is_stored)).await;
-    // As a full node refuses a large fragment, and has room for a small one.
-    file.state().seals[0].progress = Progress::Failed(Error::NoSpace("nodes are full".into()));
-    ino
+/// A file whose first object failed, as one that full nodes refuse, and whose second, a small one, is stored.
+async fn with_a_stored_object_behind_a_failed_one(bench: &Bench, volume: &Arc<Volume>) -> (Ino, String) {
+    for attempt in 0.. {
+        let name = format!("{attempt}");
+        if volume.lookup(ROOT, name.as_bytes()).is_ok() {
+            continue;
+        }
+        let ino = create(volume, &name);
+        bench.fail(0..3, Fault::Refuse(RefusalCode::NoSpace));
+        write(volume, ino, 0, &noise(OBJECT as usize + 1000, 1)).await;
+        let file = volume.file(ino).unwrap();
+        let is_failed = |seal: &Seal| matches!(seal.progress, Progress::Failed(_));
+        until("the first has failed", || file.state().seals.front().is_some_and(is_failed)).await;
+        // Nobody tries it again.
+        file.state().seals[0].progress = Progress::Storing;
+        bench.faults.clear();
+        let flushing = tokio::spawn({
+            let volume = volume.clone();
+            async move { volume.flush(ino).await }
+        });
+        let is_stored = |seal: &Seal| matches!(seal.progress, Progress::Stored(_));
+        let second_is_stored = || {
+            let state = file.state();
+            state.dirty.is_empty() && state.seals.iter().skip(1).all(is_stored)
+        };
+        until("the second is stored", second_is_stored).await;
+        flushing.abort();
+        let mut state = file.state();
+        // Otherwise somebody was about to try it just then.
+        if state.seals.len() == 2 {
+            state.seals[0].progress = Progress::Failed(Error::NoSpace("nodes are full".into()));
+            return (ino, name);
+        }
+    }
+    unreachable!("names do not end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_behind_a_failed_object_counts_once_that_is_cut_away() {
     let bench = Bench::new().await;
     let volume = bench.mount().await;
-    let object = u64::from(OBJECT);
-    let punched = with_a_stored_object_behind_a_failed_one(&bench, &volume, "punched").await;
-    volume.punch(punched, 0..object, true, caller(6)).unwrap();
+    let (punched, _) = with_a_stored_object_behind_a_failed_one(&bench, &volume).await;
+    volume.punch(punched, 0..OBJECT.into(), true, caller(6)).unwrap();
     volume.flush(punched).await.unwrap();
-    let expected = [vec![0; OBJECT as usize], noise(OBJECT as usize, 2)].concat();
-    assert_eq!(read(&volume, punched, 0, 2 * OBJECT).await, expected);
-    let truncated = with_a_stored_object_behind_a_failed_one(&bench, &volume, "truncated").await;
+    let expected = [vec![0; OBJECT as usize], noise(OBJECT as usize + 1000, 1)[OBJECT as usize..].to_vec()];
+    assert_eq!(read(&volume, punched, 0, 2 * OBJECT).await, expected.concat());
+    let (truncated, _) = with_a_stored_object_behind_a_failed_one(&bench, &volume).await;
     resize(&volume, truncated, 0);
     volume.flush(truncated).await.unwrap();
-    let removed = with_a_stored_object_behind_a_failed_one(&bench, &volume, "removed").await;
+    let (removed, name) = with_a_stored_object_behind_a_failed_one(&bench, &volume).await;
     volume.close_file(removed);
-    volume.unlink(ROOT, b"removed", caller(6)).unwrap();
+    volume.unlink(ROOT, name.as_bytes(), caller(6)).unwrap();
     volume.forget(removed, 1);
     until("giving the room back", || volume.budget.used() == 0).await;
 }
