@@ -219,8 +219,7 @@ impl Volume {
 
     fn writable(&self) -> Result<()> {
         let stuck = self.journal.as_ref().map_or(0, |journal| journal.stuck_bytes());
-        let fenced = self.journal.as_ref().is_some_and(|journal| journal.is_fenced());
-        if self.options.read_only || fenced {
+        if self.options.read_only || self.is_fenced() {
             Err(Error::ReadOnly)
         } else if stuck > self.options.backlog_bytes {
             Err(Error::TooFewNodes(format!("{stuck} bytes of changes wait to be written to the journal")))
@@ -229,6 +228,11 @@ impl Volume {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether another mount has taken the volume over.
+    fn is_fenced(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_fenced())
     }
 
     /// Who reads the pool's journal.

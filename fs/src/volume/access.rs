@@ -111,7 +111,7 @@ impl Volume {
     /// Write to the store what was noted; what cannot be written stays noted. Nothing once another mount has the volume: it
     /// would not reach the pool.
     pub(super) fn write_accesses(&self) -> Result<()> {
-        if self.journal.as_ref().is_some_and(|journal| journal.is_fenced()) {
+        if self.is_fenced() {
             return Ok(());
         }
         let _writing = self.accesses.writing.lock();

@@ -223,7 +223,7 @@ impl Volume {
             stripe: self.stripe.status(),
             journal: self.journal.as_ref().map(|journal| journal.status()).transpose()?,
             lease: self.options.lease.as_ref().map(LeaseWatch::report),
-            fenced: self.journal.as_ref().is_some_and(|journal| journal.is_fenced()),
+            fenced: self.is_fenced(),
             roots_up: self.stripe.roots_up(),
             roots_to_be_fresh: code.fresh_quorum(),
             snapshots,

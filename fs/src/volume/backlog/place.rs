@@ -69,17 +69,16 @@ impl Backlog {
     pub fn check(&self, name: &str, state: &Path, left: Option<&Path>) -> Result<()> {
         let (folder, own, note) = (self.folder.display(), state.join(OWN), state.join(NOTE));
         let refused = |sentence: String| Err(Error::Host(sentence));
+        let is_here = |left: &Path| resolve(left) == resolve(&self.folder);
         match left {
-            Some(left) if resolve(left) == resolve(&self.folder) => match left.is_dir() {
-                true => {}
-                false => {
-                    return refused(format!(
-                        "bytes of volume {name} wait in {folder}, which is not there: mount the disk it is on, or remove {} \
-                         to mount without them",
-                        note.display()
-                    ));
-                }
-            },
+            Some(left) if is_here(left) && left.is_dir() => {}
+            Some(left) if is_here(left) => {
+                return refused(format!(
+                    "bytes of volume {name} wait in {folder}, which is not there: mount the disk it is on, or remove {} \
+                     to mount without them",
+                    note.display()
+                ));
+            }
             Some(left) if left == own => {
                 return refused(format!(
                     "bytes of volume {name} wait in {}: mount once without --backlog-dir, or move that folder away to mount \
