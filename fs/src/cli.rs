@@ -39,6 +39,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Delete fragments of objects that nobody refers to, as a crash may leave them
     Gc(GcArgs),
+    /// Bring what is stored to the nodes named at the last mount: after one was replaced, added or left out
+    Rebalance(RebalanceArgs),
     /// Check names, files, objects and fragments against each other, and repair them
     #[command(after_long_help = FSCK_HELP)]
     Fsck(FsckArgs),
@@ -218,6 +220,22 @@ pub struct GcArgs {
     /// Only say what would be deleted
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `avidfs rebalance`.
+#[derive(Args, Debug)]
+pub struct RebalanceArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// Only say what would be moved
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Return when everything is on its way, not when it has arrived
+    #[arg(long, conflicts_with = "dry_run")]
+    pub no_wait: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@ mod blame;
 pub mod fsck;
 pub mod objects;
 mod pki;
+mod rebalance;
 mod snapshots;
 
 use std::fs::File;
@@ -39,6 +40,7 @@ use crate::{Failure, host_refusal, runtime, surroundings};
 
 pub use blame::blame;
 pub use pki::pki;
+pub use rebalance::rebalance;
 pub use snapshots::{snapshot, versions};
 
 /// Until a running daemon has answered a question.

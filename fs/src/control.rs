@@ -51,6 +51,11 @@ pub enum Request {
         /// Whether it is only counted.
         dry_run: bool,
     },
+    /// Place by the current list of nodes what earlier ones placed, unless told not to: a `RebalanceReport`.
+    Rebalance {
+        /// Whether it is only counted.
+        dry_run: bool,
+    },
     /// Keep the state the volume has now: a `SnapshotReport`.
     TakeSnapshot {
         /// By what it is to be known.

@@ -217,6 +217,7 @@ impl Running {
                     Request::Blame => Answer::from::<_, Refusal>(Ok(volume.evidence())),
                     Request::Absolve { node } => Answer::from(volume.absolve(node)),
                     Request::Gc { dry_run } => Answer::from(volume.collect_garbage(dry_run).await),
+                    Request::Rebalance { dry_run } => Answer::from(volume.rebalance(dry_run).await),
                     Request::TakeSnapshot { name } => {
                         Answer::from(volume.take_snapshot(&name).await.map_err(|error| about(&name, error)))
                     }

@@ -59,6 +59,7 @@ fn obey() -> ExitCode {
         Command::Metrics(args) => commands::metrics(args),
         Command::Info(args) => commands::info(args),
         Command::Gc(args) => commands::gc(args),
+        Command::Rebalance(args) => commands::rebalance(args),
         Command::Blame(args) => commands::blame(args),
         Command::Snapshot(command) => commands::snapshot(command),
         Command::Versions(args) => commands::versions(args),

@@ -442,14 +442,15 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Replace an object's exceptions; of several for one index the last counts. An object that is gone: nothing
     /// happens.
     fn set_exceptions(&self, id: ObjectId, exceptions: &[Exception]) -> Result<()>;
-    /// Change the exceptions in which `after` differs from `before`, each unless it is no longer as it was `before`:
-    /// somebody else has seen something newer. Returns what they are then, by index; none of an object that is gone.
-    fn revise_exceptions(
-        &self,
-        id: ObjectId,
-        before: &[Exception],
-        after: &[Exception],
-    ) -> Result<Vec<Exception>>;
+    /// Change the exceptions in which `after` differs from those `before`, each unless it is no longer as it was: somebody
+    /// else has seen something newer. Returns what they are then, by index. None, and nothing happens, if the object is gone,
+    /// or placed by another configuration now, by which it has other homes.
+    fn revise_exceptions(&self, before: &ObjectRecord, after: &[Exception])
+    -> Result<Option<Vec<Exception>>>;
+    /// Place an object by another configuration, by which its exceptions are these; where its bytes are needed, they are to
+    /// be moved afterwards. False, and nothing happens, if it is gone, or its placement no longer as it was `before`.
+    fn place_anew(&self, before: &ObjectRecord, configuration: u32, exceptions: &[Exception])
+    -> Result<bool>;
     /// At most `limit` objects that have exceptions, greater than `after`, ascending.
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
 
@@ -465,10 +466,10 @@ pub trait MetadataStore: Send + Sync + 'static {
     fn orphans(&self) -> Result<Vec<Ino>>;
     /// Give up orphans: inodes, attributes and extents. What has a name or is gone stays as it is.
     fn reclaim(&self, orphans: &[Ino]) -> Result<()>;
-    /// At most `limit` objects to which nothing refers any more, and which no snapshot keeps, ascending; their records
-    /// are kept until `forget`, so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
+    /// At most `limit` objects to which nothing refers any more, and which no snapshot keeps, greater than `after`,
+    /// ascending; their records are kept until `forget`, so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
     /// Once condemned, an object is never referred to again.
-    fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>>;
+    fn condemned(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
     /// Their fragments are deleted. Unknown ones are passed over; `Invalid`, and nothing happens, if an extent
     /// still refers to one, or a snapshot keeps it.
     fn forget(&self, objects: &[ObjectId]) -> Result<()>;

@@ -305,6 +305,12 @@ impl Pool {
         self.members.lock().slot(node).map(|slot| slot.address.clone())
     }
 
+    /// Whether a node is nowhere: it is at no address, and whoever is at one has said who it is.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        let members = self.members.lock();
+        members.slot(node).is_none() && members.slots.iter().all(|slot| slot.identity.is_some())
+    }
+
     /// Where a node was that is nowhere now: another one is at its address.
     pub fn last_address_of(&self, node: NodeId) -> Option<NodeAddress> {
         self.members.lock().displaced.get(&node).map(|(_, address)| address.clone())

@@ -17,8 +17,8 @@ use crate::journal::key::VolumeKey;
 use crate::metadata::Usage;
 use crate::mount::{Survey, can_store};
 use crate::volume::{
-    FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, RestoreReport, SnapshotReport,
-    VersionReport, VolumeStatus,
+    FileReport, FragmentReport, GarbageReport, NodeReport, ObjectReport, RebalanceReport, RestoreReport,
+    SnapshotReport, VersionReport, VolumeStatus,
 };
 
 pub use fsck::fsck;
@@ -89,6 +89,21 @@ pub fn garbage(found: &GarbageReport, dry_run: bool) -> String {
         text.push_str(&format!("no answer from {}\n", found.silent.join(", ")));
     }
     text
+}
+
+/// `avidfs rebalance`, before anything has arrived.
+pub fn rebalance(report: &RebalanceReport, dry_run: bool) -> String {
+    if report.objects == 0 {
+        return "everything is placed by the current list of nodes\n".to_owned();
+    }
+    let fragments = |count: u64| plural(count as usize, "fragment");
+    let (objects, bytes) = (plural(report.objects as usize, "object"), size(report.bytes));
+    let (to_go, to_make) = if dry_run { ("would go", "would be made") } else { ("go", "are made") };
+    format!(
+        "{objects}, {bytes}, placed by earlier lists of nodes: {} {to_go} to another node, {} {to_make} anew\n",
+        fragments(report.moved),
+        fragments(report.made),
+    )
 }
 
 /// One line of `avidfs bench`.
@@ -215,7 +230,7 @@ fn gone(status: &VolumeStatus) -> Option<String> {
         1 => ("1 node is at no known address".to_owned(), "it is started with the data it had"),
         _ => (format!("{gone} nodes are at no known address"), "they are started with the data they had"),
     };
-    Some(format!("{who}: until {them}, {left}"))
+    Some(format!("{who}: until {them}, or avidfs rebalance has made that anew, {left}"))
 }
 
 /// The right to write.
@@ -599,13 +614,13 @@ mod tests {
         lost.nodes.push(NodeReport { address, state: "gone".into(), ..node(9, true) });
         let text = status("/mnt/home", 4711, &lost);
         assert!(text.contains("nodes     4 of 5 up, 1 gone: reading and writing go on; fragments"), "{text}");
-        let told = "gone      1 node is at no known address: until it is started with the data it had, any one more node may \
-                    be lost\n";
+        let told = "gone      1 node is at no known address: until it is started with the data it had, or avidfs rebalance \
+                    has made that anew, any one more node may be lost\n";
         assert!(text.contains(told), "{text}");
         assert!(text.contains("gone for 2 min") && text.contains("up, home of nothing"), "{text}");
         (0..2).for_each(|k| lost.nodes[k].state = "down".into());
         let text = status("/mnt/home", 4711, &lost);
-        assert!(text.contains("it had, some files may not be readable\n"), "{text}");
+        assert!(text.contains("has made that anew, some files may not be readable\n"), "{text}");
         assert!(!status("/mnt/home", 4711, &some_status(1)).contains("gone"));
     }
 

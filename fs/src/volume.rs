@@ -16,6 +16,7 @@ mod namespace;
 mod neighbours;
 mod old_disks;
 mod parts;
+mod rebalance;
 mod report;
 mod snapshots;
 mod space;
@@ -52,6 +53,7 @@ pub use compaction::CompactionReport;
 pub use data::Written;
 pub use fsck::{FsckProgress, FsckReport, FsckWish, Problem};
 pub use gc::GarbageReport;
+pub use rebalance::RebalanceReport;
 pub use report::{FileReport, FragmentReport, NodeReport, ObjectReport, SpaceReport, VolumeStatus};
 pub use snapshots::{
     MAX_SNAPSHOT_NAME, OpenStore, RestoreReport, SnapshotReport, VersionReport, Views, check_snapshot_name,
@@ -115,8 +117,10 @@ pub struct Volume {
     reads: upkeep::ReadGate,
     /// Which files are read one after the other.
     neighbours: Mutex<Neighbours>,
-    /// Told when there is something to delete or to move.
+    /// Told when there is something to delete.
     work: Notify,
+    /// Told when fragments are away from home that were not.
+    away: Notify,
     /// How far a check is.
     checking: Mutex<FsckProgress>,
     /// Held while the metadata of snapshots is looked at.
@@ -162,6 +166,7 @@ impl Volume {
             reads: upkeep::ReadGate::default(),
             neighbours: Mutex::default(),
             work: Notify::new(),
+            away: Notify::new(),
             checking: Mutex::default(),
             viewing: tokio::sync::Mutex::default(),
             hidden: Mutex::default(),

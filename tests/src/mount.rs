@@ -153,6 +153,11 @@ impl Mount {
         self.options = options.iter().map(|option| option.to_string()).collect();
     }
 
+    /// Name these nodes at the next mount.
+    pub fn set_peers(&mut self, peers: String) {
+        self.peers = Some(peers);
+    }
+
     /// `avidfs umount`; fails the test unless everything was stored and both programs ended well.
     pub fn unmount(&self) {
         let output = self.try_unmount();

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use avidfs_tests::cluster::Cluster;
-use avidfs_tests::mount::Mount;
+use avidfs_tests::fsck::fsck_mount;
+use avidfs_tests::mount::{Mount, said};
 use avidfs_tests::process::run;
 use avidfs_tests::{data, eventually, process};
 
@@ -288,5 +289,73 @@ fn a_node_that_lost_its_disk_is_gone_until_nothing_is_placed_on_it_any_more() {
     (0..4).for_each(|i| fs::remove_file(mount.path(format!("{i}"))).unwrap());
     eventually(Duration::from_secs(20), "nothing of it is missed", || gone().is_empty());
     assert!(told().contains("5 of 5 up: all is well"), "{}", told());
+    mount.unmount();
+}
+
+/// `avidfs rebalance`; returns what it printed.
+fn rebalance(mount: &Mount, words: &[&str]) -> String {
+    run(process::command("avidfs").arg("rebalance").arg(mount.root()).args(words))
+}
+
+fn gone(mount: &Mount) -> usize {
+    let status = mount.status();
+    let nodes = status["nodes"].as_array().unwrap();
+    nodes.iter().filter(|node| node["state"] == "gone").count()
+}
+
+/// A node whose disk is lost for good could be replaced only by writing all files again.
+#[test]
+fn what_was_on_a_lost_disk_is_made_anew_on_the_one_in_its_place() {
+    let cluster = Cluster::start(5);
+    let mount = Mount::new(&cluster, NO_DISK_CACHE);
+    write(&mount, 0, 20);
+    mount.unmount();
+    Attic { cluster: &cluster }.empty(1);
+    mount.mount();
+    all_up(&mount);
+    assert_eq!(gone(&mount), 1);
+    let told = rebalance(&mount, &["--dry-run"]);
+    assert!(told.contains("20 fragments would be made anew"), "{told}");
+    assert_eq!(gone(&mount), 1);
+    // Whoever mounts it next goes on.
+    rebalance(&mount, &["--no-wait"]);
+    mount.kill();
+    mount.mount();
+    check(&mount, 0, 20);
+    let told = rebalance(&mount, &[]);
+    assert!(told.contains("everything is placed by the current list"), "{told}");
+    assert_eq!((gone(&mount), mount.status()["objects_not_at_home"].as_u64()), (0, Some(0)));
+    fsck_mount(&mount.root(), &["--deep"]).is_clean();
+    for (a, b) in [(0, 2), (3, 4)] {
+        cluster.kill(a);
+        cluster.kill(b);
+        mount.remount();
+        check(&mount, 0, 20);
+        cluster.restart(a);
+        cluster.restart(b);
+        all_up(&mount);
+    }
+    mount.unmount();
+}
+
+/// It waits no longer than anything arrives.
+#[test]
+fn rebalancing_onto_a_node_that_is_down_says_so_and_goes_on_later() {
+    let cluster = Cluster::start(6);
+    let five: Vec<String> = (0..5).map(|node| format!("http://{}", cluster.address(node))).collect();
+    let mut mount = Mount::on(Some(five.join(",")), NO_DISK_CACHE);
+    write(&mount, 0, 10);
+    mount.unmount();
+    mount.set_peers(cluster.peers());
+    mount.mount();
+    cluster.kill(5);
+    eventually(Duration::from_secs(20), "the new one is down", || mount.status()["nodes_up"] == 5);
+    let output = process::command("avidfs").arg("rebalance").arg(mount.root()).output().unwrap();
+    let told = said(&output);
+    assert!(!output.status.success() && told.contains("objects wait to go where they belong"), "{told}");
+    check(&mount, 0, 10);
+    cluster.restart(5);
+    rebalance(&mount, &[]);
+    fsck_mount(&mount.root(), &["--deep"]).is_clean();
     mount.unmount();
 }

@@ -363,11 +363,19 @@ impl MetadataStore for SqliteStore {
 
     fn revise_exceptions(
         &self,
-        id: ObjectId,
-        before: &[Exception],
+        before: &ObjectRecord,
         after: &[Exception],
-    ) -> Result<Vec<Exception>> {
-        self.write(|change| objects::revise_exceptions(change, id, before, after))
+    ) -> Result<Option<Vec<Exception>>> {
+        self.write(|change| objects::revise_exceptions(change, before, after))
+    }
+
+    fn place_anew(
+        &self,
+        before: &ObjectRecord,
+        configuration: u32,
+        exceptions: &[Exception],
+    ) -> Result<bool> {
+        self.write(|change| objects::place_anew(change, before, configuration, exceptions))
     }
 
     fn with_exceptions(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>> {
@@ -394,8 +402,8 @@ impl MetadataStore for SqliteStore {
         Ok(())
     }
 
-    fn condemned(&self, limit: usize) -> Result<Vec<ObjectRecord>> {
-        self.read(|view| objects::condemned(view, limit))
+    fn condemned(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>> {
+        self.read(|view| objects::condemned(view, after, limit))
     }
 
     fn forget(&self, objects: &[ObjectId]) -> Result<()> {

@@ -33,6 +33,11 @@ impl Stripe {
         objects.into_iter().map(|object| object.id).filter(|id| !unconfirmed.contains(id)).collect()
     }
 
+    /// Whether an object is still being sent, so that it cannot be deleted yet.
+    pub fn is_sent(&self, id: ObjectId) -> bool {
+        self.ledger.lock().is_sent(id)
+    }
+
     /// Delete objects that nobody refers to on the nodes that listed them. Returns those not confirmed.
     pub async fn delete_listed(&self, of_node: &BTreeMap<NodeId, Vec<ObjectId>>) -> HashSet<ObjectId> {
         let deadline = Instant::now() + self.options.io_limit;
@@ -46,8 +51,12 @@ impl Stripe {
         self.homes_of(object).into_iter().chain(guests).collect()
     }
 
-    /// Returns the objects whose deletion this node did not confirm.
+    /// Returns the objects whose deletion this node did not confirm. One that is gone never will: if it comes back after all,
+    /// what it has is garbage.
     async fn delete_on(&self, node: NodeId, ids: &[ObjectId], deadline: Instant) -> Vec<ObjectId> {
+        if self.pool.is_gone(node) {
+            return Vec::new();
+        }
         if self.is_down(node) {
             return ids.to_vec();
         }

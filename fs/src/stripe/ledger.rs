@@ -211,9 +211,14 @@ impl Ledger {
         std::mem::take(&mut self.losses).into_iter().collect()
     }
 
+    /// Whether someone still sends the object.
+    pub(super) fn is_sent(&self, id: ObjectId) -> bool {
+        self.objects.get(&id).is_some_and(|entry| entry.senders > 0)
+    }
+
     /// The object is being deleted. False while someone still sends it.
     pub(super) fn forget(&mut self, id: ObjectId) -> bool {
-        if self.objects.get(&id).is_some_and(|entry| entry.senders > 0) {
+        if self.is_sent(id) {
             return false;
         }
         if let Some(entry) = self.objects.remove(&id) {

@@ -36,6 +36,19 @@ impl Stripe {
         Ok(left)
     }
 
+    /// What would not be at home of an object that is placed by the current configuration instead of its own: whatever lies
+    /// with another node, which keeps it until then. None if it is placed by the current one, or can be by none.
+    pub fn away_if_placed_anew(&self, object: &ObjectRecord) -> Option<Vec<Exception>> {
+        let fits = self.nodes_of(self.current).len() >= object.code.n() && self.has_homes(object);
+        if object.configuration == self.current || !fits {
+            return None;
+        }
+        let homes = self.homes(self.current, object.id, object.code);
+        let all = homes.into_iter().zip(self.keepers(object)).enumerate();
+        let away = all.filter(|(_, (home, keeper))| *keeper != Some(*home));
+        Some(away.map(|(index, (_, keeper))| Exception { index: index as u8, node: keeper }).collect())
+    }
+
     /// Whether `move_home` would bring anything home now, as far as is known of the nodes.
     pub fn can_move_home(&self, object: &ObjectRecord) -> bool {
         let homes = self.homes_of(object);
@@ -53,7 +66,8 @@ impl Stripe {
         let is_home =
             |exception: &&Exception| !object.exceptions.iter().any(|now| now.index == exception.index);
         let drops = before.iter().filter(is_home).filter_map(|exception| {
-            let guest = exception.node.filter(|&guest| guest != homes[usize::from(exception.index)])?;
+            let home = homes[usize::from(exception.index)];
+            let guest = exception.node.filter(|&guest| guest != home && !self.pool.is_gone(guest))?;
             Some(self.drop_copy(guest, fragment_name(object.id, usize::from(exception.index)), deadline))
         });
         join_all(drops).await.into_iter().all(|dropped| dropped)

@@ -531,7 +531,7 @@ impl Volume {
 
     /// A fragment is not where it should be, but with another node.
     pub(super) fn note_guest(&self, object: &ObjectRecord, index: u8, guest: NodeId) -> Result<()> {
-        self.note_exception(object.id, &object.exceptions, Exception { index, node: Some(guest) })
+        self.note_exception(object, Exception { index, node: Some(guest) })
     }
 
     /// Only what can be made anew is deleted: m others must be good, whatever their nodes claimed.

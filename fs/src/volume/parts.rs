@@ -198,7 +198,7 @@ impl Later {
 }
 
 /// Whether any node came back by what has been told until now.
-fn is_one_back(events: &mut Receiver<PoolEvent>) -> bool {
+pub(super) fn is_one_back(events: &mut Receiver<PoolEvent>) -> bool {
     let mut is_back = false;
     loop {
         match events.try_recv() {

@@ -1,6 +1,6 @@
 //! What the volume tells about itself: `status`, `info`, and `df`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -257,12 +257,17 @@ impl Volume {
         self.pool.absolve(node)
     }
 
-    /// The nodes that are homes of objects. What snapshots keep of themselves is in no list of objects, and may lie on the
-    /// nodes of any configuration.
+    /// The nodes that are homes of objects, or of parts of the journal, which are in no list of objects; who does not write
+    /// the journal knows no part, and those that snapshots need may lie on the nodes of any configuration.
     fn placed_on(&self, has_snapshots: bool) -> Result<BTreeSet<NodeId>> {
+        let parts: HashSet<u32> = match &self.journal {
+            Some(journal) => journal.parts().iter().map(|part| part.configuration).collect(),
+            None if has_snapshots => self.stripe.configurations().keys().copied().collect(),
+            None => HashSet::new(),
+        };
         let mut placed = BTreeSet::new();
         for (number, nodes) in self.stripe.configurations() {
-            if *number == self.stripe.current() || has_snapshots || !self.is_drained(*number)? {
+            if *number == self.stripe.current() || parts.contains(number) || !self.is_drained(*number)? {
                 placed.extend(nodes);
             }
         }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use common::wire::ObjectId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Volume;
+use super::parts::is_one_back;
 use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::pool::PoolEvent;
@@ -23,6 +25,17 @@ const GATHERING: Duration = Duration::from_millis(20);
 const ROUND: usize = 512;
 /// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Before deletes that a node did not confirm are sent again, if none came back.
+const AGAIN: Duration = Duration::from_secs(60);
+/// So many are waited for: 16 bytes each.
+const MOST_UNCONFIRMED: usize = 1 << 20;
+/// Deletes wait for a moment without reads and writes of this length, and for none longer than `PATIENCE`: what they cost
+/// the nodes is not taken from those who wait for bytes.
+const QUIET: Duration = Duration::from_millis(100);
+/// Between looks at whether anything is read or written.
+const LOOK: Duration = Duration::from_millis(10);
+/// Deletes wait for nothing while less than this part of the pool is free.
+const SCARCE: u64 = 8;
 /// Before a placement change of an object that is not committed yet is looked at again.
 const COMMIT_TIME: Duration = Duration::from_millis(50);
 
@@ -90,36 +103,73 @@ impl Volume {
 
     /// Delete the fragments of objects to which nothing refers.
     async fn delete_condemned(self: &Arc<Self>) {
+        let mut events = self.pool.events();
+        let (mut unconfirmed, mut begun) = (HashSet::new(), Instant::now());
         loop {
-            let more = match self.delete_round().await {
-                Ok(deleted) => deleted == ROUND,
-                Err(error) => {
-                    tracing::warn!(%error, "unreferenced objects could not be deleted yet");
-                    tokio::time::sleep(PATIENCE).await;
-                    false
+            if is_one_back(&mut events) || begun.elapsed() >= AGAIN {
+                unconfirmed.clear();
+                begun = Instant::now();
+            }
+            if let Err(error) = self.delete_all_but(&mut unconfirmed).await {
+                tracing::warn!(%error, "unreferenced objects could not be deleted yet");
+                tokio::time::sleep(PATIENCE).await;
+            }
+            // Looking each time that something was committed would cost a small file as much as committing it.
+            tokio::time::sleep(if unconfirmed.is_empty() { GATHERING } else { PATIENCE }).await;
+            let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
+        }
+    }
+
+    /// Delete what is condemned, at a quiet moment, but for objects that a node did not confirm when it was asked last; to
+    /// which those are added that are not confirmed now.
+    async fn delete_all_but(self: &Arc<Self>, unconfirmed: &mut HashSet<ObjectId>) -> Result<()> {
+        let (mut after, mut is_quiet) = (None, false);
+        loop {
+            let mut condemned = self.metadata.condemned(after, ROUND)?;
+            let Some(last) = condemned.last() else { return Ok(()) };
+            after = Some(last.id);
+            condemned.retain(|object| !unconfirmed.contains(&object.id) && !self.stripe.is_sent(object.id));
+            if condemned.is_empty() {
+                continue;
+            }
+            if !is_quiet {
+                self.quiet_moment().await;
+                is_quiet = true;
+            }
+            // Reads that began before may still fetch them; what begins from here on finds no extent of theirs.
+            self.reads.all_before_have_passed().await;
+            // Bytes go last: what no longer refers to them is durable first.
+            self.sync().await?;
+            let mut gone = self.stripe.delete(&condemned).await;
+            let known: HashSet<ObjectId> = gone.iter().copied().collect();
+            let left = condemned.iter().map(|object| object.id).filter(|id| !known.contains(id));
+            for id in left {
+                // What is too much to remember is garbage on the nodes that did not confirm.
+                if unconfirmed.len() < MOST_UNCONFIRMED {
+                    unconfirmed.insert(id);
+                } else {
+                    gone.push(id);
                 }
-            };
-            if !more {
-                // Looking each time that something was committed would cost a small file as much as committing it.
-                tokio::time::sleep(GATHERING).await;
-                let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
+            }
+            self.metadata.forget(&gone)?;
+        }
+    }
+
+    /// Wait until nothing was read or written for a moment, as long as there is room and patience.
+    async fn quiet_moment(&self) {
+        let end = Instant::now() + PATIENCE;
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < QUIET && Instant::now() < end && !self.is_scarce() {
+            tokio::time::sleep(LOOK).await;
+            if self.budget.used() > 0 || self.reads.is_passing() {
+                quiet_since = Instant::now();
             }
         }
     }
 
-    /// One round; returns how many objects are gone.
-    async fn delete_round(self: &Arc<Self>) -> Result<usize> {
-        let condemned = self.metadata.condemned(ROUND)?;
-        if condemned.is_empty() {
-            return Ok(0);
-        }
-        // Reads that began before may still fetch them; what begins from here on finds no extent of theirs.
-        self.reads.all_before_have_passed().await;
-        // Bytes go last: what no longer refers to them is durable first.
-        self.sync().await?;
-        let gone = self.stripe.delete(&condemned).await;
-        self.metadata.forget(&gone)?;
-        Ok(gone.len())
+    fn is_scarce(&self) -> bool {
+        let space = self.space();
+        space.available_bytes < space.total_bytes / SCARCE
     }
 
     /// Make up for what nodes with an old disk do not have any more.
@@ -152,7 +202,11 @@ impl Volume {
                 use PoolEvent::{Rebooted, Returned};
                 while !matches!(events.recv().await, Ok(Returned(_) | Rebooted { .. }) | Err(_)) {}
             };
-            let _ = tokio::time::timeout(PATIENCE, back).await;
+            tokio::select! {
+                () = back => {}
+                () = self.away.notified() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
         }
     }
 
@@ -182,8 +236,8 @@ impl Volume {
         if left == object.exceptions {
             return Ok(());
         }
-        // What was found lost meanwhile stays so.
-        let exceptions = self.metadata.revise_exceptions(object.id, &object.exceptions, &left)?;
+        // What was found lost meanwhile stays so; who is guest or home by another placement is known to whoever chose that.
+        let Some(exceptions) = self.metadata.revise_exceptions(object, &left)? else { return Ok(()) };
         self.sync().await?;
         self.forget_extents();
         self.reads.all_before_have_passed().await;
@@ -232,25 +286,20 @@ impl Volume {
 
     /// A fragment is not where it should be: it is nowhere, until it is rebuilt at home.
     pub(super) fn note_loss(&self, object: ObjectId, index: u8) -> Result<()> {
-        let before = match self.metadata.object(object) {
-            Ok(record) => record.exceptions,
+        let record = match self.metadata.object(object) {
+            Ok(record) => record,
             Err(Error::NotFound) => return Ok(()),
             Err(error) => return Err(error),
         };
         tracing::info!(%object, index, "a fragment is lost and will be rebuilt");
-        self.note_exception(object, &before, Exception { index, node: None })
+        self.note_exception(&record, Exception { index, node: None })
     }
 
     /// A fragment is not where an object's exceptions say: unless these have changed since they were read.
-    pub(super) fn note_exception(
-        &self,
-        object: ObjectId,
-        before: &[Exception],
-        exception: Exception,
-    ) -> Result<()> {
-        let others = before.iter().filter(|other| other.index != exception.index);
+    pub(super) fn note_exception(&self, object: &ObjectRecord, exception: Exception) -> Result<()> {
+        let others = object.exceptions.iter().filter(|other| other.index != exception.index);
         let after: Vec<Exception> = others.copied().chain([exception]).collect();
-        self.metadata.revise_exceptions(object, before, &after).map(drop)
+        self.metadata.revise_exceptions(object, &after).map(drop)
     }
 
     /// Changes of objects that wait for their commit, and the others: the store takes no change of what it does not
@@ -295,6 +344,11 @@ impl ReadGate {
         let generation = inner.current;
         *inner.reading.entry(generation).or_insert(0) += 1;
         Passing { gate: self, generation }
+    }
+
+    /// Whether a read is in flight.
+    pub fn is_passing(&self) -> bool {
+        !self.inner.lock().reading.is_empty()
     }
 
     /// Returns once every read that had begun has ended. Reads are bounded in time, so is this.

@@ -125,7 +125,8 @@ fn of_exceptions_only_those_are_revised_that_are_as_they_were() {
         let ino = file(store, ROOT, "a");
         write(store, ino, 0, 1, 10);
         let revise = |before: &[Exception], after: &[Exception]| {
-            let revised = store.revise_exceptions(id(1), before, after).unwrap();
+            let before = ObjectRecord { exceptions: before.to_vec(), ..object(1, 10) };
+            let revised = store.revise_exceptions(&before, after).unwrap().unwrap();
             assert_eq!(store.object(id(1)).unwrap().exceptions, revised);
             revised
         };
@@ -138,7 +139,38 @@ fn of_exceptions_only_those_are_revised_that_are_as_they_were() {
         assert_eq!(revise(&[at_node(3, 7)], &[nowhere(3), nowhere(0)]), [nowhere(0), nowhere(3)]);
         assert_eq!(revise(&[nowhere(0), nowhere(3)], &[]), []);
         assert_eq!(store.usage().unwrap().objects_with_exceptions, 0);
-        assert_eq!(store.revise_exceptions(id(77), &[], &[nowhere(1)]).unwrap(), []);
+        assert_eq!(store.revise_exceptions(&object(77, 10), &[nowhere(1)]).unwrap(), None);
+    });
+}
+
+#[test]
+fn an_object_is_placed_by_another_configuration_unless_its_placement_changed() {
+    on_every_store(|store| {
+        let ino = file(store, ROOT, "a");
+        write(store, ino, 0, 1, 10);
+        let other = store.configure(&[NodeId([8; 16]), NodeId([9; 16])]).unwrap().number;
+        let before = store.object(id(1)).unwrap();
+        assert_ne!(before.configuration, other);
+        store.set_exceptions(id(1), &[nowhere(2)]).unwrap();
+        assert!(!store.place_anew(&before, other, &[]).unwrap(), "found lost since");
+        let before = store.object(id(1)).unwrap();
+        assert!(store.place_anew(&before, other, &[at_node(0, 7), nowhere(2)]).unwrap());
+        let placed = ObjectRecord {
+            configuration: other,
+            exceptions: vec![at_node(0, 7), nowhere(2)],
+            ..before.clone()
+        };
+        assert_eq!(store.object(id(1)).unwrap(), placed);
+        assert!(!store.place_anew(&before, other, &[]).unwrap(), "placed anew since");
+        // Whoever brought a fragment to where it was at home before knows nothing of where that is now.
+        assert_eq!(store.revise_exceptions(&before, &[]).unwrap(), None);
+        assert_eq!(store.object(id(1)).unwrap(), placed);
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 1);
+        assert!(store.place_anew(&placed, before.configuration, &[]).unwrap());
+        assert_eq!(store.object(id(1)).unwrap(), ObjectRecord { exceptions: vec![], ..before });
+        assert_eq!(store.usage().unwrap().objects_with_exceptions, 0);
+        assert!(!store.place_anew(&object(77, 10), other, &[]).unwrap());
+        assert_error!(store.place_anew(&store.object(id(1)).unwrap(), 77, &[]), Error::Invalid(_));
     });
 }
 
@@ -151,8 +183,9 @@ fn a_condemned_object_is_known_until_it_is_forgotten() {
         }
         store.set_exceptions(id(1), &[nowhere(0)]).unwrap();
         assert_eq!(condemned(store), [1, 2]);
-        let first = store.condemned(1).unwrap();
+        let first = store.condemned(None, 1).unwrap();
         assert_eq!(first, [ObjectRecord { exceptions: vec![nowhere(0)], ..object(1, 10) }]);
+        assert_eq!(store.condemned(Some(id(1)), 10).unwrap(), [object(2, 10)]);
         assert_eq!(store.object(id(2)).unwrap(), object(2, 10));
         store.forget(&[id(1), id(77)]).unwrap();
         store.forget(&[id(1)]).unwrap();

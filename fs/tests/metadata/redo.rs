@@ -95,7 +95,7 @@ impl Hand<'_> {
     }
 
     fn forget(&mut self, a: usize) {
-        let gone = self.store.condemned(a % 4).unwrap();
+        let gone = self.store.condemned(None, a % 4).unwrap();
         self.store.forget(&gone.iter().map(|record| record.id).collect::<Vec<_>>()).unwrap();
     }
 

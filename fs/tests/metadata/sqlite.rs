@@ -53,7 +53,7 @@ fn everything(store: &dyn MetadataStore) -> String {
             (store.xattr(ino, b"user.x").unwrap(), store.target(link).unwrap()),
             (
                 store.orphans().unwrap(),
-                store.condemned(100).unwrap(),
+                store.condemned(None, 100).unwrap(),
                 store.with_exceptions(None, 100).unwrap()
             ),
             store.usage().unwrap(),
@@ -287,7 +287,7 @@ fn read_all(path: &Path) -> Result<(), Error> {
         store.objects_of(entry.inode.ino, 0, 10)?;
         store.truncate(entry.inode.ino, 0, at(3))?;
     }
-    store.condemned(1000).map(|_| ())
+    store.condemned(None, 1000).map(|_| ())
 }
 
 #[test]

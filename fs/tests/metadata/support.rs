@@ -162,7 +162,7 @@ pub fn extents(store: &dyn MetadataStore, ino: Ino) -> Vec<Extent> {
 }
 
 pub fn condemned(store: &dyn MetadataStore) -> Vec<u64> {
-    store.condemned(usize::MAX).unwrap().into_iter().map(|record| record.id.counter).collect()
+    store.condemned(None, usize::MAX).unwrap().into_iter().map(|record| record.id.counter).collect()
 }
 
 /// Assert the kind of an error.
@@ -278,7 +278,7 @@ fn audit_data(store: &dyn MetadataStore, inodes: &[Inode]) {
             referred.insert(extent.object);
         }
     }
-    let condemned = store.condemned(usize::MAX).unwrap();
+    let condemned = store.condemned(None, usize::MAX).unwrap();
     assert!(condemned.iter().all(|record| !referred.contains(&record.id)));
     let usage = store.usage().unwrap();
     assert_eq!(usage.inodes, inodes.len() as u64);

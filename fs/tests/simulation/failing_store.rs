@@ -140,13 +140,14 @@ impl MetadataStore for FailingStore {
         reads objects_of(ino: Ino, from: u64, limit: usize) -> Vec<(Extent, ObjectRecord)>;
         reads small_files(inos: RangeInclusive<u64>, longest: u32, limit: usize) -> Vec<ObjectRecord>;
         changes set_exceptions(id: ObjectId, exceptions: &[Exception]) -> ();
-        changes revise_exceptions(id: ObjectId, before: &[Exception], after: &[Exception]) -> Vec<Exception>;
+        changes revise_exceptions(before: &ObjectRecord, after: &[Exception]) -> Option<Vec<Exception>>;
+        changes place_anew(before: &ObjectRecord, configuration: u32, exceptions: &[Exception]) -> bool;
         reads with_exceptions(after: Option<ObjectId>, limit: usize) -> Vec<ObjectRecord>;
         reads scattered(after: (Ino, u64), small: u32, limit: usize) -> Vec<Scattered>;
         changes relocate(ino: Ino, object: &ObjectRecord, moves: &[(Extent, Extent)]) -> usize;
         reads orphans() -> Vec<Ino>;
         changes reclaim(orphans: &[Ino]) -> ();
-        reads condemned(limit: usize) -> Vec<ObjectRecord>;
+        reads condemned(after: Option<ObjectId>, limit: usize) -> Vec<ObjectRecord>;
         changes forget(objects: &[ObjectId]) -> ();
         reads usage() -> Usage;
         changes begin_snapshot(name: &str, now: Time) -> u32;

@@ -172,25 +172,50 @@ pub(super) fn set_exceptions(change: &mut Change, id: ObjectId, exceptions: &[Ex
 
 pub(super) fn revise_exceptions(
     change: &mut Change,
-    id: ObjectId,
-    before: &[Exception],
+    before: &ObjectRecord,
     after: &[Exception],
-) -> Result<Vec<Exception>> {
-    let now = match object(**change, id) {
-        Ok(record) => record.exceptions,
-        Err(Error::NotFound) => return Ok(Vec::new()),
+) -> Result<Option<Vec<Exception>>> {
+    let now = match object(**change, before.id) {
+        Ok(record) if record.configuration == before.configuration => record.exceptions,
+        Ok(_) | Err(Error::NotFound) => return Ok(None),
         Err(error) => return Err(error),
     };
     let of = |list: &[Exception], index| list.iter().rfind(|exception| exception.index == index).copied();
     let mut revised: Vec<Exception> = Vec::new();
     for index in 0..=u8::MAX {
-        let (then, wanted, now) = (of(before, index), of(after, index), of(&now, index));
+        let (then, wanted, now) = (of(&before.exceptions, index), of(after, index), of(&now, index));
         revised.extend(if then == now { wanted } else { now });
     }
     if revised != now {
-        set_exceptions(change, id, &revised)?;
+        set_exceptions(change, before.id, &revised)?;
     }
-    Ok(revised)
+    Ok(Some(revised))
+}
+
+pub(super) fn place_anew(
+    change: &mut Change,
+    before: &ObjectRecord,
+    configuration: u32,
+    exceptions: &[Exception],
+) -> Result<bool> {
+    let Some(key) = rows::pack(before.id) else { return Ok(false) };
+    let placement = |record: &ObjectRecord| (record.configuration, record.exceptions.clone());
+    let now = match object(**change, before.id) {
+        Ok(now) if placement(&now) == placement(before) => now,
+        Ok(_) | Err(Error::NotFound) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let known = change.row("SELECT 1 FROM configuration WHERE number = ?", [configuration], |_| Ok(()))?;
+    known.ok_or(Error::Invalid("there is no such configuration"))?;
+    change.run("UPDATE object SET configuration = ? WHERE id = ?", (configuration, key))?;
+    change.note(&Record::Object(ObjectRecord { configuration, ..now }));
+    // Whoever replays that takes the object for one that no snapshot keeps.
+    let keeper = change.row("SELECT kept FROM object WHERE id = ? AND kept > 0", [key], |row| row.get(0))?;
+    if let Some(keeper) = keeper {
+        change.note(&Record::Kept(before.id, keeper));
+    }
+    set_exceptions(change, before.id, exceptions)?;
+    Ok(true)
 }
 
 pub(super) fn with_exceptions(
@@ -198,16 +223,12 @@ pub(super) fn with_exceptions(
     after: Option<ObjectId>,
     limit: usize,
 ) -> Result<Vec<ObjectRecord>> {
-    let after = match after {
-        Some(id) => rows::pack(id).ok_or(Error::Invalid("no object has this identity"))?,
-        None => -1,
-    };
     let sql = concat!(
         "SELECT ",
         rows::object_columns!(),
         " FROM object o INDEXED BY exceptional WHERE o.exceptions > 0 AND o.id > ? ORDER BY o.id LIMIT ?"
     );
-    let found = view.rows(sql, (after, rows::limit(limit)), |row| rows::object(row, 0))?;
+    let found = view.rows(sql, (key_after(after)?, rows::limit(limit)), |row| rows::object(row, 0))?;
     found.into_iter().map(|object| complete(view, object)).collect()
 }
 
@@ -216,13 +237,18 @@ pub(super) fn orphans(view: View) -> Result<Vec<Ino>> {
     view.rows(sql, [], |row| rows::ino(row, 0))
 }
 
-pub(super) fn condemned(view: View, limit: usize) -> Result<Vec<ObjectRecord>> {
+/// What keys of objects after one are greater than.
+fn key_after(after: Option<ObjectId>) -> Result<i64> {
+    after.map_or(Ok(-1), |id| rows::pack(id).ok_or(Error::Invalid("no object has this identity")))
+}
+
+pub(super) fn condemned(view: View, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>> {
     let sql = concat!(
         "SELECT ",
         rows::object_columns!(),
-        " FROM object o INDEXED BY condemned WHERE o.live = 0 AND o.kept = 0 ORDER BY o.id LIMIT ?"
+        " FROM object o INDEXED BY condemned WHERE o.live = 0 AND o.kept = 0 AND o.id > ? ORDER BY o.id LIMIT ?"
     );
-    let found = view.rows(sql, [rows::limit(limit)], |row| rows::object(row, 0))?;
+    let found = view.rows(sql, (key_after(after)?, rows::limit(limit)), |row| rows::object(row, 0))?;
     found.into_iter().map(|object| complete(view, object)).collect()
 }
 
