@@ -79,6 +79,14 @@ impl Hand<'_> {
         let _ = self.store.set_exceptions(id(a as u64 % (self.objects + 1)), &exceptions);
     }
 
+    fn place_anew(&mut self, a: usize, c: u64) {
+        let Ok(object) = self.store.object(id(a as u64 % (self.objects + 1))) else { return };
+        let configurations = self.store.configurations().unwrap();
+        let Some(to) = configurations.get(c as usize % configurations.len().max(1)) else { return };
+        let away: Vec<_> = (0..c % 3).map(|index| Exception { index: index as u8, node: None }).collect();
+        assert!(self.store.place_anew(&object, to.number, &away).unwrap());
+    }
+
     fn snapshot(&mut self, c: u64) {
         self.snapshots += 1;
         let Ok(number) = self.store.begin_snapshot(&self.snapshots.to_string(), at(4)) else { return };
@@ -147,8 +155,9 @@ impl Hand<'_> {
             26 => self.delete_snapshot(a),
             27 => drop(store.revive(self.inode(a), &[extent(0, 5, c % (self.objects + 1), 0)], 9)),
             28 => self.relocate(a),
-            29 => drop(store.configure(&[NodeId([c as u8; 16])])),
+            29 => drop(store.configure(&std::array::from_fn::<_, 5, _>(|k| NodeId([(c + k as u64) as u8; 16])))),
             30 => drop(store.begin_epoch(c as u32 % 9)),
+            32 => self.place_anew(a, c),
             31 => store.shipped(store.last_change().saturating_sub(c % 20), name(a)).unwrap(),
             _ => drop(store.remove_xattr(self.inode(a), b"user.new", at(9))),
         }
@@ -156,7 +165,7 @@ impl Hand<'_> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..33u8, 0..64usize, 0..64usize, 0..1000u64)
+    (0..34u8, 0..64usize, 0..64usize, 0..1000u64)
 }
 
 /// Everything there is, and that it adds up.

@@ -18,7 +18,7 @@ use crate::failing_store::{Moment, StoreFaults};
 use crate::fate::Fate;
 use crate::model::Loss;
 use crate::repeatable;
-use crate::world::{Mount, World};
+use crate::world::{Mount, NODES, World};
 
 /// What fails.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub struct Lived {
     pub pinned: usize,
     /// Extents that compaction moved.
     pub moved: u64,
+    /// Objects that were placed anew.
+    pub placed: u64,
 }
 
 /// Live with one failure. Panics with the trace.
@@ -120,6 +122,7 @@ impl Life {
         self.snapshots().await;
         self.nodes().await;
         self.compaction().await;
+        self.rebalance().await;
         let (requests, acts) = (self.client.fate.requests(), self.acts.load(Ordering::SeqCst));
         self.look().await;
         self.check().await;
@@ -235,13 +238,30 @@ impl Life {
         volume.close_file(ino);
     }
 
+    /// A mount leaves one node out and names another one, and what was on that moves.
+    async fn rebalance(&mut self) {
+        self.mount.line.cut();
+        self.world.named = Some((1..NODES).collect());
+        self.again(Loss::Memory).await;
+        let volume = self.mount.volume.clone();
+        for _ in 0..2 {
+            self.lived.placed += volume.rebalance(false).await.map_or(0, |report| report.objects);
+        }
+        sleep(Duration::from_secs(6)).await;
+        let ino = self.client.ino_of("a");
+        volume.open_file(ino).or_else(|_| volume.open_file(ino)).expect("it fails only once");
+        let read = self.client.read_at(&volume, "a").await || self.client.read_at(&volume, "a").await;
+        assert!(read, "what was placed anew cannot be read");
+        volume.close_file(ino);
+    }
+
     /// After a crash and after the loss of everything that was not flushed, the state folder included.
     async fn look(&mut self) {
         self.mount.line.cut();
         self.client.model.unflushed_may_be_lost();
         self.again(Loss::Memory).await;
         self.mount.line.cut();
-        for node in 0..5 {
+        for node in 0..NODES {
             self.world.stop_node(node, true).await;
         }
         self.world.start_nodes();

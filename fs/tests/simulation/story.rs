@@ -97,7 +97,16 @@ impl Story {
                     self.fate.note(&format!("gc: {collected:?}"));
                 }
             }
-            14..22 => sleep(Duration::from_millis(self.fate.below(1500))).await,
+            14..16 => {
+                let placed = self.until_crash(|story| {
+                    let volume = story.mount.volume.clone();
+                    async move { volume.rebalance(false).await }
+                });
+                if let Some(placed) = placed.await {
+                    self.fate.note(&format!("rebalance: {placed:?}"));
+                }
+            }
+            16..24 => sleep(Duration::from_millis(self.fate.below(1500))).await,
             _ => {
                 let (volume, line) = (self.mount.volume.clone(), self.mount.line.clone());
                 tokio::select! {
@@ -281,6 +290,11 @@ impl Story {
     }
 
     async fn mounted(&mut self, host: usize, take_over: bool) -> Mount {
+        if self.fate.chance(25) {
+            let left_out = self.fate.below(NODES as u64 + 1) as usize;
+            self.fate.note(&format!("of {NODES} nodes it does not name {left_out}"));
+            self.world.named = Some((0..NODES).filter(|node| *node != left_out).collect());
+        }
         for attempt in 0..4 {
             match self.world.mount(host, take_over).await {
                 Ok(mount) => return mount,

@@ -1,4 +1,4 @@
-//! Five nodes on modelled disks, and hosts that mount one volume on them: everything that can crash or lose power.
+//! Nodes on modelled disks, and hosts that mount one volume on them: everything that can crash or lose power.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use avidfs::journal::chain::Reader;
 use avidfs::journal::{self, Checkpoints, Journal, JournalOptions};
 use avidfs::lease::{Applicant, Denied, Lease};
 use avidfs::metadata::sqlite::SqliteStore;
-use avidfs::metadata::{MetadataStore, VolumeSettings};
+use avidfs::metadata::{Configuration, MetadataStore, VolumeSettings};
 use avidfs::mount;
 use avidfs::pool::{Pool, PoolOptions};
 use avidfs::stripe::{Stripe, StripeOptions};
@@ -21,7 +21,7 @@ use avidfs::transport::{FragmentTransport, NodeAddress};
 use avidfs::volume::{AccessTimes, Backlog, Views, Volume, VolumeOptions};
 use common::code::Code;
 use common::hash::HashId;
-use common::wire::{MountId, VolumeId};
+use common::wire::{MountId, NodeId, VolumeId};
 use ed25519_dalek::SigningKey;
 use shardd::{Limits, ModelledDisk, Store, StoreOptions};
 use tempfile::TempDir;
@@ -29,7 +29,9 @@ use tempfile::TempDir;
 use crate::failing_store::{FailingStore, StoreFaults};
 use crate::fate::{Fate, Line};
 
-pub const NODES: usize = 5;
+pub const NODES: usize = 6;
+/// So many of them the volume is made on.
+const AT_FIRST: usize = 5;
 pub const OBJECT: u32 = 4 << 10;
 const ID: VolumeId = VolumeId([7; 16]);
 const HELLO: Duration = Duration::from_secs(1);
@@ -47,6 +49,8 @@ pub struct World {
     pub checkpoints: Checkpoints,
     /// What an fsync lets the metadata carry.
     pub carried_bytes: u64,
+    /// The nodes that the next mount names; none: those of the mounts before.
+    pub named: Option<Vec<usize>>,
     /// What befalls the stores of mounts.
     pub store_faults: Option<Arc<StoreFaults>>,
 }
@@ -118,6 +122,7 @@ impl World {
             hosts,
             checkpoints: Checkpoints::default(),
             carried_bytes: 32 << 10,
+            named: None,
             store_faults: None,
         };
         for node in 0..NODES {
@@ -132,8 +137,7 @@ impl World {
     fn found(&self, node: usize) {
         let path = self.node_folder(node);
         std::fs::create_dir_all(&path).unwrap();
-        let digit = format!("{:x}", node + 1);
-        let (id, seal) = (digit.repeat(32), digit.repeat(64));
+        let (id, seal) = (identity(node), format!("{:x}", node + 1).repeat(64));
         let json = format!(r#"{{"format":1,"node":"{id}","seal":"{seal}","created":0}}"#);
         std::fs::write(path.join("node.json"), json).unwrap();
     }
@@ -146,8 +150,7 @@ impl World {
         let path = self.folder.path().join("made.db");
         let store = SqliteStore::open(&path).unwrap();
         store.format(&self.settings()).unwrap();
-        let identities: Vec<_> = self.nodes.iter().flatten().map(|node| node.node()).collect();
-        store.configure(&identities).unwrap();
+        store.configure(&(0..AT_FIRST).map(identity).collect::<Vec<_>>()).unwrap();
         drop(store);
         for node in self.nodes.iter().flatten() {
             node.register(mount::descriptor(&self.settings(), None)).unwrap();
@@ -355,26 +358,33 @@ impl World {
             unfenced: Default::default(),
         };
         let metadata = self.open_store(host, &reader).await?;
-        let newest = metadata.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
-        let configuration = newest.ok_or_else(|| other("the metadata names no nodes"))?;
-        let known: Vec<_> = addresses.into_iter().zip(configuration.nodes.iter().copied()).collect();
-        pool.remember(&known);
+        pool.remember(&addresses.into_iter().zip((0..NODES).map(identity)).collect::<Vec<_>>());
         pool.start();
-        let applicant = Applicant {
-            pool: pool.clone(),
-            roots: configuration.nodes.clone(),
-            quorum: code().quorum(),
-            authority: Arc::new(Authority::new(ID, None)),
-            mount: self.hosts[host].mount,
-            host: format!("host {host}"),
-        };
-        let seen = survey.newest_epoch(ID, code());
-        let lease = self.lease(host, &*metadata, &applicant, seen, take_over).await?;
-        let reader = Reader { unfenced: lease.unfenced().clone(), ..reader };
         let mount = self.hosts[host].mount;
-        let position = journal::catch_up(&metadata, &reader, &key().verifying_key(), mount, None).await?;
-        self.mark_synced(host);
-        let configuration = metadata.configure(&configuration.nodes)?;
+        let mut newest = newest_configuration(&*metadata)?;
+        let (lease, reader, position) = loop {
+            let applicant = Applicant {
+                pool: pool.clone(),
+                roots: newest.nodes[..code().n()].to_vec(),
+                quorum: code().quorum(),
+                authority: Arc::new(Authority::new(ID, None)),
+                mount,
+                host: format!("host {host}"),
+            };
+            let seen = survey.newest_epoch(ID, code());
+            let lease = self.lease(host, &*metadata, &applicant, seen, take_over).await?;
+            let reader = Reader { unfenced: lease.unfenced().clone(), ..reader.clone() };
+            let position = journal::catch_up(&metadata, &reader, &key().verifying_key(), mount, None).await?;
+            self.mark_synced(host);
+            let known = newest_configuration(&*metadata)?;
+            if known == newest {
+                break (lease, reader, position);
+            }
+            // The journal names other nodes, and they are to be asked.
+            newest = known;
+        };
+        let named = self.named.take().map(|nodes| nodes.into_iter().map(identity).collect());
+        let configuration = metadata.configure(&named.unwrap_or(newest.nodes))?;
         let cache = Cache::open(CacheOptions { memory_bytes: 16 << 10, disk_bytes: 0, disk: None })?;
         let options = StripeOptions {
             io_limit: IO_LIMIT,
@@ -434,6 +444,16 @@ impl World {
         }
         Err(other("others keep mounting the volume"))
     }
+}
+
+fn newest_configuration(metadata: &dyn MetadataStore) -> Result<Configuration, Refused> {
+    let newest = metadata.configurations()?.into_iter().max_by_key(|configuration| configuration.number);
+    newest.ok_or_else(|| other("the metadata names no nodes"))
+}
+
+/// The identity that a node has in every run.
+fn identity(node: usize) -> NodeId {
+    NodeId([0x11 * (node as u8 + 1); 16])
 }
 
 pub fn key() -> SigningKey {

@@ -209,11 +209,6 @@ pub(super) fn place_anew(
     known.ok_or(Error::Invalid("there is no such configuration"))?;
     change.run("UPDATE object SET configuration = ? WHERE id = ?", (configuration, key))?;
     change.note(&Record::Object(ObjectRecord { configuration, ..now }));
-    // Whoever replays that takes the object for one that no snapshot keeps.
-    let keeper = change.row("SELECT kept FROM object WHERE id = ? AND kept > 0", [key], |row| row.get(0))?;
-    if let Some(keeper) = keeper {
-        change.note(&Record::Kept(before.id, keeper));
-    }
     set_exceptions(change, before.id, exceptions)?;
     Ok(true)
 }

@@ -350,12 +350,14 @@ fn delete_inode(change: &mut Change, ino: Ino) -> Result<()> {
     Ok(())
 }
 
+/// One that is known already was placed anew; how much of it is in use, and what keeps it, stays.
 fn put_object(change: &mut Change, object: &ObjectRecord) -> Result<()> {
     let key =
         rows::pack(object.id).ok_or(Error::Invalid("an object identity beyond what the store can hold"))?;
     change.run(
-        "INSERT OR REPLACE INTO object (id, length, fpcc, code, configuration, exceptions, live) \
-         VALUES (?, ?, ?, ?, ?, 0, 0)",
+        "INSERT INTO object (id, length, fpcc, code, configuration, exceptions, live) \
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, 0) \
+         ON CONFLICT (id) DO UPDATE SET length = ?2, fpcc = ?3, code = ?4, configuration = ?5",
         (key, object.length, object.fpcc.as_bytes(), object.code.to_string(), object.configuration),
     )?;
     put_exceptions(change, key, &object.exceptions)
