@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use super::Stripe;
 use super::delete::is_gone;
 use super::encoded::fragment_name;
+use super::spread::survives;
 use crate::error::{Error, Result};
 use crate::metadata::{Exception, ObjectRecord};
 use crate::pool::NodeState;
 
 impl Stripe {
     /// Store each fragment that is not at home there, flushed: taken from its guest, or made from m others, and in any
-    /// case accepted only if it agrees with the object's FPCC.
+    /// case accepted only if it agrees with the object's FPCC. A fragment stays with its guest where its home keeps so many
+    /// others for nodes that are away that the object would survive fewer losses.
     ///
     /// Returns what is still not at home, such as what belongs to a node that is down. The caller commits that, and
     /// once it is durable calls `drop_guests` with the exceptions as they were before. `Unreadable` when fragments
@@ -25,15 +27,48 @@ impl Stripe {
     pub async fn move_home(self: &Arc<Self>, object: &ObjectRecord) -> Result<Vec<Exception>> {
         let deadline = Instant::now() + self.options.io_limit;
         let homes = self.homes_of(object);
-        let mut left = Vec::new();
-        for exception in &object.exceptions {
+        let mut there = Vec::new();
+        for exception in self.to_move_home(object) {
             let home = homes[usize::from(exception.index)];
-            if !self.may_take(exception, home) || !self.bring_home(object, *exception, home, deadline).await?
-            {
-                left.push(*exception);
+            if self.bring_home(object, exception, home, deadline).await? {
+                there.push(exception);
             }
         }
-        Ok(left)
+        // Without those that were not taken the others may lie worse.
+        let moved = self.harmless(object, there);
+        Ok(object.exceptions.iter().filter(|exception| !moved.contains(exception)).copied().collect())
+    }
+
+    fn to_move_home(&self, object: &ObjectRecord) -> Vec<Exception> {
+        let homes = self.homes_of(object);
+        let is_due = |exception: &&Exception| self.may_take(exception, homes[usize::from(exception.index)]);
+        self.harmless(object, object.exceptions.iter().filter(is_due).copied().collect())
+    }
+
+    /// Of moves home those after which the object survives as many losses as before: all of them, or else one after the other
+    /// as long as it does. A guest that is down may come back with what it keeps, one that is gone does not.
+    fn harmless(&self, object: &ObjectRecord, mut moves: Vec<Exception>) -> Vec<Exception> {
+        let homes = self.homes_of(object);
+        let is_there = |keeper: Option<NodeId>| keeper.filter(|&node| !self.pool.is_gone(node));
+        let before: Vec<Option<NodeId>> = self.keepers(object).into_iter().map(is_there).collect();
+        let after = |moves: &[Exception]| {
+            let mut holders = before.clone();
+            for index in moves.iter().map(|exception| usize::from(exception.index)) {
+                holders[index] = Some(homes[index]);
+            }
+            survives(object.code, &holders)
+        };
+        let least = after(&[]);
+        if after(&moves) >= least {
+            return moves;
+        }
+        let mut chosen = Vec::new();
+        while let Some(place) =
+            moves.iter().position(|next| after(&[&chosen[..], &[*next]].concat()) >= least)
+        {
+            chosen.push(moves.remove(place));
+        }
+        chosen
     }
 
     /// What would not be at home of an object that is placed by the current configuration instead of its own: whatever lies
@@ -51,11 +86,7 @@ impl Stripe {
 
     /// Whether `move_home` would bring anything home now, as far as is known of the nodes.
     pub fn can_move_home(&self, object: &ObjectRecord) -> bool {
-        let homes = self.homes_of(object);
-        object
-            .exceptions
-            .iter()
-            .any(|exception| self.may_take(exception, homes[usize::from(exception.index)]))
+        !self.to_move_home(object).is_empty()
     }
 
     /// Delete the copies of guests whose fragments are home by now: `before` as it was when `move_home` was called,

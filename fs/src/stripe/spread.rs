@@ -23,6 +23,11 @@ pub(super) fn is_stored(code: Code, margin: usize, holders: &[Option<NodeId>]) -
     counts.iter().skip(margin).sum::<usize>() >= code.m()
 }
 
+/// How many nodes may be lost, whichever they are; none if it cannot be read as it is.
+pub(super) fn survives(code: Code, holders: &[Option<NodeId>]) -> Option<usize> {
+    (0..=code.p()).take_while(|&losses| is_stored(code, losses, holders)).last()
+}
+
 /// s for a code while so many nodes take data: with one parity fragment a write cannot survive a further loss once a
 /// node is missing, and goes on all the same; `status` says so.
 pub(super) fn margin(code: Code, live: usize) -> usize {

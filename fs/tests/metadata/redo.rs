@@ -155,7 +155,9 @@ impl Hand<'_> {
             26 => self.delete_snapshot(a),
             27 => drop(store.revive(self.inode(a), &[extent(0, 5, c % (self.objects + 1), 0)], 9)),
             28 => self.relocate(a),
-            29 => drop(store.configure(&std::array::from_fn::<_, 5, _>(|k| NodeId([(c + k as u64) as u8; 16])))),
+            29 => {
+                drop(store.configure(&std::array::from_fn::<_, 5, _>(|k| NodeId([(c + k as u64) as u8; 16]))))
+            }
             30 => drop(store.begin_epoch(c as u32 % 9)),
             32 => self.place_anew(a, c),
             31 => store.shipped(store.last_change().saturating_sub(c % 20), name(a)).unwrap(),

@@ -62,7 +62,10 @@ fn on_all_cores(range: Range<u64>, run: impl Fn(u64) + Sync) {
 /// How many things can fail in a life in which nothing does, and that it has everything in it.
 fn count(failing: fn(u64) -> Failing) -> u64 {
     let lived = fail_at_n::live(failing(u64::MAX));
-    assert!(lived.checkpoints.len() > 3 && lived.pinned > 0 && lived.moved > 0 && lived.placed > 0, "{lived:?}");
+    assert!(
+        lived.checkpoints.len() > 3 && lived.pinned > 0 && lived.moved > 0 && lived.placed > 0,
+        "{lived:?}"
+    );
     assert!(lived.count > 30, "{lived:?}");
     lived.count
 }

@@ -132,3 +132,29 @@ async fn locate_tells_where_each_fragment_is_and_whether_it_is_there() {
         assert_eq!(place.presence, expected);
     }
 }
+
+/// Its home kept the fragments of two that were dead when it took back its own as well: with that one node the object was
+/// lost, which before survived any.
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_home_where_too_much_lies_already() {
+    let bench = bench("3+2").await;
+    let dead = [0, 1];
+    dead.iter().for_each(|&k| bench.kill(k));
+    let record = bench.store_flushed(90_000).await;
+    bench.stripe.settle().await;
+    let homes = bench.homes(record.id);
+    let index_of = |k: usize| homes.iter().position(|&home| home == k).unwrap() as u8;
+    let keeps = |index, k| crate::metadata::Exception { index, node: Some(id(k)) };
+    // Node 2 keeps what belongs to both, and node 3 what belongs to node 2.
+    let mut exceptions = vec![keeps(index_of(0), 2), keeps(index_of(1), 2), keeps(index_of(2), 3)];
+    exceptions.sort_by_key(|exception| exception.index);
+    let uneven = ObjectRecord { exceptions, ..record };
+    assert!(!bench.stripe.can_move_home(&uneven));
+    assert_eq!(bench.stripe.move_home(&uneven).await.unwrap(), uneven.exceptions);
+    for k in dead {
+        bench.revive(k).await;
+    }
+    assert!(bench.stripe.can_move_home(&uneven));
+    assert_eq!(bench.stripe.move_home(&uneven).await.unwrap(), []);
+    bench.check(&ObjectRecord { exceptions: Vec::new(), ..uneven }).await;
+}
