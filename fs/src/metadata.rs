@@ -467,7 +467,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Give up orphans: inodes, attributes and extents. What has a name or is gone stays as it is.
     fn reclaim(&self, orphans: &[Ino]) -> Result<()>;
     /// At most `limit` objects to which nothing refers any more, and which no snapshot keeps, greater than `after`,
-    /// ascending; their records are kept until `forget`, so that a crash between deleting bytes and forgetting them leaves no unnamed garbage.
+    /// ascending; their records are kept until `forget`, so that a crash between deleting bytes and forgetting them leaves no
+    /// unnamed garbage.
     /// Once condemned, an object is never referred to again.
     fn condemned(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectRecord>>;
     /// Their fragments are deleted. Unknown ones are passed over; `Invalid`, and nothing happens, if an extent

@@ -25,8 +25,9 @@ const GATHERING: Duration = Duration::from_millis(20);
 const ROUND: usize = 512;
 /// Between tries when a holder of something to delete does not answer, or a fragment cannot go home.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Before deletes that a node did not confirm are sent again, if none came back.
+/// Before deletes that a node did not confirm are sent again, if none came back: at first, and at most.
 const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN_MOST: Duration = Duration::from_secs(60 * 60);
 /// So many are waited for: 16 bytes each.
 const MOST_UNCONFIRMED: usize = 1 << 20;
 /// Deletes wait for a moment without reads and writes of this length, and for none longer than `PATIENCE`: what they cost
@@ -104,19 +105,25 @@ impl Volume {
     /// Delete the fragments of objects to which nothing refers.
     async fn delete_condemned(self: &Arc<Self>) {
         let mut events = self.pool.events();
-        let (mut unconfirmed, mut begun) = (HashSet::new(), Instant::now());
+        let (mut unconfirmed, mut begun, mut wait) = (HashSet::new(), Instant::now(), AGAIN);
         loop {
-            if is_one_back(&mut events) || begun.elapsed() >= AGAIN {
+            let is_back = is_one_back(&mut events) || unconfirmed.is_empty();
+            if is_back || begun.elapsed() >= wait {
                 unconfirmed.clear();
                 begun = Instant::now();
+                wait = if is_back { AGAIN } else { AGAIN_MOST.min(2 * wait) };
             }
             if let Err(error) = self.delete_all_but(&mut unconfirmed).await {
                 tracing::warn!(%error, "unreferenced objects could not be deleted yet");
                 tokio::time::sleep(PATIENCE).await;
             }
-            // Looking each time that something was committed would cost a small file as much as committing it.
-            tokio::time::sleep(if unconfirmed.is_empty() { GATHERING } else { PATIENCE }).await;
-            let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
+            if unconfirmed.is_empty() {
+                // Looking each time that something was committed would cost a small file as much as committing it.
+                tokio::time::sleep(GATHERING).await;
+                let _ = tokio::time::timeout(PATIENCE, self.work.notified()).await;
+            } else {
+                tokio::time::sleep(PATIENCE).await;
+            }
         }
     }
 
