@@ -28,27 +28,29 @@ impl Stripe {
         let deadline = Instant::now() + self.options.io_limit;
         let homes = self.homes_of(object);
         let mut there = Vec::new();
-        for exception in self.to_move_home(object) {
+        for exception in self.to_move_home(object, &homes) {
             let home = homes[usize::from(exception.index)];
             if self.bring_home(object, exception, home, deadline).await? {
                 there.push(exception);
             }
         }
         // Without those that were not taken the others may lie worse.
-        let moved = self.harmless(object, there);
+        let moved = self.harmless(object, &homes, there);
         Ok(object.exceptions.iter().filter(|exception| !moved.contains(exception)).copied().collect())
     }
 
-    fn to_move_home(&self, object: &ObjectRecord) -> Vec<Exception> {
-        let homes = self.homes_of(object);
+    fn to_move_home(&self, object: &ObjectRecord, homes: &[NodeId]) -> Vec<Exception> {
         let is_due = |exception: &&Exception| self.may_take(exception, homes[usize::from(exception.index)]);
-        self.harmless(object, object.exceptions.iter().filter(is_due).copied().collect())
+        self.harmless(object, homes, object.exceptions.iter().filter(is_due).copied().collect())
     }
 
     /// Of moves home those after which the object survives as many losses as before: all of them, or else one after the other
     /// as long as it does. A guest that is down may come back with what it keeps, one that is gone does not.
-    fn harmless(&self, object: &ObjectRecord, mut moves: Vec<Exception>) -> Vec<Exception> {
-        let homes = self.homes_of(object);
+    fn harmless(&self, object: &ObjectRecord, homes: &[NodeId], mut moves: Vec<Exception>) -> Vec<Exception> {
+        // While a home is down that is each object with something for it, every few seconds.
+        if moves.is_empty() {
+            return moves;
+        }
         let is_there = |keeper: Option<NodeId>| keeper.filter(|&node| !self.pool.is_gone(node));
         let before: Vec<Option<NodeId>> = self.keepers(object).into_iter().map(is_there).collect();
         let after = |moves: &[Exception]| {
@@ -86,7 +88,7 @@ impl Stripe {
 
     /// Whether `move_home` would bring anything home now, as far as is known of the nodes.
     pub fn can_move_home(&self, object: &ObjectRecord) -> bool {
-        !self.to_move_home(object).is_empty()
+        !self.to_move_home(object, &self.homes_of(object)).is_empty()
     }
 
     /// Delete the copies of guests whose fragments are home by now: `before` as it was when `move_home` was called,

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use common::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
@@ -99,12 +100,7 @@ impl Volume {
 }
 
 impl RebalanceReport {
-    fn count(
-        &mut self,
-        object: &ObjectRecord,
-        away: &[Exception],
-        is_gone: impl Fn(common::wire::NodeId) -> bool,
-    ) {
+    fn count(&mut self, object: &ObjectRecord, away: &[Exception], is_gone: impl Fn(NodeId) -> bool) {
         self.objects += 1;
         self.bytes += u64::from(object.length);
         let made = away.iter().filter(|exception| exception.node.is_none_or(&is_gone)).count() as u64;

@@ -159,8 +159,8 @@ impl Hand<'_> {
                 drop(store.configure(&std::array::from_fn::<_, 5, _>(|k| NodeId([(c + k as u64) as u8; 16]))))
             }
             30 => drop(store.begin_epoch(c as u32 % 9)),
-            32 => self.place_anew(a, c),
             31 => store.shipped(store.last_change().saturating_sub(c % 20), name(a)).unwrap(),
+            32 => self.place_anew(a, c),
             _ => drop(store.remove_xattr(self.inode(a), b"user.new", at(9))),
         }
     }

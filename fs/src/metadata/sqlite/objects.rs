@@ -199,9 +199,11 @@ pub(super) fn place_anew(
     exceptions: &[Exception],
 ) -> Result<bool> {
     let Some(key) = rows::pack(before.id) else { return Ok(false) };
-    let placement = |record: &ObjectRecord| (record.configuration, record.exceptions.clone());
+    let is_as_before = |now: &ObjectRecord| {
+        (now.configuration, &now.exceptions) == (before.configuration, &before.exceptions)
+    };
     let now = match object(**change, before.id) {
-        Ok(now) if placement(&now) == placement(before) => now,
+        Ok(now) if is_as_before(&now) => now,
         Ok(_) | Err(Error::NotFound) => return Ok(false),
         Err(error) => return Err(error),
     };
