@@ -88,7 +88,7 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Whether the fragment was changed there meanwhile.
+    /// Whether the fragment was changed there meanwhile, or the node absolved.
     pub fn is_moot(&self) -> bool {
         self.pool.asked_about.lock().get(&self.about).copied().unwrap_or(true)
     }
@@ -210,7 +210,7 @@ pub struct Pool {
     evidence: OnceLock<Arc<Evidence>>,
     /// Permits to ask nodes about it.
     inquiries: Arc<Semaphore>,
-    /// What nodes are being asked about, and whether that has changed meanwhile.
+    /// What nodes are being asked about, and whether that is moot by now.
     asked_about: Mutex<HashMap<(NodeId, FragmentName), bool>>,
 }
 
@@ -353,9 +353,9 @@ impl Pool {
     /// A fragment is stored or deleted on a node: what the node says of it from now on is not about what it gave before.
     pub fn note_change(&self, node: NodeId, name: &FragmentName) {
         if self.inquiries.available_permits() < INQUIRIES
-            && let Some(is_changed) = self.asked_about.lock().get_mut(&(node, name.clone()))
+            && let Some(is_moot) = self.asked_about.lock().get_mut(&(node, name.clone()))
         {
-            *is_changed = true;
+            *is_moot = true;
         }
     }
 
@@ -372,12 +372,19 @@ impl Pool {
         }
     }
 
-    /// The operator has looked into a node: it is trusted again. How many cases were put aside.
+    /// The operator has looked into a node: it is trusted again, and what it is being asked about is put aside, too. How
+    /// many cases were.
     ///
     /// # Errors
     /// `Host`: the evidence cannot be written.
     pub fn absolve(&self, node: NodeId) -> Result<usize> {
         let Some(evidence) = self.evidence.get() else { return Ok(0) };
+        // It gave those bytes before; the answers may come many seconds after.
+        self.asked_about
+            .lock()
+            .iter_mut()
+            .filter(|((asked, _), _)| *asked == node)
+            .for_each(|(_, is_moot)| *is_moot = true);
         let cleared = evidence.clear(node).map_err(|error| Error::Host(format!("the evidence: {error}")))?;
         self.quarantine();
         Ok(cleared)

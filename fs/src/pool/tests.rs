@@ -225,6 +225,20 @@ async fn a_liar_is_asked_last_and_longer_each_time() {
     assert_eq!(pool.state(id(0)), NodeState::Up, "long ago is forgiven");
 }
 
+#[tokio::test]
+async fn what_a_node_is_being_asked_about_is_moot_once_it_is_absolved() {
+    let pool = Bench::new(2).connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    pool.collect_evidence(Arc::new(Evidence::open(folder.path()).unwrap()));
+    let name = FragmentName { key: "an object".into(), version: 1, index: 0 };
+    let (before, other) = (pool.inquiry(id(0), &name).unwrap(), pool.inquiry(id(1), &name).unwrap());
+    assert_eq!(pool.absolve(id(0)).unwrap(), 0);
+    assert!(before.is_moot());
+    assert!(!other.is_moot());
+    drop(before);
+    assert!(!pool.inquiry(id(0), &name).unwrap().is_moot(), "what it gives afterwards is asked about");
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_identity_at_a_known_address_is_a_new_node() {
     let bench = Bench::new(2);

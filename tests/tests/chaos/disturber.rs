@@ -396,15 +396,24 @@ impl Disturber<'_> {
     }
 
     /// Also if the run is over.
-    fn is_whole_within(&self, limit: Duration) -> bool {
+    fn is_whole_within(&mut self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         while self.problem().is_some() && !self.stage.is_over() {
             if Instant::now() > end {
                 return false;
             }
+            // A node that lied can be asked, and answer, only now; until it is cleared it gets nothing from its guests.
+            if self.is_any_quarantined() {
+                self.absolve();
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
         true
+    }
+
+    fn is_any_quarantined(&self) -> bool {
+        let status = self.pool.mount.status();
+        status["nodes"].as_array().expect("status lists nodes").iter().any(|node| node["quarantined"] == true)
     }
 
     /// What is not as it should be, as far as the mount knows.
