@@ -20,6 +20,7 @@ mod rehome;
 mod roots;
 mod spread;
 mod store;
+mod window;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -46,6 +47,7 @@ use self::cpu::Cpu;
 use self::fetch::Fetches;
 use self::flush::FlushRequest;
 use self::ledger::Ledger;
+use self::window::Window;
 use crate::authority::Authority;
 use crate::cache::{Cache, CacheStats};
 use crate::error::{Error, Result};
@@ -67,7 +69,7 @@ pub struct StripeOptions {
     pub code: Code,
     /// The hash of their FPCCs.
     pub hash: HashId,
-    /// The longest any call may take.
+    /// The longest any call may take; that of `store` from when its object's turn has come.
     pub io_limit: Duration,
     /// Bytes of fragments kept because they are not flushed yet, from which on all nodes are flushed in the
     /// background. At twice as many, stores wait.
@@ -150,6 +152,8 @@ pub struct Stripe {
     cpu: Cpu,
     /// One permit for each KiB of fragments kept; twice `unflushed_bytes` in all.
     room: Arc<Semaphore>,
+    /// What may be on its way at once.
+    window: Window,
     /// Told when room is short, to whoever waits for a slow node.
     pressure: Notify,
     ledger: Mutex<Ledger>,
@@ -189,6 +193,7 @@ impl Stripe {
             counter: AtomicU64::new(1),
             cpu: Cpu::new(),
             room: Arc::new(Semaphore::new(room.clamp(1, Semaphore::MAX_PERMITS))),
+            window: Window::new(options.io_limit, 2 * options.unflushed_bytes),
             pressure: Notify::new(),
             ledger: Mutex::default(),
             changed: Notify::new(),
@@ -258,6 +263,15 @@ impl Stripe {
             lies: self.tally.lies.lock().clone(),
             cache: self.cache.stats(),
         }
+    }
+
+    /// What comes of something that waits for objects to be stored. `TimedOut` when nodes have taken nothing at all for
+    /// `io_limit`.
+    pub async fn while_taken<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let silent = || {
+            Error::TimedOut(format!("no node has taken anything for {} s", self.options.io_limit.as_secs()))
+        };
+        self.window.while_taken(work).await.unwrap_or_else(|| Err(silent()))
     }
 
     /// The nodes of each configuration.

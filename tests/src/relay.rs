@@ -1,4 +1,4 @@
-//! A bad line to a node: a relay of TCP connections that can be slow, silent, lossy and torn. It knows bytes and sockets,
+//! A bad line to a node: a relay of TCP connections that can be slow, narrow, silent, lossy and torn. It knows bytes and sockets,
 //! and nothing of what they mean.
 
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::seed::Dice;
 
@@ -32,6 +32,38 @@ pub struct Line {
     pub is_silent: bool,
 }
 
+/// What all that goes to some nodes shares, as a household's line to the internet does.
+pub struct Uplink {
+    bytes_per_second: f64,
+    /// When the piece that was let in last has passed.
+    free: Mutex<Instant>,
+    passed: AtomicU64,
+}
+
+impl Uplink {
+    /// So many bytes a second, whatever the number of connections.
+    pub fn new(bytes_per_second: u64) -> Arc<Uplink> {
+        let free = Mutex::new(Instant::now());
+        Arc::new(Uplink { bytes_per_second: bytes_per_second as f64, free, passed: AtomicU64::new(0) })
+    }
+
+    /// Bytes that were sent over it.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    fn pass(&self, bytes: usize) {
+        let until = {
+            let mut free = locked(&self.free);
+            *free =
+                (*free).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+            *free
+        };
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        self.passed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// A relay before one node; the line is good at first.
 pub struct Relay {
     address: SocketAddr,
@@ -41,6 +73,7 @@ pub struct Relay {
 struct Shared {
     node: SocketAddr,
     line: Mutex<Line>,
+    uplink: Option<Arc<Uplink>>,
     dice: Mutex<Dice>,
     closing: AtomicBool,
     /// Both ends of each connection, by its number.
@@ -51,11 +84,17 @@ struct Shared {
 impl Relay {
     /// Stand in front of a node, listening on `listen`; losses are drawn from the seed.
     pub fn before(node: SocketAddr, listen: SocketAddr, seed: u64) -> Relay {
+        Relay::over(None, node, listen, seed)
+    }
+
+    /// The same, with what goes to the node going over an uplink that may be that of others, too.
+    pub fn over(uplink: Option<Arc<Uplink>>, node: SocketAddr, listen: SocketAddr, seed: u64) -> Relay {
         let listener = TcpListener::bind(listen).unwrap_or_else(|error| panic!("{listen}: {error}"));
         let address = listener.local_addr().expect("it listens");
         let shared = Arc::new(Shared {
             node,
             line: Mutex::default(),
+            uplink,
             dice: Mutex::new(Dice::new(seed)),
             closing: AtomicBool::new(false),
             open: Mutex::default(),
@@ -126,8 +165,8 @@ impl Shared {
         let ends = [client.try_clone()?, node.try_clone()?];
         locked(&self.open).insert(number, ends);
         std::thread::scope(|scope| {
-            scope.spawn(|| self.pass(&client, &node));
-            self.pass(&node, &client);
+            scope.spawn(|| self.pass(&client, &node, self.uplink.as_deref()));
+            self.pass(&node, &client, None);
         });
         if let Some(ends) = locked(&self.open).remove(&number) {
             shut(&ends);
@@ -136,10 +175,14 @@ impl Shared {
     }
 
     /// Pass on what one says to the other, until one of them ends it.
-    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream) {
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, uplink: Option<&Uplink>) {
         let mut piece = vec![0; PIECE];
         loop {
-            let passed = match from.read(&mut piece) {
+            let read = from.read(&mut piece);
+            if let (Some(uplink), Ok(count)) = (uplink, &read) {
+                uplink.pass(*count);
+            }
+            let passed = match read {
                 Ok(0) => break to.shutdown(Shutdown::Write).unwrap_or_default(),
                 Ok(count) if self.let_through() => to.write_all(&piece[..count]),
                 Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
@@ -213,6 +256,30 @@ mod tests {
         relay.set(Line::default());
         node.set_read_timeout(None).unwrap();
         assert_eq!(say(&mut client, &mut node).unwrap(), 7);
+    }
+
+    #[test]
+    fn what_shares_an_uplink_takes_turns() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uplink = Uplink::new(1 << 20);
+        let relay = |seed| {
+            let listen = "127.0.0.1:0".parse().unwrap();
+            Relay::over(Some(uplink.clone()), listener.local_addr().unwrap(), listen, seed)
+        };
+        let relays = [relay(1), relay(2)];
+        let mut lines = relays.each_ref().map(|relay| {
+            let client = TcpStream::connect(relay.address()).unwrap();
+            (client, listener.accept().unwrap().0)
+        });
+        let mut heard = vec![0; 64 << 10];
+        let ((), time) = timed(|| {
+            lines.iter_mut().for_each(|(client, _)| client.write_all(&[7; 64 << 10]).unwrap());
+            lines.iter_mut().for_each(|(_, node)| node.read_exact(&mut heard).unwrap());
+        });
+        assert!(time >= Duration::from_millis(120), "{time:?}");
+        assert_eq!(uplink.passed(), 128 << 10);
+        let (_, time) = timed(|| say(&mut lines[0].1, &mut lines[0].0).unwrap());
+        assert!(time < Duration::from_millis(100), "nothing is narrow the other way: {time:?}");
     }
 
     #[test]

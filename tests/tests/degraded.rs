@@ -10,6 +10,7 @@ use std::time::Duration;
 use avidfs_tests::cluster::Cluster;
 use avidfs_tests::files::errno;
 use avidfs_tests::mount::{Mount, said};
+use avidfs_tests::relay::{Relay, Uplink};
 use avidfs_tests::scratch::{is_mounted, scratch};
 use avidfs_tests::seed::{Dice, rounds, seed};
 use avidfs_tests::{data, eventually, timed};
@@ -571,5 +572,38 @@ fn a_file_written_in_place_while_nodes_come_and_go_is_right() {
         });
     }
     all_home(&mount, "file");
+    mount.unmount();
+}
+
+/// 32 MiB are 53 MiB of fragments, and take ten seconds together where an object of them has four.
+#[test]
+fn over_a_slow_line_a_large_file_is_stored_a_little_at_a_time_and_once() {
+    let cluster = Cluster::start(6);
+    let uplink = Uplink::new(5 * MIB);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let relay = |node| Relay::over(Some(uplink.clone()), cluster.address(node), any, node as u64);
+    let relays: Vec<Relay> = (0..cluster.len()).map(relay).collect();
+    let peers: Vec<String> = relays.iter().map(|relay| format!("http://{}", relay.address())).collect();
+    let mount = Mount::on(Some(peers.join(",")), &["--cache-disk", "0", "--io-timeout", "4s"]);
+    let files = [("fsynced", 1, 32 * MIB), ("closed", 2, 8 * MIB)];
+    std::thread::scope(|scope| {
+        let large = scope.spawn(|| data::keep(&mount.path(files[0].0), files[0].1, files[0].2));
+        // Whoever stores little meanwhile has its turn, too.
+        let mut small = 0;
+        while !large.is_finished() {
+            small += 1;
+            data::keep(&mount.path(format!("small{small}")), 3, 50_000).unwrap();
+        }
+        large.join().unwrap().unwrap();
+        assert!(small > 5, "{small} were stored");
+    });
+    data::put(&mount.path(files[1].0), files[1].1, files[1].2);
+    let needed = (files[0].2 + files[1].2) * 5 / 3;
+    let sent = uplink.passed();
+    assert!(sent < needed * 3 / 2, "{sent} bytes were sent, {needed} are needed");
+    mount.remount();
+    for (name, seed, size) in files {
+        data::check(&mount.path(name), seed, size);
+    }
     mount.unmount();
 }

@@ -453,7 +453,7 @@ impl Writer {
 
     async fn store_object(&self, block: &[u8]) -> Result<ObjectRecord> {
         let padded = pad(self.stripe.options().code, block);
-        self.stripe.store(self.stripe.next_id(), padded, block.len() as u32, true).await
+        self.stripe.store_at_once(self.stripe.next_id(), padded, block.len() as u32, true).await
     }
 }
 

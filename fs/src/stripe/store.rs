@@ -35,8 +35,32 @@ impl Stripe {
     /// Returns when it is *stored*; with `flush` when it is flushed on every node that is up, a slow one waited for
     /// only so long, and in any case on enough nodes to make it *stored*. The rest of its fragments completes in
     /// the background. After an error nothing refers to it, and the same id may be tried again with the same bytes.
+    ///
+    /// Its time begins when its turn has come: over a slow line few objects are sent at once.
     /// `TooFewNodes`, `NoSpace`, `TimedOut`; `ReadOnly` once another mount has taken the volume over.
     pub async fn store(
+        self: &Arc<Self>,
+        id: ObjectId,
+        padded: Bytes,
+        length: u32,
+        flush: bool,
+    ) -> Result<ObjectRecord> {
+        let code = self.options.code;
+        let Some(admission) = self.window.admit(padded.len() / code.m() * code.n()).await else {
+            return Err(Error::TimedOut("nothing was taken of what was sent before".into()));
+        };
+        let sent = Instant::now();
+        let outcome = self.store_at_once(id, padded, length, flush).await;
+        match &outcome {
+            Ok(_) => admission.stored(sent),
+            Err(_) if sent.elapsed() >= self.options.io_limit => admission.missed(sent),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// As `store`, whatever else is on its way: what an fsync waits for that the nodes have all else of.
+    pub async fn store_at_once(
         self: &Arc<Self>,
         id: ObjectId,
         padded: Bytes,
@@ -185,6 +209,8 @@ struct Dispersal {
     deadline: Instant,
     /// When each fragment in flight was sent.
     sent: HashMap<(usize, NodeId), Instant>,
+    /// How long it was until the first was taken.
+    first_taken: Option<Duration>,
     /// Who did not take a fragment, and why.
     refusals: Vec<(NodeId, TransportError)>,
     stored_since: Option<Instant>,
@@ -250,6 +276,7 @@ impl Dispersal {
             began: Instant::now(),
             deadline,
             sent: HashMap::new(),
+            first_taken: None,
             refusals: Vec::new(),
             stored_since: None,
             hopeless_since: None,
@@ -334,6 +361,11 @@ impl Dispersal {
         self.sent.remove(&(index, node));
         match ended {
             Ok(answer) => {
+                if self.first_taken.is_none() {
+                    let after = self.began.elapsed();
+                    self.first_taken = Some(after);
+                    self.stripe.window.answered(self.bytes(), after);
+                }
                 let counts = self.spread.acknowledged(index, node);
                 let (id, boot, flush) = (self.encoded.id, answer.boot, self.flush);
                 let restarted = self.stripe.book(|ledger| {
@@ -406,14 +438,21 @@ impl Dispersal {
         if self.flush { options.flush_patience } else { options.patience }
     }
 
-    /// Of a node known to lag not much is expected while the object is not *stored*.
-    fn patience_with(&self, node: NodeId) -> Duration {
+    /// Of a node known to lag not much is expected while the object is not *stored*; in a hurry so many times less of
+    /// any. But no node is late while all of them are, as they are over a slow line.
+    fn patience_with(&self, node: NodeId, hurry: u32) -> Duration {
         let is_urgent = self.stored_since.is_none() && self.stripe.is_lagging(node);
-        if is_urgent { 2 * self.stripe.options.grace } else { self.patience() }
+        let patience = if is_urgent { 2 * self.stripe.options.grace } else { self.patience() };
+        let first = self.first_taken.unwrap_or_else(|| self.stripe.window.usual(self.bytes()));
+        (patience / hurry).max((2 * first).min(self.stripe.options.io_limit * 3 / 4))
+    }
+
+    fn bytes(&self) -> usize {
+        self.encoded.fragments.iter().map(Bytes::len).sum()
     }
 
     fn next_alarm(&self, waiting: bool) -> Instant {
-        let late = |(index, node)| Some(*self.sent.get(&(index, node))? + self.patience_with(node));
+        let late = |(index, node)| Some(*self.sent.get(&(index, node))? + self.patience_with(node, 1));
         let late = self.spread.in_time().filter_map(late).min();
         let end = if waiting { self.deadline } else { self.completion_end() };
         let grace = self.waits_until().filter(|_| waiting);
@@ -434,7 +473,7 @@ impl Dispersal {
     /// Who has kept silent for too long gets company; in a hurry so many times sooner.
     fn overdue(&mut self, hurry: u32) {
         let now = Instant::now();
-        let is_due = |node, sent: Instant| sent + self.patience_with(node) / hurry <= now;
+        let is_due = |node, sent: Instant| sent + self.patience_with(node, hurry) <= now;
         let due = self.sent.iter().filter(|&(&(_, node), &sent)| is_due(node, sent));
         let due: Vec<(usize, NodeId)> = due.map(|(&key, _)| key).collect();
         due.into_iter().for_each(|(index, node)| self.give_up_on(index, node));
@@ -503,8 +542,12 @@ impl Stripe {
         let address = self.address(node)?;
         self.pool.note_change(node, name);
         let began = Instant::now();
-        let put = self.pool.transport().put(&address, self.writer(node), name, fpcc, fragment, flush, limit);
-        self.pool.write_ended(node, began, put.await)
+        let put =
+            self.pool.transport().put(&address, self.writer(node), name, fpcc, fragment, flush, limit).await;
+        if put.is_ok() {
+            self.window.note_taken();
+        }
+        self.pool.write_ended(node, began, put)
     }
 
     pub(super) fn address(

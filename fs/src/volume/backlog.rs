@@ -13,6 +13,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use common::wire::ObjectId;
 
 use super::Volume;
+use super::data::within;
 use crate::blocking;
 use crate::error::{Error, Result};
 use crate::inode::{Ino, Time};
@@ -81,7 +82,7 @@ impl Volume {
         }
         // A write that was let in just before changes were refused may lay its bytes after the first round.
         while !self.unclean_files().is_empty() {
-            if let Err(error) = self.store_dirty().await {
+            if let Err(error) = within(self.options.io_limit, self.store_dirty()).await {
                 return self.keep_backlog(error.to_string()).await;
             }
         }

@@ -345,10 +345,10 @@ impl Volume {
         self.wait_for(file, upto).await
     }
 
-    /// Until what was sent off is committed, if anything was.
+    /// Until what was sent off is committed, if anything was; as long as it takes, while nodes take something.
     async fn wait_for(&self, file: &OpenFile, upto: Option<u64>) -> Result<()> {
         match upto {
-            Some(upto) => within(self.options.io_limit, file.committed(upto)).await,
+            Some(upto) => self.stripe.while_taken(file.committed(upto)).await,
             None => Ok(()),
         }
     }
