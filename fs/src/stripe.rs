@@ -265,13 +265,11 @@ impl Stripe {
         }
     }
 
-    /// What comes of something that waits for objects to be stored. `TimedOut` when nodes have taken nothing at all for
-    /// `io_limit`.
-    pub async fn while_taken<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let silent = || {
-            Error::TimedOut(format!("no node has taken anything for {} s", self.options.io_limit.as_secs()))
-        };
-        self.window.while_taken(work).await.unwrap_or_else(|| Err(silent()))
+    /// What comes of something that waits for objects to be *stored*. `TimedOut` when none has been for `io_limit`.
+    pub async fn while_stored<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let silent =
+            || Error::TimedOut(format!("nothing could be stored for {} s", self.options.io_limit.as_secs()));
+        self.window.while_stored(work).await.unwrap_or_else(|| Err(silent()))
     }
 
     /// The nodes of each configuration.

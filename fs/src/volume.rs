@@ -1,7 +1,8 @@
 //! The file system as a value: what a kernel asks of it, without the kernel.
 //!
 //! Data first, names last: bytes are *stored* on nodes before the metadata refers to them, and taken off nodes only
-//! after it no longer does. Time is told by the caller; waiting is bounded by `io_limit`.
+//! after it no longer does. Time is told by the caller; waiting is bounded by `io_limit`, and for
+//! bytes to be *stored* as long as any are.
 
 mod access;
 mod acl;
@@ -69,7 +70,7 @@ pub struct VolumeOptions {
     /// Up to so many bytes of a file an fsync lets the metadata carry, whole on every node that keeps the journal; what is
     /// more is cheaper in fragments, although these take a round of their own.
     pub carried_bytes: u64,
-    /// No request takes longer.
+    /// No request takes longer, but one that waits for a file to be *stored*, while anything is.
     pub io_limit: Duration,
     /// Where what no pool would take waits.
     pub backlog: Backlog,

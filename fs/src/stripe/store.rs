@@ -47,7 +47,7 @@ impl Stripe {
     ) -> Result<ObjectRecord> {
         let code = self.options.code;
         let Some(admission) = self.window.admit(padded.len() / code.m() * code.n()).await else {
-            return Err(Error::TimedOut("nothing was taken of what was sent before".into()));
+            return Err(Error::TimedOut("nothing of what was sent before could be stored".into()));
         };
         let sent = Instant::now();
         let outcome = self.store_at_once(id, padded, length, flush).await;
@@ -439,12 +439,12 @@ impl Dispersal {
     }
 
     /// Of a node known to lag not much is expected while the object is not *stored*; in a hurry so many times less of
-    /// any. But no node is late while all of them are, as they are over a slow line.
+    /// any. But no node is late while all of them are, as they are over a slow line: it has half as long again as the first.
     fn patience_with(&self, node: NodeId, hurry: u32) -> Duration {
         let is_urgent = self.stored_since.is_none() && self.stripe.is_lagging(node);
         let patience = if is_urgent { 2 * self.stripe.options.grace } else { self.patience() };
         let first = self.first_taken.unwrap_or_else(|| self.stripe.window.usual(self.bytes()));
-        (patience / hurry).max((2 * first).min(self.stripe.options.io_limit * 3 / 4))
+        (patience / hurry).max((first * 3 / 2).min(self.stripe.options.io_limit * 3 / 4))
     }
 
     fn bytes(&self) -> usize {
@@ -542,12 +542,8 @@ impl Stripe {
         let address = self.address(node)?;
         self.pool.note_change(node, name);
         let began = Instant::now();
-        let put =
-            self.pool.transport().put(&address, self.writer(node), name, fpcc, fragment, flush, limit).await;
-        if put.is_ok() {
-            self.window.note_taken();
-        }
-        self.pool.write_ended(node, began, put)
+        let put = self.pool.transport().put(&address, self.writer(node), name, fpcc, fragment, flush, limit);
+        self.pool.write_ended(node, began, put.await)
     }
 
     pub(super) fn address(

@@ -35,8 +35,8 @@ pub(super) struct Window {
 
 /// What is known of the line to the nodes.
 struct Line {
-    /// When a node last took anything.
-    taken: Instant,
+    /// When an object last became *stored*.
+    stored: Instant,
     /// For how long nodes lately kept silent first, for each KiB of an object.
     pace: Duration,
 }
@@ -71,39 +71,33 @@ impl Window {
             most: (most_bytes >> 10).clamp(LEAST as u64, Semaphore::MAX_PERMITS as u64) as usize,
             large: Part::new(),
             little: Part::new(),
-            line: Mutex::new(Line { taken: Instant::now(), pace: FIRST_PACE }),
+            line: Mutex::new(Line { stored: Instant::now(), pace: FIRST_PACE }),
         }
     }
 
-    /// Wait until there is room for so many bytes of fragments, first come, first served. None when no node has taken
-    /// anything for as long as an object may take.
+    /// Wait until there is room for so many bytes of fragments, first come, first served. None when nothing has become
+    /// *stored* for as long as an object may take.
     pub(super) async fn admit(&self, bytes: usize) -> Option<Admission<'_>> {
         let kib = bytes.div_ceil(1 << 10);
         let (cost, part) = (kib.clamp(1, LEAST), if kib < LARGE { &self.little } else { &self.large });
-        let permits = self.while_taken(part.permits.acquire_many(cost as u32)).await?;
+        let permits = self.while_stored(part.permits.acquire_many(cost as u32)).await?;
         permits.expect("the semaphore is never closed").forget();
         Some(Admission { window: self, part, cost })
     }
 
-    /// What comes of something that waits for nodes; none when none of them has taken anything for as long as an object
-    /// may take.
-    pub(super) async fn while_taken<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// What comes of something that waits for objects; none when none has become *stored* for as long as one may take.
+    pub(super) async fn while_stored<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let (mut work, mut end) = (pin!(work), Instant::now() + self.limit);
         loop {
             if let Ok(done) = timeout_at(end, &mut work).await {
                 return Some(done);
             }
-            let later = self.line.lock().taken + self.limit;
+            let later = self.line.lock().stored + self.limit;
             if later <= end {
                 return None;
             }
             end = later;
         }
-    }
-
-    /// A node took something.
-    pub(super) fn note_taken(&self) {
-        self.line.lock().taken = Instant::now();
     }
 
     /// The first node answered that was sent a part of an object of so many bytes of fragments.
@@ -159,6 +153,7 @@ impl Admission<'_> {
     /// It is *stored*, so long after it was sent.
     pub(super) fn stored(&self, sent: Instant) {
         let (took, window) = (sent.elapsed(), self.window);
+        window.line.lock().stored = Instant::now();
         if took <= window.limit / QUICK {
             self.part.grow(self.cost, window.most);
         } else if took >= window.limit / SLOW {
@@ -244,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_does_so_as_long_as_nodes_take_anything() {
+    async fn who_waits_does_so_as_long_as_anything_is_stored() {
         let window = Window::new(LIMIT, 64 << 20);
         let first = window.admit(8 << 20).await.unwrap();
         let wait = async {
@@ -254,7 +249,8 @@ mod tests {
         let (waited, ()) = tokio::join!(wait, async {
             for _ in 0..3 {
                 tokio::time::sleep(LIMIT / 2).await;
-                window.note_taken();
+                // Neither quick nor slow.
+                first.stored(Instant::now() - LIMIT / 5);
             }
         });
         assert_eq!(waited, (false, LIMIT / 2 * 3 + LIMIT));

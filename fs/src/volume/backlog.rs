@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use common::wire::ObjectId;
@@ -73,6 +74,9 @@ struct Item {
     intents: u64,
 }
 
+/// For what ends in time by itself, and can say which node said what.
+const TO_SAY_WHY: Duration = Duration::from_millis(500);
+
 impl Volume {
     /// Bring everything to the nodes; the rest to the backlog.
     pub(super) async fn save_everything(self: &Arc<Self>) -> std::result::Result<(), Unsaved> {
@@ -82,7 +86,7 @@ impl Volume {
         }
         // A write that was let in just before changes were refused may lay its bytes after the first round.
         while !self.unclean_files().is_empty() {
-            if let Err(error) = within(self.options.io_limit, self.store_dirty()).await {
+            if let Err(error) = within(self.options.io_limit + TO_SAY_WHY, self.store_dirty()).await {
                 return self.keep_backlog(error.to_string()).await;
             }
         }

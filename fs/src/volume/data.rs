@@ -345,10 +345,10 @@ impl Volume {
         self.wait_for(file, upto).await
     }
 
-    /// Until what was sent off is committed, if anything was; as long as it takes, while nodes take something.
+    /// Until what was sent off is committed, if anything was; as long as it takes, while anything is stored.
     async fn wait_for(&self, file: &OpenFile, upto: Option<u64>) -> Result<()> {
         match upto {
-            Some(upto) => self.stripe.while_taken(file.committed(upto)).await,
+            Some(upto) => self.stripe.while_stored(file.committed(upto)).await,
             None => Ok(()),
         }
     }
@@ -542,7 +542,7 @@ impl Volume {
     /// bytes, fewer only at the end of the source.
     ///
     /// # Errors
-    /// As `flush`: both files' bytes are stored first.
+    /// As `flush`: both files' bytes are stored first, as long as that takes.
     pub async fn copy_range(
         self: &Arc<Self>,
         from: (Ino, u64),

@@ -74,7 +74,8 @@ impl Volume {
         }
         let files = self.open_files();
         // What cannot be stored still counts as on its way, and is reported to whoever wrote it.
-        let _outcomes = futures_util::future::join_all(files.iter().map(|file| self.save(file, false))).await;
+        let saves = futures_util::future::join_all(files.iter().map(|file| self.save(file, false)));
+        let _outcomes = tokio::time::timeout(self.options.io_limit, saves).await;
         if self.taken() + self.holes(file, range)? <= capacity {
             return Ok(());
         }
